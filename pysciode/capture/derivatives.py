@@ -1,0 +1,81 @@
+"""Derivatives of a :class:`~pysciode.capture.graph.ScalarGraph`, as further nodes of the same graph.
+
+Forward accumulation gives columns of a Jacobian (structural zeros are never formed), reverse accumulation a
+vector–Jacobian product at the price of a few evaluations (Griewank & Walther, *Evaluating Derivatives*, 2nd ed., ch. 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .graph import Scalar, ScalarGraph
+from .scalar_ops import SCALAR_OPS
+
+
+def forward(graph: ScalarGraph, outputs: Sequence[Scalar], tangents: Mapping[int, Scalar]) -> list[Scalar]:
+    """Directional derivatives of `outputs`.
+
+    Parameters
+    ----------
+    tangents
+        Number of an input node -> its tangent; inputs left out have tangent zero.
+
+    Returns
+    -------
+    list of Scalar
+        One per output; a constant 0 where the output does not depend on the inputs.
+    """
+    dots: dict[int, Scalar] = dict(tangents)
+    for i in graph.reachable(outputs):
+        if i in dots or graph.ops[i] in ("symbol", "const"):
+            continue
+        row = SCALAR_OPS[graph.ops[i]]
+        if row.partials is None:
+            continue
+        operands = [Scalar(graph, a) for a in graph.args[i]]
+        terms = [
+            dots[a] * row.partials[k](graph, Scalar(graph, i), *operands)
+            for k, a in enumerate(graph.args[i])
+            if a in dots
+        ]
+        if terms:
+            dot = graph.total(terms)
+            if dot.constant != 0:
+                dots[i] = dot
+    zero = graph.const(0.0)
+    return [dots.get(y.id, zero) for y in outputs]
+
+
+def reverse(
+    graph: ScalarGraph, outputs: Sequence[Scalar], cotangents: Sequence[Scalar], inputs: Sequence[Scalar]
+) -> list[Scalar]:
+    """The vector–Jacobian product ``cotangentsᵀ ∂outputs/∂inputs``, one entry per input."""
+    bars: dict[int, list[Scalar]] = {}
+    for y, bar in zip(outputs, cotangents, strict=True):
+        bars.setdefault(y.id, []).append(bar)
+    for i in reversed(graph.reachable(outputs)):
+        if i not in bars or graph.ops[i] in ("symbol", "const"):
+            continue
+        row = SCALAR_OPS[graph.ops[i]]
+        bar = graph.total(bars.pop(i))
+        if row.partials is None or bar.constant == 0:
+            continue
+        operands = [Scalar(graph, a) for a in graph.args[i]]
+        for k, a in enumerate(graph.args[i]):
+            if graph.ops[a] == "const":
+                continue
+            term = bar * row.partials[k](graph, Scalar(graph, i), *operands)
+            if term.constant != 0:
+                bars.setdefault(a, []).append(term)
+    return [graph.total(bars.get(x.id, [])) for x in inputs]
+
+
+def jacobian(graph: ScalarGraph, outputs: Sequence[Scalar], inputs: Sequence[Scalar]) -> dict[tuple[int, int], Scalar]:
+    """The structurally non-zero entries ``(row, column) -> ∂outputs[row]/∂inputs[column]``."""
+    one = graph.const(1.0)
+    entries: dict[tuple[int, int], Scalar] = {}
+    for j, x in enumerate(inputs):
+        for i, entry in enumerate(forward(graph, outputs, {x.id: one})):
+            if entry.constant != 0:
+                entries[i, j] = entry
+    return entries
