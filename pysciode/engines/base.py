@@ -1,0 +1,138 @@
+"""The border between problems and what solves them: flat arrays in, flat arrays out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..algorithms import Algorithm
+    from ..problems import ODEProblem
+    from ..sensitivity import SensitivityAlgorithm
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """Options of one solve, in SciML's names; None means SciML's default.
+
+    Attributes
+    ----------
+    saveat
+        Times to save at, monotone in the direction of the time span; None saves every step.
+    rtol, atol
+        Relative and absolute tolerance; `atol` may be an array of the state's flat size.
+    save_idxs
+        Zero-based flat indices of the states to save; None saves all.
+    progress
+        Called as ``progress(t)`` about ten times a second with the time reached; None for none.
+    extra
+        Further keywords of SciML's ``solve``, passed as they are.
+    """
+
+    saveat: np.ndarray | None = None
+    tstops: np.ndarray | None = None
+    rtol: float = 1e-6
+    atol: float | np.ndarray = 1e-8
+    dt: float | None = None
+    dtmin: float | None = None
+    dtmax: float | None = None
+    maxiters: int = 100_000
+    adaptive: bool = True
+    dense: bool = False
+    save_idxs: np.ndarray | None = None
+    progress: Callable[[float], None] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SolveRequest:
+    """All that an engine needs to know.
+
+    Attributes
+    ----------
+    problem
+        The problem, whose ``model`` is the captured right-hand side (a :data:`~pysciode.capture.model.CapturedModel`).
+    u0, p
+        Flat, C-contiguous arrays of one floating dtype; not kept or written to by the engine.
+    tspan
+        Start and end; the end may lie before the start.
+    algorithm
+        None leaves the choice to SciML's default.
+    sensealg
+        None where no gradient is wanted.
+    wants
+        Which of ``"u0"`` and ``"p"`` need a gradient.
+    """
+
+    problem: ODEProblem
+    u0: np.ndarray
+    p: np.ndarray
+    tspan: tuple[float, float]
+    algorithm: Algorithm | None
+    options: SolveOptions
+    sensealg: SensitivityAlgorithm | None = None
+    wants: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class RawSolution:
+    """An engine's answer.
+
+    Attributes
+    ----------
+    t
+        Times, shape ``(k,)``.
+    u
+        States, shape ``(k, n)``, C-contiguous (``(k, len(save_idxs))`` with `save_idxs`).
+    retcode
+        SciML's name: ``"Success"``, ``"MaxIters"``, …
+    stats
+        Counts in SciML's names: ``nf``, ``njacs``, ``nsolve``, ``naccept``, ``nreject``, …
+    t_reached
+        The last time that the solver accepted.
+    interpolant
+        ``interpolant(times, derivative) -> (len(times), n)``; None unless ``dense`` was asked for.
+    """
+
+    t: np.ndarray
+    u: np.ndarray
+    retcode: str
+    stats: dict[str, int]
+    t_reached: float
+    interpolant: Callable[[np.ndarray, int], np.ndarray] | None = None
+
+
+Pullback = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""``pullback(du)``, with the cotangent of ``RawSolution.u``, gives the gradients to flat ``u0`` and ``p``; may be called again."""
+
+
+class Engine(ABC):
+    """Something that solves problems: see :mod:`pysciode.engines.julia` and :mod:`pysciode.engines.embedded`."""
+
+    name: str
+
+    @abstractmethod
+    def solve(self, request: SolveRequest) -> RawSolution:
+        """Solve; a solver that gives up is no exception here, its retcode says so."""
+
+    @abstractmethod
+    def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
+        """Solve, and return what differentiates the saved states.
+
+        Raises
+        ------
+        GradientFailed
+            From the pullback, where the gradient can't be trusted.
+        """
+
+    @abstractmethod
+    def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
+        """The right-hand side at flat `u` and time `t`, with the request's parameters."""
+
+    @abstractmethod
+    def capabilities(self) -> dict[str, bool]:
+        """What this engine can do, by feature: ``stiff``, ``dae``, ``dense``, ``events``, each sensitivity method's name, …"""
