@@ -1,0 +1,92 @@
+"""The command line: ``demo``, ``install`` and ``doctor``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import PysciodeError
+
+app = typer.Typer(
+    help="Models in Python, solved and differentiated by Julia's SciML.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+class EngineName(str, Enum):
+    """What ``--engine`` takes."""
+
+    auto = "auto"
+    julia = "julia"
+    embedded = "embedded"
+
+
+@app.command()
+def demo(
+    engine: Annotated[EngineName, typer.Option(help="What solves; auto takes Julia where installed.")] = EngineName.auto,
+    output: Annotated[Path, typer.Option(help="Where the figure goes.")] = Path("lynx-hare.png"),
+    quick: Annotated[bool, typer.Option("--quick", help="A looser tolerance, for a first look.")] = False,
+) -> None:
+    """Fit Lotka-Volterra to the Hudson Bay lynx and hare pelts: estimates, standard errors and a figure."""
+    # Imported here: torch takes a second to load, which `--help` and `doctor` need not wait for.
+    from .demo import run_demo
+
+    try:
+        run_demo(engine.value, output, quick=quick)
+    except PysciodeError as error:
+        _fail(error)
+
+
+@app.command()
+def install(
+    extra: Annotated[str | None, typer.Argument(help="A further part to install; none exists yet.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Also move Julia packages to their newest versions.")] = False,
+) -> None:
+    """Install the Julia engine: Julia itself where it is missing, and SciML, resolved and precompiled."""
+    from .installation import julia_environment_is_resolved, julia_project, resolve
+
+    if extra is not None:
+        what = "GPU solves (cuda) are" if extra.lower() == "cuda" else f"{extra!r} is"
+        typer.echo(f"{what} not available yet. Nothing was installed.", err=True)
+        raise typer.Exit(2)
+    if julia_environment_is_resolved() and not update:
+        typer.echo(f"The Julia engine is installed already, in {julia_project()} (--update brings newer packages).")
+        return
+    try:
+        resolve(progress=lambda line: typer.echo(line, err=True), update=update)
+    except PysciodeError as error:
+        _fail(error)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False) -> None:
+    """Show each part as ok, missing, or how to mend it."""
+    from .doctor import examine
+
+    checks = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part", no_wrap=True)
+    table.add_column("status")
+    table.add_column("detail", overflow="fold")
+    colours = {"ok": "green", "missing": "red", "note": "yellow"}
+    for check in checks:
+        table.add_row(check.part, f"[{colours[check.status]}]{check.status}[/]", check.detail)
+    console = Console(highlight=False)
+    console.print(table)
+    # Many parts are mended by one command: each is said once.
+    for mend in dict.fromkeys(check.mend for check in checks if check.mend):
+        console.print(f"To mend: {mend}")
+
+
+def _fail(error: PysciodeError) -> None:
+    typer.echo(f"{type(error).__name__}: {error}", err=True)
+    raise typer.Exit(1)

@@ -1,0 +1,125 @@
+"""What is there and what is missing, part by part; nothing here may fail because something is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from .errors import INSTALL_COMMAND
+from .installation import (
+    JULIA_PACKAGE,
+    installed_packages,
+    julia_environment_is_resolved,
+    julia_project,
+    required_packages,
+)
+
+PYTHON_PACKAGES = ("numpy", "scipy", "torch", "torchdiffeq", "sympy", "juliacall", "juliapkg")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part of the installation.
+
+    Attributes
+    ----------
+    status
+        ``"ok"``, ``"missing"`` or ``"note"`` (nothing is wrong, but worth knowing).
+    mend
+        What to do about it; empty where nothing is to be done.
+    """
+
+    part: str
+    status: str
+    detail: str
+    mend: str = ""
+
+
+def examine() -> list[Check]:
+    """All checks, in the order of what needs what."""
+    return [_python(), *_python_packages(), _julia(), *_julia_packages(), _threads(), _gpu(), _engine()]
+
+
+def _python() -> Check:
+    return Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def _python_packages() -> Iterator[Check]:
+    for name in PYTHON_PACKAGES:
+        try:
+            yield Check(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Check(name, "missing", "not installed", f"pip install {name}")
+
+
+def _julia() -> Check:
+    executable = _julia_executable()
+    if executable is None:
+        return Check("Julia", "missing", "none found", INSTALL_COMMAND)
+    try:
+        answer = subprocess.run([executable, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("Julia", "missing", f"{executable} does not run: {error}", INSTALL_COMMAND)
+    return Check("Julia", "ok", f"{answer.stdout.strip().removeprefix('julia version ')} at {executable}")
+
+
+def _julia_executable() -> str | None:
+    named = os.environ.get("PYTHON_JULIACALL_EXE")
+    if named:
+        return shutil.which(named)
+    try:
+        from juliapkg.deps import load_meta
+        from juliapkg.find_julia import find_julia
+        from juliapkg.state import STATE
+
+        remembered = (load_meta() or {}).get("executable")
+        if remembered and os.path.exists(remembered):
+            return remembered
+        return find_julia(prefix=STATE["install"])[0]
+    except Exception:
+        # juliapkg is missing, or looked and found none.
+        return shutil.which("julia")
+
+
+def _julia_packages() -> Iterator[Check]:
+    project = julia_project()
+    resolved = julia_environment_is_resolved()
+    yield Check(
+        "Julia environment",
+        "ok" if resolved else "missing",
+        f"{'resolved' if resolved else 'not resolved'}: {project}",
+        "" if resolved else INSTALL_COMMAND,
+    )
+    present = installed_packages(project) if project else {}
+    for name in required_packages():
+        if name in present:
+            yield Check(f"  {name}.jl", "ok", present[name])
+        else:
+            yield Check(f"  {name}.jl", "missing", "not in the environment", INSTALL_COMMAND)
+
+
+def _threads() -> Check:
+    julia_threads = os.environ.get("PYTHON_JULIACALL_THREADS") or os.environ.get("JULIA_NUM_THREADS") or "1"
+    return Check("threads", "ok", f"Julia {julia_threads} (PYTHON_JULIACALL_THREADS), {os.cpu_count()} processors")
+
+
+def _gpu() -> Check:
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            return Check("GPU", "note", f"{torch.cuda.get_device_name()}: only the embedded engine uses it so far")
+    except Exception as error:
+        return Check("GPU", "note", f"torch does not load: {error}", "pip install torch")
+    return Check("GPU", "note", "none that torch can use; models run on the CPU")
+
+
+def _engine() -> Check:
+    if julia_environment_is_resolved():
+        return Check("engine", "ok", f"julia ({JULIA_PACKAGE})")
+    return Check("engine", "note", "embedded (torchdiffeq): explicit solvers only", INSTALL_COMMAND)

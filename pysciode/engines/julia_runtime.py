@@ -1,0 +1,76 @@
+"""Starting Julia inside the Python process, once, with the options that make the two get along."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from typing import Any
+
+from ..errors import EngineUnavailable
+from ..installation import JULIA_PACKAGE, julia_environment_is_resolved, resolve
+
+_lock = threading.Lock()
+_started: tuple[int, Any] | None = None
+
+
+def start_julia() -> Any:
+    """The Julia package as a juliacall module; starts Julia at the first call.
+
+    Where the environment isn't resolved it is installed first, with progress on stderr.
+
+    Raises
+    ------
+    EngineUnavailable
+        If Julia or its packages can't be had or loaded.
+    RuntimeError
+        In a forked child of a process that runs Julia.
+    """
+    global _started
+    with _lock:
+        if _started is None:
+            _started = (os.getpid(), _start())
+        pid, module = _started
+        if pid != os.getpid():
+            raise RuntimeError(
+                "Julia was started before this process was forked, and doesn't survive that. Start worker processes with "
+                "'spawn' (DataLoader(multiprocessing_context='spawn'), multiprocessing.set_start_method('spawn'))."
+            )
+        return module
+
+
+def _start() -> Any:
+    if "juliacall" not in sys.modules:
+        if not julia_environment_is_resolved():
+            resolve(progress=lambda line: print(line, file=sys.stderr, flush=True))
+        _set_options()
+    try:
+        with warnings.catch_warnings():
+            # juliacall warns whenever torch came first. That was an OpenMP clash of old; both orders are tested here.
+            warnings.filterwarnings("ignore", message="torch was imported before juliacall")
+            import juliacall
+    except Exception as error:
+        raise EngineUnavailable("The Julia engine", f"juliacall did not start ({error})") from error
+    _give_ctrl_c_back_to_python()
+    try:
+        return juliacall.Main.seval(f"import {JULIA_PACKAGE}; {JULIA_PACKAGE}")
+    except juliacall.JuliaError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EngineUnavailable("The Julia engine", f"{JULIA_PACKAGE} does not load ({reason})") from error
+
+
+def _set_options() -> None:
+    """juliacall reads these when it is imported; what the user has set stays."""
+    # With Julia's own handlers for its internal signals, garbage collection survives calls from several threads.
+    os.environ.setdefault("PYTHON_JULIACALL_HANDLE_SIGNALS", "yes")
+    os.environ.setdefault("PYTHON_JULIACALL_THREADS", os.environ.get("JULIA_NUM_THREADS", "1"))
+    os.environ.setdefault("PYTHON_JULIACALL_STARTUP_FILE", "no")
+    os.environ.setdefault("PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION", "no")
+
+
+def _give_ctrl_c_back_to_python() -> None:
+    """Undo one part of Julia's signal handling: it blocks SIGINT everywhere and waits for it in a thread of its own."""
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,0 +1,131 @@
+"""The Julia environment: whether it is there, and how it comes there.
+
+juliapkg keeps the environment: it reads ``juliapkg.json`` of every installed Python package, finds or downloads Julia, and
+resolves one Julia project for this Python environment. This module asks it and tells the user; nothing here starts Julia
+in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+from .errors import EngineUnavailable
+
+JULIA_PACKAGE = "PySciODE"
+
+
+def required_packages() -> dict[str, dict[str, str]]:
+    """The Julia packages that ``juliapkg.json`` asks for, by name."""
+    return json.loads(files("pysciode").joinpath("juliapkg.json").read_text())["packages"]
+
+
+def julia_environment_is_resolved() -> bool:
+    """Whether the Julia engine can start without installing anything.
+
+    Costs a few milliseconds where Julia was never installed, and one ``julia --version`` where it was: juliapkg keeps that
+    answer, and juliacall would have asked the same.
+    """
+    given = _environment_given_by_hand()
+    if given is not None:
+        return JULIA_PACKAGE in installed_packages(given[1])
+    try:
+        import juliapkg
+        from juliapkg.state import STATE
+
+        # Asked first, because juliapkg would create the project's directory.
+        if not os.path.exists(STATE["meta"]):
+            return False
+        return juliapkg.resolve(dry_run=True) and JULIA_PACKAGE in installed_packages(STATE["project"])
+    except Exception:
+        # A broken or read-only environment is one that can't start; `doctor` says what is wrong with it.
+        return False
+
+
+def julia_project() -> str | None:
+    """The directory of the Julia project for this Python environment; None without juliapkg."""
+    given = _environment_given_by_hand()
+    if given is not None:
+        return given[1]
+    try:
+        from juliapkg.state import STATE
+    except ImportError:
+        return None
+    return STATE["project"]
+
+
+def installed_packages(project: str) -> dict[str, str]:
+    """Name to version of what a Julia project's manifest holds; empty without one."""
+    manifest = Path(project) / "Manifest.toml"
+    if not manifest.is_file():
+        return {}
+    found: dict[str, str] = {}
+    # Two keys out of a file of thousands of lines: a whole TOML parse takes seconds.
+    for entry in manifest.read_text().split("[[deps.")[1:]:
+        name = entry.partition("]]")[0]
+        version = re.search(r'^version = "(.*)"$', entry, re.MULTILINE)
+        found[name] = version[1] if version else ""
+    return found
+
+
+def resolve(progress: Callable[[str], None] = print, *, update: bool = False) -> None:
+    """Install Julia, where it is missing, and resolve and precompile its packages.
+
+    Julia's own progress goes to the terminal; `progress` gets one line for each stage.
+
+    Parameters
+    ----------
+    progress
+        Called with a line of text.
+    update
+        Also move packages that are already there to their newest allowed versions.
+
+    Raises
+    ------
+    EngineUnavailable
+        If a stage fails, with the reason.
+    """
+    given = _environment_given_by_hand()
+    if given is not None:
+        raise EngineUnavailable(
+            "The Julia engine",
+            f"PYTHON_JULIACALL_PROJECT names {given[1]}, which lacks {JULIA_PACKAGE}; unset it, so that juliapkg decides",
+        )
+    import juliapkg
+
+    began = time.perf_counter()
+    progress(
+        f"[1/2] Julia and {len(required_packages())} packages into {julia_project()}: downloads some hundred megabytes and "
+        "precompiles, which takes minutes the first time (Julia itself is fetched where it is missing)."
+    )
+    try:
+        # Forced: what juliapkg remembers may be newer than what was done, after an interrupted installation.
+        juliapkg.resolve(force=True, update=update)
+    except (Exception, SystemExit) as error:
+        raise EngineUnavailable("The Julia engine", f"juliapkg could not resolve its environment ({error})") from error
+    progress(f"[2/2] Loading {JULIA_PACKAGE} once, to see that it works.")
+    _load_once(juliapkg.executable(), juliapkg.project())
+    progress(f"Julia is ready, after {time.perf_counter() - began:.0f} s.")
+
+
+def _load_once(executable: str, project: str) -> None:
+    """Load the package in a process of its own, which also compiles what resolving left out."""
+    environment = os.environ | {"JULIA_PYTHONCALL_EXE": sys.executable}
+    command = [executable, f"--project={project}", "--startup-file=no", "-e", f"using {JULIA_PACKAGE}"]
+    loaded = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if loaded.returncode:
+        last_lines = "\n".join(loaded.stdout.strip().splitlines()[:12])
+        raise EngineUnavailable("The Julia engine", f"{JULIA_PACKAGE} does not load:\n{last_lines}\n")
+
+
+def _environment_given_by_hand() -> tuple[str, str] | None:
+    """Executable and project, where juliacall's own variables name them and juliapkg is thereby left out."""
+    executable, project = (os.environ.get(f"PYTHON_JULIACALL_{key}") for key in ("EXE", "PROJECT"))
+    return (executable, project) if executable and project else None
