@@ -7,60 +7,142 @@ subexpressions are shared by construction.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
+from typing import Any
 
+from ..errors import CaptureError
 from .scalar_ops import SCALAR_OPS
+from .simplify import simplify
+from .user_code import user_line
+
+
+def _binary(op: str, reflected: bool = False) -> Callable[[Scalar, Any], Scalar]:
+    def method(self: Scalar, other: Any) -> Scalar:
+        graph = self.graph
+        other = graph.lift(other)
+        if other is NotImplemented:
+            return NotImplemented
+        return graph.apply(op, other, self) if reflected else graph.apply(op, self, other)
+
+    return method
+
+
+def _unary(op: str) -> Callable[..., Scalar]:
+    return lambda self, *_: self.graph.apply(op, self)
 
 
 class Scalar:
-    """A handle on one node of a :class:`ScalarGraph`, with Python's arithmetic."""
+    """A handle on one node of a :class:`ScalarGraph`, with the arithmetic of a Python or NumPy number.
+
+    What would need the number itself (``if x > 0``, ``float(x)``, an index) raises :class:`~pysciode.errors.CaptureError`.
+    """
 
     __slots__ = ("graph", "id")
-    # NumPy must leave `array * Scalar` to the elements of an object array, not try to convert this.
-    __array_ufunc__ = None
 
     def __init__(self, graph: ScalarGraph, id: int) -> None:
         self.graph = graph
         self.id = id
 
-    def _lift(self, other: object) -> Scalar:
-        return other if isinstance(other, Scalar) else self.graph.const(other)
+    __add__, __radd__ = _binary("add"), _binary("add", reflected=True)
+    __sub__, __rsub__ = _binary("sub"), _binary("sub", reflected=True)
+    __mul__, __rmul__ = _binary("mul"), _binary("mul", reflected=True)
+    __truediv__, __rtruediv__ = _binary("div"), _binary("div", reflected=True)
+    __pow__, __rpow__ = _binary("pow"), _binary("pow", reflected=True)
+    __mod__, __rmod__ = _binary("mod"), _binary("mod", reflected=True)
+    __lt__, __le__, __gt__, __ge__ = _binary("lt"), _binary("le"), _binary("gt"), _binary("ge")
+    __eq__, __ne__ = _binary("eq"), _binary("ne")  # type: ignore[assignment]
+    __and__, __rand__ = _binary("and"), _binary("and")
+    __or__, __ror__ = _binary("or"), _binary("or")
+    __xor__, __rxor__ = _binary("ne"), _binary("ne")
+    __neg__, __abs__, __invert__ = _unary("neg"), _unary("abs"), _unary("not")
+    __floor__, __ceil__, __trunc__ = _unary("floor"), _unary("ceil"), _unary("trunc")
 
-    def __add__(self, other):
-        return self.graph.apply("add", self, self._lift(other))
+    def __pos__(self) -> Scalar:
+        return self
 
-    __radd__ = __add__
+    def __floordiv__(self, other):
+        quotient = self.__truediv__(other)
+        return NotImplemented if quotient is NotImplemented else quotient.__floor__()
 
-    def __sub__(self, other):
-        return self.graph.apply("sub", self, self._lift(other))
+    def __rfloordiv__(self, other):
+        quotient = self.__rtruediv__(other)
+        return NotImplemented if quotient is NotImplemented else quotient.__floor__()
 
-    def __rsub__(self, other):
-        return self.graph.apply("sub", self._lift(other), self)
+    def __divmod__(self, other):
+        return self // other, self % other
 
-    def __mul__(self, other):
-        return self.graph.apply("mul", self, self._lift(other))
+    def __round__(self, digits: int = 0) -> Scalar:
+        scale = 10.0**digits
+        return self.graph.apply("round", self * scale) / scale
 
-    __rmul__ = __mul__
-
-    def __truediv__(self, other):
-        return self.graph.apply("div", self, self._lift(other))
-
-    def __rtruediv__(self, other):
-        return self.graph.apply("div", self._lift(other), self)
-
-    def __pow__(self, other):
-        return self.graph.apply("pow", self, self._lift(other))
-
-    def __rpow__(self, other):
-        return self.graph.apply("pow", self._lift(other), self)
-
-    def __neg__(self):
-        return self.graph.apply("neg", self)
+    def __hash__(self) -> int:
+        return hash((id(self.graph), self.id))
 
     @property
     def constant(self) -> float | bool | None:
         """The value if this node is a constant, else None."""
         return self.graph.constant(self)
+
+    def _number(self, wanted: str, advice: str) -> float | bool:
+        value = self.constant
+        if value is None:
+            raise CaptureError(
+                f"the model needs the value of a state, a parameter or the time as {wanted}, but it runs only once, "
+                f"to be written down as a formula: {advice}",
+                operation=wanted,
+                where=user_line(),
+            )
+        return value
+
+    def __bool__(self) -> bool:
+        return bool(
+            self._number(
+                "a truth value",
+                "use np.where(condition, a, b) for if, and, or, and np.minimum, np.maximum, np.clip for min and max",
+            )
+        )
+
+    def __float__(self) -> float:
+        return float(
+            self._number(
+                "a float",
+                "use np.sin for math.sin (and so on), and np.zeros_like(u), a list or np.stack for arrays to be filled",
+            )
+        )
+
+    def __int__(self) -> int:
+        return int(self._number("an integer", "an index, a range or a loop must not depend on it"))
+
+    def __index__(self) -> int:
+        value = self._number("an index", "an index, a range or a loop must not depend on it")
+        if not float(value).is_integer():
+            raise TypeError(f"{value!r} can't be used as an index")
+        return int(value)
+
+    def __complex__(self) -> complex:
+        return complex(self._number("a complex number", "split it into its real and imaginary parts"))
+
+    # NumPy's protocols: the rules are in numpy_protocol.py.
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        from .numpy_protocol import apply_ufunc
+
+        return apply_ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, function, types, args, kwargs):
+        from .numpy_protocol import apply_function
+
+        return apply_function(function, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        # np.sin of a plain object array calls the method `sin` of each element.
+        if not name.startswith("_"):
+            from .numpy_protocol import scalar_method
+
+            method = scalar_method(name)
+            if method is not None:
+                return lambda *args, **kwargs: method(self, *args, **kwargs)
+        raise AttributeError(f"'Scalar' object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"Scalar({self.graph.ops[self.id]}, {self.graph.args[self.id]})"
@@ -71,11 +153,17 @@ class ScalarGraph:
 
     ``ops[i]`` is ``"symbol"`` (``args[i] = (name,)``), ``"const"`` (``args[i] = (value,)``) or a key of
     :data:`~pysciode.capture.scalar_ops.SCALAR_OPS` (``args[i]`` the operands' numbers, all below ``i``).
+
+    Attributes
+    ----------
+    limit
+        Number of nodes above which capture gives up; None for no limit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         self.ops: list[str] = []
         self.args: list[tuple] = []
+        self.limit = limit
         self._known: dict[tuple, int] = {}
 
     def _node(self, op: str, args: tuple, key: tuple | None = None) -> Scalar:
@@ -83,6 +171,12 @@ class ScalarGraph:
         found = self._known.get(key)
         if found is None:
             found = len(self.ops)
+            if self.limit is not None and found >= self.limit:
+                raise CaptureError(
+                    f"the model has more than {self.limit} scalar operations; written with torch it is captured as array "
+                    "operations, which stay few",
+                    where=user_line(),
+                )
             self.ops.append(op)
             self.args.append(args)
             self._known[key] = found
@@ -92,28 +186,72 @@ class ScalarGraph:
         """The input called `name`; printed as it stands (a Julia expression such as ``u[1]``)."""
         return self._node("symbol", (name,))
 
-    def const(self, value: object) -> Scalar:
+    def const(self, value: Any) -> Scalar:
         """A constant: a bool stays a truth value, every other number becomes a float."""
-        value = bool(value) if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        # np.bool_ is no subclass of bool, but its type has the same kind of name in every NumPy version.
+        value = bool(value) if type(value).__name__ in ("bool", "bool_") else float(value)
         # repr tells -0.0 from 0.0 and makes NaN equal to itself.
         return self._node("const", (value,), ("const", type(value).__name__, repr(value)))
+
+    def lift(self, value: Any) -> Scalar:
+        """`value` as a node of this graph; ``NotImplemented`` for what isn't a real number."""
+        if isinstance(value, Scalar):
+            if value.graph is not self:
+                raise CaptureError(
+                    "the model uses a value that an earlier capture left behind (in a global, an attribute or a cache)",
+                    where=user_line(),
+                )
+            return value
+        if isinstance(value, Real):
+            return self.const(value)
+        if isinstance(value, complex) or getattr(getattr(value, "dtype", None), "kind", "") == "c":
+            raise CaptureError("complex numbers are not supported: split them", operation="complex", where=user_line())
+        # np.bool_, arrays of no dimension, SymPy numbers: all that is a single number, but no sequence.
+        if getattr(value, "shape", None) == () or hasattr(value, "is_number"):
+            try:
+                return self.const(value.item() if hasattr(value, "item") else value)
+            except (TypeError, ValueError):
+                return NotImplemented
+        return NotImplemented
 
     def constant(self, x: Scalar) -> float | bool | None:
         return self.args[x.id][0] if self.ops[x.id] == "const" else None
 
+    def is_boolean(self, x: Scalar) -> bool:
+        op = self.ops[x.id]
+        if op == "const":
+            return isinstance(self.args[x.id][0], bool)
+        return op != "symbol" and SCALAR_OPS[op].boolean
+
+    def as_number(self, x: Scalar) -> Scalar:
+        """1 for true, 0 for false; numbers as they are."""
+        return self.apply("select", x, self.const(1.0), self.const(0.0)) if self.is_boolean(x) else x
+
+    def as_boolean(self, x: Scalar) -> Scalar:
+        """Whether `x` is not zero; truth values as they are."""
+        return x if self.is_boolean(x) else self.apply("ne", x, self.const(0.0))
+
     def apply(self, op: str, *operands: Scalar) -> Scalar:
         """The node for `op` of `operands`, simplified where that is exact."""
+        if op in ("and", "or", "not"):
+            operands = tuple(map(self.as_boolean, operands))
+        elif op == "select":
+            c, a, b = operands
+            if self.is_boolean(a) and self.is_boolean(b):
+                c = self.as_boolean(c)
+                return self.apply("or", self.apply("and", c, a), self.apply("and", self.apply("not", c), b))
+            operands = (self.as_boolean(c), self.as_number(a), self.as_number(b))
+        else:
+            operands = tuple(map(self.as_number, operands))
         row = SCALAR_OPS[op]
         values = [self.constant(x) for x in operands]
-        if row.value is not None and all(v is not None for v in values):
+        if row.value is not None and None not in values:
             try:
                 folded = row.value(*values)
-                if isinstance(folded, complex):
-                    folded = math.nan
-                return self.const(folded)
+                return self.const(math.nan if isinstance(folded, complex) else folded)
             except (ValueError, OverflowError, ZeroDivisionError):
                 pass  # leave it to the machine's arithmetic: it knows inf and NaN
-        simpler = _simplify(self, op, operands, values)
+        simpler = simplify(self, op, operands, values)
         if simpler is not None:
             return simpler
         ids = tuple(x.id for x in operands)
@@ -142,79 +280,3 @@ class ScalarGraph:
         for term in terms[1:]:
             out = out + term
         return out
-
-
-def _simplify(g: ScalarGraph, op: str, x: Sequence[Scalar], v: Sequence[float | bool | None]) -> Scalar | None:
-    """Identities that hold for all finite operands; None where there is none to use."""
-    match op:
-        case "add":
-            if v[0] == 0:
-                return x[1]
-            if v[1] == 0:
-                return x[0]
-            if g.ops[x[1].id] == "neg":
-                return g.apply("sub", x[0], Scalar(g, g.args[x[1].id][0]))
-            if g.ops[x[0].id] == "neg":
-                return g.apply("sub", x[1], Scalar(g, g.args[x[0].id][0]))
-        case "sub":
-            if v[1] == 0:
-                return x[0]
-            if v[0] == 0:
-                return g.apply("neg", x[1])
-            if g.ops[x[1].id] == "neg":
-                return g.apply("add", x[0], Scalar(g, g.args[x[1].id][0]))
-        case "mul":
-            for a, b, value in ((x[0], x[1], v[1]), (x[1], x[0], v[0])):
-                if value == 0:
-                    return g.const(0.0)
-                if value == 1:
-                    return a
-                if value == -1:
-                    return g.apply("neg", a)
-                if g.ops[b.id] == "neg":
-                    return g.apply("neg", g.apply("mul", a, Scalar(g, g.args[b.id][0])))
-                # select(c, 1, 0) * a: the derivative of a choice
-                if g.ops[b.id] == "select":
-                    c, yes, no = (Scalar(g, i) for i in g.args[b.id])
-                    if (yes.constant, no.constant) in ((1.0, 0.0), (0.0, 1.0)):
-                        pick = (a, g.const(0.0)) if yes.constant == 1.0 else (g.const(0.0), a)
-                        return g.apply("select", c, *pick)
-        case "div":
-            if v[0] == 0:
-                return g.const(0.0)
-            if v[1] == 1:
-                return x[0]
-            if v[1] == -1:
-                return g.apply("neg", x[0])
-        case "neg":
-            if g.ops[x[0].id] == "neg":
-                return Scalar(g, g.args[x[0].id][0])
-        case "pow":
-            if v[1] == 0:
-                return g.const(1.0)
-            if v[1] == 1:
-                return x[0]
-            if v[1] == -1:
-                return g.apply("div", g.const(1.0), x[0])
-            if v[1] == 0.5:
-                return g.apply("sqrt", x[0])
-            if v[1] == -0.5:
-                return g.apply("div", g.const(1.0), g.apply("sqrt", x[0]))
-            if v[1] is not None and float(v[1]).is_integer() and 2 <= abs(v[1]) <= 8:
-                power = _integer_power(g, x[0], int(abs(v[1])))
-                return power if v[1] > 0 else g.apply("div", g.const(1.0), power)
-        case "select":
-            if v[0] is not None:
-                return x[1] if v[0] else x[2]
-            if x[1].id == x[2].id:
-                return x[1]
-    return None
-
-
-def _integer_power(g: ScalarGraph, x: Scalar, n: int) -> Scalar:
-    """x**n by squaring, shared through the graph."""
-    if n == 1:
-        return x
-    half = _integer_power(g, x, n // 2)
-    square = g.apply("mul", half, half)
-    return g.apply("mul", square, x) if n % 2 else square

@@ -1,0 +1,246 @@
+"""Run a user's function with NumPy and ``math`` standing in for themselves.
+
+``np.zeros(2)`` makes an array of floats, into which a symbol can't be written, and ``math.sin`` wants a float.  Both are
+common in models, so the function under capture gets substitutes for them, through its own globals and closure and only there:
+nothing is patched, and other threads see nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from .graph import Scalar
+from .numpy_protocol import ScalarArray, apply_op, scalar_method
+
+_STORES_GLOBALS = {"STORE_GLOBAL", "DELETE_GLOBAL"}
+
+
+def _holds_scalars(x: Any) -> bool:
+    if isinstance(x, (list, tuple)):
+        return any(map(_holds_scalars, x))
+    return isinstance(x, Scalar) or (isinstance(x, np.ndarray) and x.dtype == object)
+
+
+def _array_maker(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``np.array`` and its like: Scalars stay Scalars whatever dtype is asked for."""
+
+    @functools.wraps(original)
+    def make(x, *args, **kwargs):
+        if not _holds_scalars(x):
+            return original(x, *args, **kwargs)
+        copy = original is np.array
+        array = np.array(x, object) if copy or not isinstance(x, np.ndarray) else x
+        minimum = kwargs.get("ndmin", 0)
+        return array.reshape((1,) * (minimum - array.ndim) + array.shape).view(ScalarArray)
+
+    return make
+
+
+def _filler(original: Callable[..., Any], value: Any) -> Callable[..., Any]:
+    """``np.zeros`` and its like, of objects unless integers or truth values are asked for."""
+
+    @functools.wraps(original)
+    def make(shape, *args, **kwargs):
+        dtype = args[0] if args else kwargs.get("dtype")
+        if dtype is not None and np.dtype(dtype).kind not in "fO":
+            return original(shape, *args, **kwargs)
+        out = np.empty(shape, object).view(ScalarArray)
+        out[...] = value
+        return out
+
+    return make
+
+
+def _full(shape, fill_value, dtype=None, **kwargs):
+    return _filler(np.full, fill_value)(shape, dtype)
+
+
+def _eye(*args, **kwargs):
+    return np.eye(*args, **kwargs).astype(object).view(ScalarArray)
+
+
+_NUMPY: dict[str, Callable[..., Any]] = {
+    **{name: _array_maker(getattr(np, name)) for name in ("array", "asarray", "asanyarray", "ascontiguousarray")},
+    "zeros": _filler(np.zeros, 0.0),
+    "ones": _filler(np.ones, 1.0),
+    "empty": _filler(np.empty, 0.0),
+    "full": _full,
+    "eye": _eye,
+    "identity": _eye,
+}
+
+
+def _math(name: str, ours: Callable[..., Any]) -> Callable[..., Any]:
+    original = getattr(math, name)
+
+    @functools.wraps(original)
+    def function(*args):
+        return ours(*args) if any(isinstance(x, Scalar) for x in args) else original(*args)
+
+    return function
+
+
+def _method(name: str) -> Callable[..., Any]:
+    rule = scalar_method(name)
+    assert rule is not None
+    return rule
+
+
+def _log(x: Any, base: Any = None) -> Any:
+    return apply_op("log", x) if base is None else apply_op("log", x) / apply_op("log", base)
+
+
+_MATH: dict[str, Callable[..., Any]] = {
+    **{
+        name: _math(name, _method(ours))
+        for name, ours in {
+            "sin": "sin", "cos": "cos", "tan": "tan", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
+            "atan2": "arctan2", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "asinh": "arcsinh", "acosh": "arccosh",
+            "atanh": "arctanh", "exp": "exp", "expm1": "expm1", "log2": "log2", "log10": "log10", "log1p": "log1p",
+            "sqrt": "sqrt", "fabs": "fabs", "pow": "power", "fmod": "fmod", "erf": "erf", "erfc": "erfc",
+            "lgamma": "gammaln", "radians": "radians", "degrees": "degrees", "isnan": "isnan", "isinf": "isinf",
+            "isfinite": "isfinite", "copysign": "copysign", "floor": "floor", "ceil": "ceil", "trunc": "trunc",
+        }.items()
+    },
+    "log": _math("log", _log),
+    "hypot": _math("hypot", lambda *x: apply_op("sqrt", sum(a * a for a in x))),
+}  # fmt: skip
+
+
+def _extreme(original: Callable[..., Any], op: str) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def function(*args, **kwargs):
+        values = list(args[0]) if len(args) == 1 else args
+        if kwargs or not any(isinstance(x, Scalar) for x in values):
+            return original(values, **kwargs) if len(args) == 1 else original(*args, **kwargs)
+        return functools.reduce(lambda a, b: apply_op(op, a, b), values)
+
+    return function
+
+
+_BUILTINS: dict[str, Callable[..., Any]] = {"min": _extreme(min, "min"), "max": _extreme(max, "max")}
+
+
+class _Substitute:
+    """A module with some of its functions replaced."""
+
+    def __init__(self, module: ModuleType, replaced: dict[str, Callable[..., Any]]) -> None:
+        self.__module = module
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__module, name)
+
+
+_MODULES: dict[ModuleType, Any] = {np: _Substitute(np, _NUMPY), math: _Substitute(math, _MATH)}
+_FUNCTIONS: dict[Any, Any] = {
+    **{getattr(np, name): ours for name, ours in _NUMPY.items()},
+    **{getattr(math, name): ours for name, ours in _MATH.items()},
+}
+
+
+def rebind(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` with the substitutes; `f` itself where it can't be rebuilt."""
+    return _Rebinder().callable(f)
+
+
+class _Rebinder:
+    def __init__(self) -> None:
+        self.done: dict[int, Any] = {}
+
+    def callable(self, f: Any) -> Any:
+        if isinstance(f, FunctionType):
+            return self.function(f)
+        if isinstance(f, MethodType):
+            return MethodType(self.callable(f.__func__), f.__self__)
+        if isinstance(f, functools.partial):
+            return functools.partial(self.callable(f.func), *f.args, **f.keywords)
+        compiled = getattr(f, "py_func", None)  # a function compiled by Numba
+        if isinstance(compiled, FunctionType):
+            return self.function(compiled)
+        call = getattr(type(f), "__call__", None)
+        if isinstance(call, FunctionType) and not isinstance(f, type):
+            return MethodType(self.function(call), f)
+        return f
+
+    def function(self, f: FunctionType) -> FunctionType:
+        if id(f) in self.done:
+            return self.done[id(f)]
+        names = _global_names(f.__code__)
+        if names is None or f.__code__.co_filename.startswith("<__array_function__"):
+            return f
+        scope = dict(f.__globals__)
+        copy = FunctionType(f.__code__, scope, f.__name__, f.__defaults__, f.__closure__)
+        copy.__kwdefaults__ = f.__kwdefaults__
+        copy.__qualname__ = f.__qualname__
+        self.done[id(f)] = copy
+        for name in names:
+            if name in scope:
+                scope[name] = self.value(scope[name])
+            elif name in _BUILTINS:
+                scope[name] = _BUILTINS[name]
+        if f.__closure__:
+            cells = tuple(map(self.cell, f.__closure__))
+            closed = FunctionType(f.__code__, scope, f.__name__, f.__defaults__, cells)
+            closed.__kwdefaults__ = f.__kwdefaults__
+            closed.__qualname__ = f.__qualname__
+            self.done[id(f)] = closed
+            return closed
+        return copy
+
+    def value(self, x: Any) -> Any:
+        if isinstance(x, ModuleType):
+            return _MODULES.get(x, x)
+        if isinstance(x, FunctionType):
+            if x in _FUNCTIONS:
+                return _FUNCTIONS[x]
+            return self.function(x) if _is_model_code(x) else x
+        if isinstance(x, BuiltinFunctionType):
+            return _FUNCTIONS.get(x, x)
+        if isinstance(getattr(x, "py_func", None), FunctionType):
+            return self.function(x.py_func)
+        return x
+
+    def cell(self, cell: CellType) -> CellType:
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            return cell
+        replaced = self.value(content)
+        # A cell whose content stays is shared, so that `nonlocal` goes on working.
+        return cell if replaced is content else CellType(replaced)
+
+
+def _is_model_code(f: FunctionType) -> bool:
+    """Whether `f` is the user's, and not a library's."""
+    filename = f.__code__.co_filename.replace("\\", "/")
+    root = (f.__module__ or "").partition(".")[0]
+    return "/site-packages/" not in filename and "/lib/python" not in filename and root not in ("numpy", "scipy", "torch")
+
+
+@functools.lru_cache(maxsize=1024)
+def _global_names(code: CodeType) -> frozenset[str] | None:
+    """Names that `code` and the code in it may look up globally; None if it also writes globals."""
+    import dis
+
+    names: set[str] = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _STORES_GLOBALS:
+            return None
+        if instruction.opname == "LOAD_GLOBAL" or instruction.opname == "LOAD_NAME":
+            names.add(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            inner = _global_names(constant)
+            if inner is None:
+                return None
+            names |= inner
+    return frozenset(names)
+
+
