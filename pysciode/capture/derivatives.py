@@ -71,11 +71,26 @@ def reverse(
 
 
 def jacobian(graph: ScalarGraph, outputs: Sequence[Scalar], inputs: Sequence[Scalar]) -> dict[tuple[int, int], Scalar]:
-    """The structurally non-zero entries ``(row, column) -> ∂outputs[row]/∂inputs[column]``."""
+    """The structurally non-zero entries ``(row, column) -> ∂outputs[row]/∂inputs[column]``, in one sparse forward sweep."""
     one = graph.const(1.0)
-    entries: dict[tuple[int, int], Scalar] = {}
-    for j, x in enumerate(inputs):
-        for i, entry in enumerate(forward(graph, outputs, {x.id: one})):
-            if entry.constant != 0:
-                entries[i, j] = entry
-    return entries
+    gradients: dict[int, dict[int, Scalar]] = {x.id: {j: one} for j, x in enumerate(inputs)}
+    for i in graph.reachable(outputs):
+        if i in gradients or graph.ops[i] in ("symbol", "const"):
+            continue
+        row = SCALAR_OPS[graph.ops[i]]
+        active = [(k, gradients[a]) for k, a in enumerate(graph.args[i]) if a in gradients]
+        if row.partials is None or not active:
+            continue
+        operands = [Scalar(graph, a) for a in graph.args[i]]
+        gradient: dict[int, Scalar] = {}
+        for k, inner in active:
+            partial = row.partials[k](graph, Scalar(graph, i), *operands)
+            if partial.constant == 0:
+                continue
+            for j, dot in inner.items():
+                term = dot * partial
+                gradient[j] = gradient[j] + term if j in gradient else term
+        gradient = {j: dot for j, dot in gradient.items() if dot.constant != 0}
+        if gradient:
+            gradients[i] = gradient
+    return {(i, j): dot for i, y in enumerate(outputs) for j, dot in sorted(gradients.get(y.id, {}).items())}

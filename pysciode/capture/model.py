@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch.fx
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScalarModel:
     """A right-hand side as scalar operations: few states, unrolled.
 

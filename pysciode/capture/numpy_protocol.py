@@ -24,7 +24,7 @@ def apply_op(op: str, *operands: Any) -> Any:
     for x in operands:
         if isinstance(x, Scalar):
             lifted = [x.graph.lift(y) for y in operands]
-            if NotImplemented in [y for y in lifted if y is NotImplemented]:
+            if any(y is NotImplemented for y in lifted):
                 bad = next(y for y, z in zip(operands, lifted, strict=True) if z is NotImplemented)
                 raise CaptureError(f"{op} of a {type(bad).__name__}", operation=op, where=user_line())
             return x.graph.apply(op, *lifted)

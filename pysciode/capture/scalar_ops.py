@@ -123,10 +123,10 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "trigamma": ScalarOp("Kernels.trigamma({0})"),
     # absolute value, extremes, rounding
     "abs": ScalarOp("abs({0})", abs, (lambda g, y, a: g.apply("sign", a),)),
-    "sign": ScalarOp("sign({0})", lambda a: float((a > 0) - (a < 0))),
+    "sign": ScalarOp("sign({0})", lambda a: math.nan if math.isnan(a) else float((a > 0) - (a < 0))),
     "max": ScalarOp(
         "max({0}, {1})",
-        max,
+        lambda a, b: math.nan if math.isnan(a) or math.isnan(b) else max(a, b),
         (
             lambda g, y, a, b: _winner(g, "gt", a, b),
             lambda g, y, a, b: _winner(g, "gt", b, a),
@@ -134,7 +134,7 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     ),
     "min": ScalarOp(
         "min({0}, {1})",
-        min,
+        lambda a, b: math.nan if math.isnan(a) or math.isnan(b) else min(a, b),
         (
             lambda g, y, a, b: _winner(g, "lt", a, b),
             lambda g, y, a, b: _winner(g, "lt", b, a),
