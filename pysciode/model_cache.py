@@ -1,0 +1,118 @@
+"""One capture for each function and structure, shared by all problems that use them."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .parameters import is_module
+
+if TYPE_CHECKING:
+    from .capture.model import CapturedModel
+
+_ATTRIBUTE = "_pysciode_models"
+_SIMPLE = (int, float, complex, str, bool, type(None))
+
+
+@dataclass(eq=False)
+class Captured:
+    """A model that is captured when it is first wanted.
+
+    Attributes
+    ----------
+    build, build_parts
+        Capture the whole right-hand side; its two parts, for a problem that has them.
+    """
+
+    build: Callable[[], CapturedModel]
+    build_parts: Callable[[], tuple[CapturedModel, CapturedModel]] | None = None
+    _model: CapturedModel | None = None
+    _parts: tuple[CapturedModel, CapturedModel] | None = None
+
+    @property
+    def model(self) -> CapturedModel:
+        if self._model is None:
+            self._model = self.build()
+        return self._model
+
+    @property
+    def parts(self) -> tuple[CapturedModel, CapturedModel] | None:
+        if self._parts is None and self.build_parts is not None:
+            self._parts = self.build_parts()
+        return self._parts
+
+
+class _Store(dict):
+    """A function's captures. Copies of the function start without: they may lead other lives."""
+
+    def __copy__(self) -> _Store:
+        return _Store()
+
+    def __deepcopy__(self, memo: dict) -> _Store:
+        return _Store()
+
+    def __reduce__(self) -> tuple:
+        return (_Store, ())
+
+
+_by_value: dict[Hashable, _Store] = {}
+
+
+def store(f: Any) -> _Store:
+    """What is kept for `f`. It lives on `f` itself, so both go together."""
+    if isinstance(f, types.MethodType):
+        owner = store(f.__self__)
+        return owner.setdefault(f.__func__, _Store())
+    found = getattr(f, "__dict__", {}).get(_ATTRIBUTE)
+    if found is None:
+        found = _Store()
+        try:
+            object.__setattr__(f, _ATTRIBUTE, found)  # not Module.__setattr__, which would look for parameters
+        except (AttributeError, TypeError):
+            # A string or a tuple of SymPy expressions: equal ones are the same model.
+            try:
+                found = _by_value.setdefault(f, found)
+            except TypeError:
+                pass  # neither attributes nor a hash: nothing is shared
+    return found
+
+
+def fingerprint(f: Any) -> Hashable:
+    """What a capture of `f` bakes in and can be seen cheaply: globals and closure cells of a function, a module's mode.
+
+    A plain number is compared by value and anything else by identity; so ``K = 0.3`` changed to ``K = 0.4`` between two
+    problems gives a new capture. Arrays and attributes of objects changed in place are not noticed: see `clear_models`.
+    """
+    if is_module(f):
+        return ("module", f.training)
+    if isinstance(f, types.MethodType):
+        f = f.__func__
+    code = getattr(f, "__code__", None)
+    if code is None:
+        return None
+    scope = f.__globals__
+    seen = [_seen(scope[name]) for name in code.co_names if name in scope]
+    for cell in f.__closure__ or ():
+        try:
+            seen.append(_seen(cell.cell_contents))
+        except ValueError:  # a cell that is not filled yet
+            seen.append(None)
+    return tuple(seen)
+
+
+def _seen(value: Any) -> Hashable:
+    if isinstance(value, _SIMPLE):
+        return (type(value).__name__, repr(value))
+    if is_module(value):
+        return (id(value), value.training)
+    return id(value)
+
+
+def clear_models(f: Any) -> None:
+    """Forget the captures of `f`: after an array or attribute that the model uses as a constant was changed in place.
+
+    Problems that exist already keep their model.
+    """
+    store(f).clear()

@@ -1,0 +1,509 @@
+"""What is to be solved."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .model_cache import Captured, fingerprint, store
+from .parameters import ParameterLayout, flat_array, is_module, is_tensor
+from .validation import TimeSpan, check_function, check_leaves, check_matrix, check_time_span, state_of
+
+if TYPE_CHECKING:
+    from .capture.model import CapturedModel
+
+Kind = Literal["ode", "second_order", "dynamical", "split"]
+
+
+class ODEProblem:
+    """The initial value problem ``du/dt = f(u, p, t)``, ``u(tspan[0]) = u0``.
+
+    Parameters
+    ----------
+    f
+        ``f(u, p, t) -> du`` or, in place, ``f(du, u, p, t)``, in plain Python, NumPy or torch; an ``nn.Module`` with
+        ``forward(t, u)`` or ``forward(u)``; a tuple of SymPy expressions; or Julia source as a string. It is captured when
+        it is first needed, and the result is kept with `f` for other problems: constants of the model (globals, closure,
+        attributes) are taken as they are then, see :func:`pysciode.clear_models`.
+    u0
+        The state at ``tspan[0]``: a number or an array of any shape, NumPy or torch. Integers become float64.
+    tspan
+        Start and end time; the end may lie before the start. The two may be torch tensors that require grad.
+    p
+        Parameters, handed to `f` in the structure given here: None, a number, an array or tensor, or lists, tuples, named
+        tuples and dicts of these. A list of numbers arrives as an array. Parameters of every ``nn.Module`` that `f`
+        reaches are parameters too, without being named here.
+    capture
+        How `f` is taken apart; ``"auto"`` goes by what `f` is, ``"callback"`` leaves it in Python.
+    jac_sparsity
+        Structure of the Jacobian ``∂f/∂u`` for stiff solvers: a matrix of shape ``(n, n)``, dense or SciPy sparse, or
+        True to take it from the model.
+    mass_matrix
+        ``M`` of ``M du/dt = f``, shape ``(n, n)``.
+    name
+        A name for messages and plots.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument has a wrong type, shape, dtype or device, or is not finite; the argument is named.
+
+    Notes
+    -----
+    A problem does not change: :func:`remake` makes another. ``problem.u0`` is the state as an array or tensor of the
+    problem's dtype. With a torch tensor in `u0` or `p`, or with module parameters, the problem belongs to torch: solutions
+    are tensors, and gradients flow.
+    """
+
+    kind: Kind = "ode"
+
+    def __init__(
+        self,
+        f: Any,
+        u0: Any,
+        tspan: Any,
+        p: Any = None,
+        *,
+        capture: str = "auto",
+        jac_sparsity: Any = None,
+        mass_matrix: Any = None,
+        name: str | None = None,
+    ) -> None:
+        check_function(f)
+        self._prepare(f, u0, tspan, p, capture, jac_sparsity, mass_matrix, name)
+
+    def _prepare(
+        self,
+        f: Any,
+        u0: Any,
+        tspan: Any,
+        p: Any,
+        capture: str,
+        jac_sparsity: Any,
+        mass_matrix: Any,
+        name: str | None,
+        captured: Captured | None = None,
+    ) -> None:
+        modules = module_parameters(f)
+        layout, leaves = ParameterLayout.of(p, modules)
+        leaves.extend(x for _, x in modules)
+        is_torch = is_tensor(u0) or any(is_tensor(x) for x in leaves)
+        if is_torch and not hasattr(u0, "dtype"):
+            u0 = _as_floats_of(leaves, u0)
+        u0, dtype = state_of(u0, leaves, is_torch)
+        check_leaves(leaves, [entry_name for entry_name, _, _ in layout.entries], dtype)
+        n = int(np.prod(u0.shape))
+        if mass_matrix is not None:
+            check_matrix(mass_matrix, n, "mass_matrix")
+        if jac_sparsity is not None and jac_sparsity is not True:
+            check_matrix(jac_sparsity, n, "jac_sparsity")
+        span = tspan if isinstance(tspan, TimeSpan) else check_time_span(tspan)
+        if not is_torch:
+            # Problems don't change, so the flat vector can be made once; tensors may be updated in place by an optimiser.
+            flat = flat_array(leaves, dtype).copy()
+            flat.flags.writeable = False
+            u0.flags.writeable = False
+        else:
+            flat = None
+        self.__dict__.update(
+            f=f,
+            u0=u0,
+            tspan=(span.start, span.end),
+            p=p,
+            capture=capture,
+            jac_sparsity=jac_sparsity,
+            mass_matrix=mass_matrix,
+            name=name,
+            layout=layout,
+            dtype=dtype,
+            is_torch=is_torch,
+            leaves=leaves,
+            span=span,
+            n=n,
+            _flat_p=flat,
+            _captured=captured,
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a problem does not change; make another with remake(problem, {name}=…)")
+
+    def __repr__(self) -> str:
+        title = f" {self.name!r}" if self.name else ""
+        p = f"{self.layout.size} parameters" if self.layout.size else "no parameters"
+        return (
+            f"<{type(self).__name__}{title}: state {tuple(self.u0.shape)} {self.dtype}, t from {self.tspan[0]:g} to "
+            f"{self.tspan[1]:g}, {p}, {'torch' if self.is_torch else 'NumPy'}>"
+        )
+
+    @property
+    def model(self) -> CapturedModel:
+        """The captured right-hand side, as a first-order system; captured when first asked for.
+
+        Raises
+        ------
+        CaptureError
+            Where `f` can't be captured.
+        """
+        return self._capture().model
+
+    @property
+    def parts(self) -> tuple[CapturedModel, CapturedModel] | None:
+        """Two models on the same state whose sum is `model`; None for a plain ODE.
+
+        For a split problem they are ``f1`` (stiff) and ``f2``. For a second-order or dynamical problem, whose state is
+        ``[v, u]``, the first has ``dv`` and zeros, the second zeros and ``du``.
+        """
+        return self._capture().parts
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """A name for each flat entry of the state: ``u[0]``, ``u[1,2]``; ``u`` for a number."""
+        shape = tuple(self.u0.shape)
+        return tuple(f"u[{','.join(map(str, i))}]" for i in np.ndindex(*shape)) if shape else ("u",)
+
+    def flat_u0(self) -> np.ndarray:
+        """`u0` as one contiguous vector; not a copy where it is one already."""
+        return self.u0.detach().reshape(-1).numpy() if self.is_torch else self.u0.reshape(-1)
+
+    def flat_p(self) -> np.ndarray:
+        """All parameters as one contiguous vector, with the values that tensors have now."""
+        return flat_array(self.leaves, self.dtype) if self._flat_p is None else self._flat_p
+
+    def _capture(self) -> Captured:
+        if self._captured is None:
+            shared = store(self.f)
+            key = (
+                self.kind,
+                tuple(self.u0.shape),
+                self.dtype,
+                self.is_torch,
+                self.layout,
+                self.capture,
+                self._fingerprint(),
+            )
+            captured = shared.get(key)
+            if captured is None:
+                captured = shared[key] = self._new_capture()
+            self.__dict__["_captured"] = captured
+        return self._captured
+
+    def _fingerprint(self) -> Any:
+        return fingerprint(self.f)
+
+    def _new_capture(self) -> Captured:
+        return Captured(self._capturing(self.f))
+
+    def _capturing(self, f: Any) -> Callable[[], CapturedModel]:
+        u0, p, t0, choice = self.u0, self.p, self.tspan[0], self.capture
+
+        def build() -> CapturedModel:
+            from .capture import capture
+
+            return capture(f, u0, p, t0, capture=choice)
+
+        return build
+
+
+class SecondOrderODEProblem(ODEProblem):
+    """The problem ``d²u/dt² = f(du, u, p, t)`` with ``du(t0) = du0`` and ``u(t0) = u0``.
+
+    Solved by the symplectic and Nyström methods as it stands, and by every other algorithm as a first-order system in
+    ``[du, u]``. A solution's ``u`` holds the positions, its ``v`` the velocities.
+
+    Parameters
+    ----------
+    f
+        ``f(du, u, p, t) -> ddu``, or in place ``f(ddu, du, u, p, t)``.
+    du0, u0
+        Velocity and position at the start, of one shape.
+    tspan, p, capture, name
+        As for :class:`ODEProblem`.
+    """
+
+    kind = "second_order"
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        du0: Any,
+        u0: Any,
+        tspan: Any,
+        p: Any = None,
+        *,
+        capture: str = "auto",
+        name: str | None = None,
+    ) -> None:
+        _check_python(f, "f")
+        f1 = _out_of_place(f, 4)
+        functions = _derived(f, "second_order", lambda: _partitioned(f1, lambda v, u, p, t: v))
+        self.__dict__.update(functions=(f,), _first_order=functions)
+        self._prepare(functions[0], _stacked(du0, u0, "du0"), tspan, p, capture, None, None, name)
+
+    def _new_capture(self) -> Captured:
+        return _capture_with_parts(self)
+
+    def _fingerprint(self) -> Any:
+        return tuple(fingerprint(f) for f in self.functions)
+
+
+class DynamicalODEProblem(ODEProblem):
+    """The partitioned problem ``dv/dt = f1(v, u, p, t)``, ``du/dt = f2(v, u, p, t)``.
+
+    Parameters
+    ----------
+    f1, f2
+        Out of place, or in place with the result as a first argument.
+    v0, u0
+        Both parts of the state at the start, of one shape.
+    tspan, p, capture, name
+        As for :class:`ODEProblem`.
+    """
+
+    kind = "dynamical"
+
+    def __init__(
+        self,
+        f1: Callable[..., Any],
+        f2: Callable[..., Any],
+        v0: Any,
+        u0: Any,
+        tspan: Any,
+        p: Any = None,
+        *,
+        capture: str = "auto",
+        name: str | None = None,
+    ) -> None:
+        _check_python(f1, "f1")
+        _check_python(f2, "f2")
+        a, b = _out_of_place(f1, 4), _out_of_place(f2, 4)
+        functions = _derived(f1, ("dynamical", f2), lambda: _partitioned(a, b))
+        self.__dict__.update(functions=(f1, f2), _first_order=functions)
+        self._prepare(functions[0], _stacked(v0, u0, "v0"), tspan, p, capture, None, None, name)
+
+    def _new_capture(self) -> Captured:
+        return _capture_with_parts(self)
+
+    def _fingerprint(self) -> Any:
+        return tuple(fingerprint(f) for f in self.functions)
+
+
+class SplitODEProblem(ODEProblem):
+    """The problem ``du/dt = f1(u, p, t) + f2(u, p, t)``, of which IMEX methods treat `f1` implicitly and `f2` explicitly.
+
+    Parameters
+    ----------
+    f1, f2
+        The stiff and the other part; out of place, or in place with the result as a first argument.
+    u0, tspan, p, capture, name
+        As for :class:`ODEProblem`.
+    """
+
+    kind = "split"
+
+    def __init__(
+        self,
+        f1: Callable[..., Any],
+        f2: Callable[..., Any],
+        u0: Any,
+        tspan: Any,
+        p: Any = None,
+        *,
+        capture: str = "auto",
+        name: str | None = None,
+    ) -> None:
+        _check_python(f1, "f1")
+        _check_python(f2, "f2")
+        a, b = _out_of_place(f1, 3), _out_of_place(f2, 3)
+        functions = _derived(f1, ("split", f2), lambda: (_sum_of(a, b), a, b))
+        self.__dict__.update(functions=(f1, f2), _first_order=functions)
+        self._prepare(functions[0], u0, tspan, p, capture, None, None, name)
+
+    def _new_capture(self) -> Captured:
+        return _capture_with_parts(self)
+
+    def _fingerprint(self) -> Any:
+        return tuple(fingerprint(f) for f in self.functions)
+
+
+def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
+    """A problem like `problem`, with some of its arguments changed; its captured model is kept where it still fits.
+
+    Parameters
+    ----------
+    changes
+        Arguments of the problem's class: ``u0``, ``p``, ``tspan``, ``f``, …
+
+    Raises
+    ------
+    TypeError
+        For a name that is no argument of the problem's class.
+
+    Examples
+    --------
+    >>> longer = remake(problem, tspan=(0.0, 100.0))
+    """
+    known = _REMAKE[problem.kind]
+    for key in changes:
+        if key not in known:
+            raise TypeError(f"{type(problem).__name__} has no argument {key!r}; it has {', '.join(known)}")
+    out = object.__new__(type(problem))
+    if any(key in changes for key in ("f", "f1", "f2")):
+        out.__init__(**{key: changes[key] if key in changes else _argument(problem, key) for key in known})
+        return out
+    if problem.kind in ("second_order", "dynamical"):
+        velocity = "v0" if problem.kind == "dynamical" else "du0"
+        if velocity in changes or "u0" in changes:
+            old = problem.u0
+            u0 = _stacked(changes.get(velocity, old[0]), changes.get("u0", old[1]), velocity)
+        else:
+            u0 = problem.u0
+    else:
+        u0 = changes.get("u0", problem.u0)
+    if problem.kind != "ode":
+        out.__dict__.update(functions=problem.functions, _first_order=problem._first_order)
+    out._prepare(
+        problem.f,
+        u0,
+        changes.get("tspan", problem.span),
+        changes.get("p", problem.p),
+        changes.get("capture", problem.capture),
+        changes.get("jac_sparsity", problem.jac_sparsity),
+        changes.get("mass_matrix", problem.mass_matrix),
+        changes.get("name", problem.name),
+    )
+    if (
+        out.layout == problem.layout
+        and out.u0.shape == problem.u0.shape
+        and out.dtype == problem.dtype
+        and out.is_torch == problem.is_torch
+        and out.capture == problem.capture
+    ):
+        out.__dict__["_captured"] = problem._captured
+    return out
+
+
+_REMAKE: dict[str, tuple[str, ...]] = {
+    "ode": ("f", "u0", "tspan", "p", "capture", "jac_sparsity", "mass_matrix", "name"),
+    "second_order": ("f", "du0", "u0", "tspan", "p", "capture", "name"),
+    "dynamical": ("f1", "f2", "v0", "u0", "tspan", "p", "capture", "name"),
+    "split": ("f1", "f2", "u0", "tspan", "p", "capture", "name"),
+}
+
+
+def _argument(problem: ODEProblem, key: str) -> Any:
+    """The value of an argument of the problem's class, as it can be passed again."""
+    if problem.kind != "ode" and key in ("f", "f1", "f2"):
+        return problem.functions[1 if key == "f2" else 0]
+    if problem.kind in ("second_order", "dynamical") and key in ("du0", "v0", "u0"):
+        return problem.u0[1 if key == "u0" else 0]
+    return problem.span if key == "tspan" else getattr(problem, key)
+
+
+def module_parameters(f: Any) -> list[tuple[str, Any]]:
+    """``(name, parameter)`` of every ``nn.Module`` that `f` reaches."""
+    if is_module(f):
+        return list(f.named_parameters())
+    if "torch" not in sys.modules or not callable(f):
+        return []  # no module can exist
+    from .capture.torch_fx import discover_parameters
+
+    return list(discover_parameters(f).items())
+
+
+def _as_floats_of(leaves: list[Any], u0: Any) -> Any:
+    """Numbers without a dtype take that of the first floating tensor among the parameters."""
+    for x in leaves:
+        if is_tensor(x) and x.is_floating_point():
+            array = np.array(u0)
+            if array.dtype.kind in "iuf":
+                return array.astype(str(x.dtype).removeprefix("torch."))
+    return u0
+
+
+def _check_python(f: Any, name: str) -> None:
+    if not callable(f):
+        raise TypeError(f"{name} must be a Python function for this kind of problem, not {type(f).__name__}")
+
+
+def _out_of_place(f: Callable[..., Any], n_arguments: int) -> Callable[..., Any]:
+    """`f` itself, or where it takes one argument more, a function that returns what `f` writes into it."""
+    try:
+        positional = [
+            x for x in inspect.signature(f).parameters.values() if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)
+        ]
+    except (TypeError, ValueError):
+        return f
+    if len(positional) != n_arguments + 1 or positional[-1].default is not inspect.Parameter.empty:
+        return f
+
+    def out_of_place(*arguments: Any) -> Any:
+        like = arguments[0]
+        out = like.new_zeros(like.shape) if is_tensor(like) else np.zeros_like(like)
+        f(out, *arguments)
+        return out
+
+    return out_of_place
+
+
+def _stack(a: Any, b: Any) -> Any:
+    if is_tensor(a) or is_tensor(b):
+        import torch
+
+        return torch.stack((torch.as_tensor(a), torch.as_tensor(b)))
+    return np.stack([np.asarray(a), np.asarray(b)])
+
+
+def _partitioned(f1: Callable[..., Any], f2: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """The whole right-hand side on ``x = [v, u]``, and its two parts with zeros for the other."""
+
+    def whole(x: Any, p: Any, t: Any) -> Any:
+        return _stack(f1(x[0], x[1], p, t), f2(x[0], x[1], p, t))
+
+    def first(x: Any, p: Any, t: Any) -> Any:
+        return _stack(f1(x[0], x[1], p, t), 0 * x[1])
+
+    def second(x: Any, p: Any, t: Any) -> Any:
+        return _stack(0 * x[0], f2(x[0], x[1], p, t))
+
+    return whole, first, second
+
+
+def _sum_of(f1: Callable[..., Any], f2: Callable[..., Any]) -> Callable[..., Any]:
+    def whole(u: Any, p: Any, t: Any) -> Any:
+        a, b = f1(u, p, t), f2(u, p, t)
+        # Lists would be concatenated.
+        return (a if hasattr(a, "shape") else np.asarray(a)) + (b if hasattr(b, "shape") else np.asarray(b))
+
+    return whole
+
+
+def _derived(f: Any, tag: Any, make: Callable[[], tuple[Callable[..., Any], ...]]) -> tuple[Callable[..., Any], ...]:
+    """Functions made from `f`, the same ones each time, so that their captures are shared."""
+    shared = store(f)
+    found = shared.get(tag)
+    if found is None:
+        found = shared[tag] = make()
+    return found
+
+
+def _capture_with_parts(problem: Any) -> Captured:
+    builds = [problem._capturing(f) for f in problem._first_order]
+    return Captured(builds[0], lambda: (builds[1](), builds[2]()))
+
+
+def _stacked(v0: Any, u0: Any, velocity: str) -> Any:
+    """``[v0, u0]`` as one state."""
+    for x, name in ((v0, velocity), (u0, "u0")):
+        if x is None:
+            raise TypeError(f"{name} is missing")
+    if tuple(np.shape(v0)) != tuple(np.shape(u0)):
+        raise ValueError(f"{velocity} has shape {tuple(np.shape(v0))} and u0 {tuple(np.shape(u0))}; they must be the same")
+    if is_tensor(v0) and is_tensor(u0) and v0.dtype != u0.dtype:
+        raise TypeError(f"{velocity} is {v0.dtype} and u0 {u0.dtype}; they must be the same")
+    if is_tensor(v0) or is_tensor(u0):
+        return _stack(v0, u0)
+    return np.stack([np.asarray(v0), np.asarray(u0)])

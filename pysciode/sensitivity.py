@@ -1,0 +1,220 @@
+"""How solutions are differentiated: one dataclass for each of SciML's methods.
+
+The survey behind these methods is Rackauckas et al., "Universal Differential Equations for Scientific Machine Learning"
+(2020, arXiv:2001.04385); their costs are compared in Ma, Dixit, Innes, Guo, Rackauckas, "A Comparison of Automatic
+Differentiation and Continuous Sensitivity Analysis for Derivatives of Differential Equation Solutions" (HPEC 2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
+
+AutoJacVec = Literal["generated", "ZygoteVJP", "ReverseDiffVJP", "EnzymeVJP", "MooncakeVJP", "TrackerVJP"]
+
+_VJPS = ("generated", "ZygoteVJP", "ReverseDiffVJP", "EnzymeVJP", "MooncakeVJP", "TrackerVJP")
+
+FORWARD_LIMIT = 40
+"""Up to this many scalars in ``u0`` and ``p`` together, forward mode is the cheaper one for typical models."""
+
+
+@dataclass(frozen=True)
+class SensitivityAlgorithm:
+    """Base of the methods; not used itself."""
+
+    continuous: ClassVar[bool] = False
+    """Whether a second differential equation is solved, backwards in time."""
+
+    @property
+    def name(self) -> str:
+        """SciML's name of the method."""
+        return type(self).__name__
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The options by SciML's names; None stands for SciML's default."""
+        return {x.name: getattr(self, x.name) for x in fields(self)}
+
+    def __post_init__(self) -> None:
+        for key, value in self.options.items():
+            _check_option(self.name, key, value)
+
+
+def _check_option(method: str, key: str, value: object) -> None:
+    if key == "autojacvec":
+        if value not in _VJPS:
+            raise ValueError(f"{method}: autojacvec must be one of {', '.join(map(repr, _VJPS))}, not {value!r}")
+    elif key in ("checkpointing", "compile", "convert_tspan"):
+        if value is not None and not isinstance(value, bool):
+            raise TypeError(f"{method}: {key} must be True, False or None, not {value!r}")
+    elif key in ("abstol", "reltol"):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{method}: {key} must be a number, not {value!r}")
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{method}: {key} must be positive, not {value!r}")
+    elif key == "chunk_size":
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{method}: chunk_size must be an integer, not {value!r}")
+        if value < 0:
+            raise ValueError(f"{method}: chunk_size must be 0 (chosen by ForwardDiff) or positive, not {value}")
+
+
+@dataclass(frozen=True)
+class ForwardSensitivity(SensitivityAlgorithm):
+    """Solve the variational equations ``dS/dt = J S + ∂f/∂p`` beside the states, with the generated Jacobians.
+
+    Costs one system of ``n (1 + n + n_params)`` equations; exact to the solver's tolerance.
+    """
+
+
+@dataclass(frozen=True)
+class ForwardDiffSensitivity(SensitivityAlgorithm):
+    """Run the solver itself on dual numbers: the default for few scalars.
+
+    Revels, Lubin, Papamarkou, "Forward-Mode Automatic Differentiation in Julia" (2016, arXiv:1607.07892).
+
+    Attributes
+    ----------
+    chunk_size
+        Directions a pass carries; 0 leaves it to ForwardDiff.
+    """
+
+    chunk_size: int = 0
+
+
+@dataclass(frozen=True)
+class BacksolveAdjoint(SensitivityAlgorithm):
+    """Solve states and adjoint together backwards in time: memory flat in the number of steps.
+
+    Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366). The
+    backward states drift from the forward ones on stiff or dissipative problems (Kim et al., "Stiff Neural Ordinary
+    Differential Equations", Chaos 31, 2021, arXiv:2103.15341): use a Gauss or interpolating adjoint there.
+
+    Attributes
+    ----------
+    autojacvec
+        ``"generated"`` uses the model's own vector-Jacobian products; the others let a Julia package make them.
+    checkpointing
+        Restart the backward states from the saved ones.
+    """
+
+    continuous: ClassVar[bool] = True
+    autojacvec: AutoJacVec = "generated"
+    checkpointing: bool = True
+
+
+@dataclass(frozen=True)
+class InterpolatingAdjoint(SensitivityAlgorithm):
+    """Solve the adjoint backwards over the interpolated forward solution.
+
+    Rackauckas et al. (2020, arXiv:2001.04385). Memory grows with the number of steps, or with ``checkpointing`` with the
+    number of saved points, at the price of solving forward twice.
+    """
+
+    continuous: ClassVar[bool] = True
+    autojacvec: AutoJacVec = "generated"
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class QuadratureAdjoint(SensitivityAlgorithm):
+    """Solve the adjoint of the states alone, then integrate for the parameters by adaptive quadrature.
+
+    Kim, Ji, Deng, Ma, Rackauckas, "Stiff Neural Ordinary Differential Equations" (Chaos 31, 2021, arXiv:2103.15341).
+
+    Attributes
+    ----------
+    abstol, reltol
+        Tolerances of the quadrature.
+    """
+
+    continuous: ClassVar[bool] = True
+    autojacvec: AutoJacVec = "generated"
+    abstol: float = 1e-6
+    reltol: float = 1e-3
+
+
+@dataclass(frozen=True)
+class GaussAdjoint(SensitivityAlgorithm):
+    """Solve the adjoint of the states, integrating for the parameters by Gauss quadrature step by step: the default for
+    many parameters.
+
+    As cheap in the parameters as `QuadratureAdjoint`, in the memory of `InterpolatingAdjoint` (SciMLSensitivity's manual,
+    "Sensitivity Algorithms").
+
+    Attributes
+    ----------
+    checkpointing
+        Keep only the saved points of the forward solution; refused by SciMLSensitivity before 7.110.
+    """
+
+    continuous: ClassVar[bool] = True
+    autojacvec: AutoJacVec = "generated"
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class GaussKronrodAdjoint(SensitivityAlgorithm):
+    """`GaussAdjoint` with adaptive Gauss–Kronrod quadrature in each step."""
+
+    continuous: ClassVar[bool] = True
+    autojacvec: AutoJacVec = "generated"
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class ReverseDiffAdjoint(SensitivityAlgorithm):
+    """Differentiate through the solver with a tape of scalar operations (ReverseDiff.jl; on the embedded engine torch's
+    own tape): the discrete adjoint, exact for the steps taken."""
+
+
+@dataclass(frozen=True)
+class TrackerAdjoint(SensitivityAlgorithm):
+    """Differentiate through the solver with a tape of array operations (Tracker.jl; on the embedded engine torch's own)."""
+
+
+@dataclass(frozen=True)
+class ZygoteAdjoint(SensitivityAlgorithm):
+    """Differentiate through the solver by source transformation (Zygote.jl); a solver that mutates is refused by Zygote."""
+
+
+@dataclass(frozen=True)
+class EnzymeAdjoint(SensitivityAlgorithm):
+    """Differentiate through the solver on the level of LLVM (Enzyme.jl; Moses and Churavy, NeurIPS 2020)."""
+
+
+@dataclass(frozen=True)
+class MooncakeAdjoint(SensitivityAlgorithm):
+    """Differentiate through the solver with Mooncake.jl."""
+
+
+def check_sensealg(sensealg: object) -> SensitivityAlgorithm | None:
+    """`sensealg` if it is a method; a class instead of an object is a common slip and told.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if sensealg is None or isinstance(sensealg, SensitivityAlgorithm):
+        return sensealg
+    if isinstance(sensealg, type) and issubclass(sensealg, SensitivityAlgorithm):
+        raise TypeError(f"sensealg is the class {sensealg.__name__}; pass an object: {sensealg.__name__}()")
+    raise TypeError(f"sensealg must be a sensitivity method such as GaussAdjoint(), not {sensealg!r}")
+
+
+_FORWARD_DEFAULT = ForwardDiffSensitivity()
+_ADJOINT_DEFAULT = GaussAdjoint()
+
+
+def default_sensealg(n: int, n_params: int, in_python: bool = False) -> SensitivityAlgorithm:
+    """The method where the user names none: forward mode up to `FORWARD_LIMIT` scalars, `GaussAdjoint` above.
+
+    Parameters
+    ----------
+    n, n_params
+        Sizes of the flat state and of the flat parameters.
+    in_python
+        Whether the model stays in Python, where dual numbers can't go.
+    """
+    return _FORWARD_DEFAULT if n + n_params <= FORWARD_LIMIT and not in_python else _ADJOINT_DEFAULT

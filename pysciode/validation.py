@@ -1,0 +1,187 @@
+"""Checks of what users pass, each of which names the argument at fault; no engine is asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .parameters import is_module, is_tensor
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@dataclass(frozen=True)
+class TimeSpan:
+    """Start and end as floats, and as the tensors that they came from where these require grad."""
+
+    start: float
+    end: float
+    start_tensor: Any = None
+    end_tensor: Any = None
+
+    @property
+    def direction(self) -> int:
+        return 1 if self.end > self.start else -1
+
+
+def check_function(f: Any, name: str = "f") -> None:
+    """`f` must be something that capture knows."""
+    if callable(f) or is_module(f) or isinstance(f, str):
+        return
+    if isinstance(f, (tuple, list)) and len(f) > 0:
+        return  # expressions; capture says what is wrong with them
+    if hasattr(f, "free_symbols") or hasattr(f, "__fspath__"):
+        return  # one SymPy expression or matrix; a Julia file
+    raise TypeError(
+        f"{name} must be a function f(u, p, t), an nn.Module, SymPy expressions or Julia source, not {type(f).__name__}"
+    )
+
+
+def state_of(u0: Any, leaves: Sequence[Any], torch_backend: bool, name: str = "u0") -> tuple[Any, np.dtype]:
+    """`u0` as an array or tensor of a floating dtype, and that dtype.
+
+    Raises
+    ------
+    TypeError
+        If `u0` is not real, or has no dtype that the solvers know (float32 and float64; integers become float64).
+    ValueError
+        If `u0` is empty, not finite or not in main memory.
+    """
+    if is_tensor(u0):
+        dtype = _tensor_dtype(u0, name)
+        if not u0.is_floating_point():
+            u0 = u0.to(_torch().float64)
+        check_device(u0, name)
+    else:
+        u0 = _array(u0, name)
+        dtype = u0.dtype
+        if torch_backend:
+            u0 = _torch().from_numpy(u0)
+    if math.prod(u0.shape) == 0:
+        raise ValueError(f"{name} is empty (shape {tuple(u0.shape)}); there is nothing to solve")
+    check_finite(u0, name)
+    return u0, dtype
+
+
+def _array(u0: Any, name: str) -> np.ndarray:
+    if u0 is None or isinstance(u0, (str, bytes, dict, set)):
+        raise TypeError(f"{name} must be a number or an array, not {type(u0).__name__}")
+    try:
+        array = np.array(u0)  # a copy: the problem's state does not change with the caller's array
+    except ValueError as error:
+        raise ValueError(f"{name} is ragged: {error}") from None
+    if array.dtype.kind in "iu":
+        return array.astype(np.float64)
+    if array.dtype in _FLOATS:
+        return array
+    if array.dtype.kind == "c":
+        raise TypeError(f"{name} is complex; write the equations for its real and imaginary parts")
+    raise TypeError(f"{name} has dtype {array.dtype}; float32 and float64 are supported")
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
+
+
+def _tensor_dtype(x: Any, name: str) -> np.dtype:
+    torch = _torch()
+    if x.dtype == torch.float64:
+        return _FLOATS[1]
+    if x.dtype == torch.float32:
+        return _FLOATS[0]
+    if x.is_complex():
+        raise TypeError(f"{name} is complex; write the equations for its real and imaginary parts")
+    if x.is_floating_point() or x.dtype == torch.bool:
+        raise TypeError(f"{name} has dtype {x.dtype}; float32 and float64 are supported")
+    return _FLOATS[1]
+
+
+def check_device(x: Any, name: str) -> None:
+    """Tensors must lie in main memory."""
+    if x.device.type != "cpu":
+        raise ValueError(f"{name} is on device {x.device}; solves run on the CPU: pass {name}.cpu()")
+
+
+def check_leaves(leaves: Sequence[Any], names: Sequence[str], dtype: np.dtype, state: str = "u0") -> None:
+    """Every array among the parameters is real, finite and on the CPU, and every floating tensor of the state's dtype."""
+    for x, name in zip(leaves, names, strict=True):
+        if is_tensor(x):
+            if x.is_floating_point() or x.is_complex():
+                found = _tensor_dtype(x, name)
+                if found != dtype:
+                    raise TypeError(
+                        f"{name} is {found} but {state} is {dtype}: convert one of them, for instance {name}.to({state}.dtype)"
+                    )
+            check_device(x, name)
+        elif isinstance(x, np.ndarray):
+            if x.dtype.kind == "c":
+                raise TypeError(f"{name} is complex; parameters must be real")
+            if x.dtype.kind not in "fiu":
+                raise TypeError(f"{name} has dtype {x.dtype}; parameters must be real numbers")
+        check_finite(x, name)
+
+
+def check_finite(x: Any, name: str) -> None:
+    """No NaN and no infinity; tensors inside a torch.func transformation have no values to look at and pass."""
+    if is_tensor(x):
+        torch = _torch()
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            return
+        if torch.isfinite(x).all():
+            return
+        bad = torch.nonzero(~torch.isfinite(x))[0].tolist()
+        value = x[tuple(bad)].item()
+    else:
+        if np.isfinite(x).all():
+            return
+        x = np.asarray(x)
+        bad = np.argwhere(~np.isfinite(x))[0].tolist()
+        value = x[tuple(bad)]
+    place = f"{name}[{', '.join(map(str, bad))}]" if bad else name
+    raise ValueError(f"{place} is {value}; {name} must be finite")
+
+
+def check_time_span(tspan: Any) -> TimeSpan:
+    """Two finite, different times.
+
+    Raises
+    ------
+    TypeError
+        If `tspan` is not a pair of numbers.
+    ValueError
+        If a time is not finite, or both are the same.
+    """
+    try:
+        start, end = tspan
+    except (TypeError, ValueError):
+        raise TypeError(f"tspan must be a pair of times (start, end), not {tspan!r}") from None
+    values, tensors = [], []
+    for x, which in ((start, "tspan[0]"), (end, "tspan[1]")):
+        if isinstance(x, complex) or isinstance(x, (str, bytes)) or (is_tensor(x) and x.is_complex()):
+            raise TypeError(f"{which} must be a real number, not {x!r}")
+        tensors.append(x if is_tensor(x) and x.requires_grad else None)
+        try:
+            value = float(x.detach() if is_tensor(x) else x)
+        except (TypeError, ValueError):
+            raise TypeError(f"{which} must be a real number, not {x!r}") from None
+        if not math.isfinite(value):
+            raise ValueError(f"{which} is {value}; tspan must be finite")
+        values.append(value)
+    if values[0] == values[1]:
+        raise ValueError(f"tspan = ({values[0]:g}, {values[1]:g}): start and end must differ")
+    return TimeSpan(*values, *tensors)
+
+
+def check_matrix(matrix: Any, n: int, name: str) -> None:
+    """A square matrix of the state's size; dense or SciPy sparse."""
+    shape = getattr(matrix, "shape", None)
+    if shape is None:
+        shape = np.shape(matrix)
+    if tuple(shape) != (n, n):
+        raise ValueError(f"{name} has shape {tuple(shape)}, but a state of {n} entries needs ({n}, {n})")
