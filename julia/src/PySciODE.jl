@@ -1,0 +1,41 @@
+"""
+The Julia side of pysciode: generated models behind one concrete type, solved and differentiated by SciML.
+
+`register` evaluates a model's generated source, `make_plan` bundles it with an algorithm and options, and the C functions of
+`addresses` solve, interpolate and pull back over flat arrays.
+"""
+module PySciODE
+
+using ADTypes: ADTypes
+using DiffEqBase: DiffEqBase, DEVerbosity
+using ForwardDiff: ForwardDiff
+using FunctionWrappers: FunctionWrapper
+using LinearAlgebra
+using LinearSolve: LinearSolve
+using NaNMath: NaNMath
+using OrdinaryDiffEqCore: OrdinaryDiffEqCore
+using OrdinaryDiffEqNonlinearSolve: OrdinaryDiffEqNonlinearSolve
+using OrdinaryDiffEqRosenbrock: OrdinaryDiffEqRosenbrock
+using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5
+using PrecompileTools: @compile_workload, @setup_workload
+using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitODEProblem, remake, solve
+using SciMLLogging: SciMLLogging
+using SparseArrays: SparseMatrixCSC, nonzeros
+
+struct Mode end
+"""The tag of the dual numbers of forward mode."""
+const ModeTag = ForwardDiff.Tag{Mode,Nothing}
+
+include("pointers.jl")
+include("kernels.jl")
+include("errors.jl")
+include("polling.jl")
+include("models.jl")
+include("plans.jl")
+include("solving.jl")
+include("forward_mode.jl")
+include("forward_sensitivity.jl")
+include("border.jl")
+include("workload.jl")
+
+end

@@ -1,0 +1,311 @@
+# The crossing from Python: C functions that take pointers and numbers. Models and plans are made once, through juliacall; solves and
+# pullbacks come this way, with the GIL released by the caller.
+
+"""Objects that Python holds by number."""
+struct Handles
+    objects::Dict{Int64,Any}
+    lock::ReentrantLock
+    next::Base.RefValue{Int64}
+end
+Handles() = Handles(Dict{Int64,Any}(), ReentrantLock(), Ref{Int64}(0))
+
+function hold!(h::Handles, object)
+    @lock h.lock begin
+        h.next[] += 1
+        h.objects[h.next[]] = object
+        return h.next[]
+    end
+end
+get_object(h::Handles, id::Integer) = @lock h.lock h.objects[Int64(id)]
+drop!(h::Handles, id::Integer) = @lock h.lock pop!(h.objects, Int64(id), nothing)
+
+const MODELS = Handles()
+const PLANS = Handles()
+const ANSWERS = Handles()
+const ERRORS = Handles()
+
+# Status of a call.
+const OK, FAILED, INTERRUPTED, GRADIENT_FAILED, CALLBACK_FAILED = Cint(0), Cint(1), Cint(2), Cint(3), Cint(4)
+
+"""What a solve reports besides its arrays; mirrored by a `ctypes.Structure`."""
+struct Report
+    answer::Int64        # handle, 0 if nothing was kept
+    count::Int64         # saved times
+    error::Int64         # handle of the message, 0 if none
+    nf::Int64
+    njacs::Int64
+    nw::Int64
+    nsolve::Int64
+    nnonliniter::Int64
+    naccept::Int64
+    nreject::Int64
+    nvjp::Int64
+    t_reached::Float64
+    retcode::NTuple{32,UInt8}
+end
+
+function Report(a::Answer, id, nvjp=0)
+    s = a.stats
+    name = codeunits(String(a.retcode))
+    retcode = ntuple(i -> i <= length(name) ? name[i] : 0x00, 32)
+    field(x) = s === nothing ? 0 : Int64(getfield(s, x))
+    return Report(id, length(a.t), 0, a.nf, field(:njacs), field(:nw), field(:nsolve), field(:nnonliniter),
+                  field(:naccept), field(:nreject), nvjp, a.t_reached, retcode)
+end
+Report(error::Integer) = Report(0, 0, error, 0, 0, 0, 0, 0, 0, 0, 0, NaN, ntuple(_ -> 0x00, 32))
+
+status(::Interrupted) = INTERRUPTED
+status(::InterruptException) = INTERRUPTED
+status(::GradientFailed) = GRADIENT_FAILED
+status(::CallbackFailed) = CALLBACK_FAILED
+status(::Exception) = FAILED
+
+"""The message and the stack of an exception, kept for Python to fetch."""
+function keep_error(e, trace)
+    message = sprint(showerror, e)
+    stack = sprint(io -> Base.show_backtrace(io, trace))
+    return hold!(ERRORS, (message, stack))
+end
+
+"""
+    c_solve(plan, u0, p, t0, t1, nsave, saveat, u_out, progress, keep, report) -> status
+
+`nsave < 0`: save every step. With `u_out` not null, the `nsave` states are written there at once.
+"""
+function c_solve(id::Int64, u0::Ptr{Cvoid}, p::Ptr{Cvoid}, t0::Float64, t1::Float64, nsave::Int64, saveat::Ptr{Float64},
+                 u_out::Ptr{Cvoid}, progress::Ptr{Cvoid}, report::Ptr{Report})::Cint
+    try
+        plan = get_object(PLANS, id)
+        return guarded_solve(plan, u0, p, t0, t1, nsave, saveat, u_out, progress, report)
+    catch e
+        unsafe_store!(report, Report(keep_error(e, catch_backtrace())))
+        return status(e)
+    end
+end
+
+function guarded_solve(plan::Plan{T}, u0, p, t0, t1, nsave, saveat, u_out, progress, report) where {T}
+    n = plan.model.generated.n
+    np = plan.model.generated.np
+    u0v = copy(unsafe_wrap(Vector{T}, Ptr{T}(u0), n))
+    pv = np == 0 ? T[] : copy(unsafe_wrap(Vector{T}, Ptr{T}(p), np))
+    times = nsave > 0 ? T.(unsafe_wrap(Vector{Float64}, saveat, nsave)) : T[]
+    tspan = (T(t0), T(t1))
+    a = dispatch(plan, u0v, pv, tspan, times, progress)
+    if u_out != C_NULL && length(a.t) == nsave
+        write_states(Ptr{T}(u_out), a)
+    end
+    # Kept where Python must still fetch something.
+    needed = u_out == C_NULL || length(a.t) != nsave || a.solution !== nothing || a.pullback !== nothing
+    handle = needed ? hold!(ANSWERS, a) : Int64(0)
+    unsafe_store!(report, Report(a, handle))
+    return OK
+end
+
+function write_states(out::Ptr{T}, a::Answer{T}) where {T}
+    isempty(a.u) && return nothing
+    n = length(a.u[1])
+    for (k, u) in enumerate(a.u)
+        GC.@preserve u unsafe_copyto!(out + (k - 1) * n * sizeof(T), pointer(u), n)
+    end
+    return nothing
+end
+
+"""Choose by the sensitivity method; the adjoint methods live in the extension of SciMLSensitivity."""
+function dispatch(plan::Plan, u0, p, tspan, saveat, progress)
+    s = plan.sensitivity
+    s === nothing && return run(plan, u0, p, tspan, saveat, progress)
+    s.name === :ForwardDiffSensitivity && return run_forward_mode(plan, u0, p, tspan, saveat, progress)
+    s.name === :ForwardSensitivity && return run_forward_sensitivity(plan, u0, p, tspan, saveat, progress)
+    return run_adjoint(Val(:SciMLSensitivity), plan, u0, p, tspan, saveat, progress)
+end
+
+run_adjoint(::Any, args...) = throw(ArgumentError("adjoint methods need SciMLSensitivity, which is not loaded"))
+
+"""    c_fetch(answer, t_out, u_out) -> status: copy the saved times and states."""
+function c_fetch(id::Int64, t_out::Ptr{Float64}, u_out::Ptr{Cvoid})::Cint
+    try
+        fetch_answer(get_object(ANSWERS, id), t_out, u_out)
+        return OK
+    catch
+        return FAILED
+    end
+end
+
+function fetch_answer(a::Answer{T}, t_out, u_out) where {T}
+    for (k, t) in enumerate(a.t)
+        unsafe_store!(t_out, Float64(t), k)
+    end
+    write_states(Ptr{T}(u_out), a)
+    return nothing
+end
+
+"""    c_width(answer): length of the saved states."""
+c_width(id::Int64)::Int64 = (a = get_object(ANSWERS, id); isempty(a.u) ? 0 : length(a.u[1]))
+
+"""    c_pullback(answer, du, du0, dp, report) -> status"""
+function c_pullback(id::Int64, du::Ptr{Cvoid}, du0::Ptr{Cvoid}, dp::Ptr{Cvoid}, report::Ptr{Report})::Cint
+    try
+        return guarded_pullback(get_object(ANSWERS, id), du, du0, dp, report)
+    catch e
+        unsafe_store!(report, Report(keep_error(e, catch_backtrace())))
+        return status(e)
+    end
+end
+
+function guarded_pullback(a::Answer{T}, du, du0, dp, report) where {T}
+    width = isempty(a.u) ? 0 : length(a.u[1])
+    cotangent = copy(unsafe_wrap(Matrix{T}, Ptr{T}(du), (width, length(a.u))))
+    g0, gp = a.pullback(cotangent)
+    GC.@preserve g0 gp begin
+        unsafe_copyto!(Ptr{T}(du0), pointer(g0), length(g0))
+        isempty(gp) || unsafe_copyto!(Ptr{T}(dp), pointer(gp), length(gp))
+    end
+    inst = a.instance
+    unsafe_store!(report, Report(a, id, inst === nothing ? 0 : inst.nvjp))
+    return OK
+end
+
+"""    c_interpolate(answer, times, count, derivative, out, report) -> status"""
+function c_interpolate(id::Int64, times::Ptr{Float64}, count::Int64, derivative::Int64, out::Ptr{Cvoid}, report::Ptr{Report})::Cint
+    try
+        a = get_object(ANSWERS, id)
+        interpolate_into(a, times, count, derivative, out)
+        return OK
+    catch e
+        unsafe_store!(report, Report(keep_error(e, catch_backtrace())))
+        return status(e)
+    end
+end
+
+function interpolate_into(a::Answer{T}, times, count, derivative, out) where {T}
+    width = length(a.solution.u[1])
+    ts = copy(unsafe_wrap(Vector{Float64}, times, count))
+    interpolate!(unsafe_wrap(Matrix{T}, Ptr{T}(out), (width, count)), a, ts, Int(derivative))
+    return nothing
+end
+
+"""    c_release(answer): forget it, and give its instance back."""
+function c_release(id::Int64)::Cint
+    a = drop!(ANSWERS, id)
+    a isa Answer && a.instance !== nothing && checkin(a.plan.model, a.instance)
+    return OK
+end
+
+"""    c_rhs(plan, u, p, t, du, report) -> status: one evaluation of the right-hand side."""
+function c_rhs(id::Int64, u::Ptr{Cvoid}, p::Ptr{Cvoid}, t::Float64, du::Ptr{Cvoid}, report::Ptr{Report})::Cint
+    try
+        evaluate_rhs(get_object(PLANS, id), u, p, t, du)
+        return OK
+    catch e
+        unsafe_store!(report, Report(keep_error(e, catch_backtrace())))
+        return status(e)
+    end
+end
+
+function evaluate_rhs(plan::Plan{T}, u, p, t, du) where {T}
+    g = plan.model.generated
+    inst = checkout(plan.model)
+    try
+        RHS{T}(inst)(PtrVector(Ptr{T}(du), g.n), PtrVector(Ptr{T}(u), g.n), PtrVector(Ptr{T}(p), g.np), T(t))
+    finally
+        checkin(plan.model, inst)
+    end
+    return nothing
+end
+
+"""The C functions' addresses, by name."""
+function addresses()
+    return Dict{String,Int}(
+        "solve" => Int(@cfunction(c_solve, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Float64, Float64, Int64, Ptr{Float64}, Ptr{Cvoid},
+                                                  Ptr{Cvoid}, Ptr{Report}))),
+        "fetch" => Int(@cfunction(c_fetch, Cint, (Int64, Ptr{Float64}, Ptr{Cvoid}))),
+        "width" => Int(@cfunction(c_width, Int64, (Int64,))),
+        "pullback" => Int(@cfunction(c_pullback, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Report}))),
+        "interpolate" => Int(@cfunction(c_interpolate, Cint, (Int64, Ptr{Float64}, Int64, Int64, Ptr{Cvoid}, Ptr{Report}))),
+        "release" => Int(@cfunction(c_release, Cint, (Int64,))),
+        "rhs" => Int(@cfunction(c_rhs, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Float64, Ptr{Cvoid}, Ptr{Report}))),
+    )
+end
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What Python calls through juliacall, once per model or plan.
+
+eltype_of(dtype::AbstractString) = dtype == "float64" ? Float64 : dtype == "float32" ? Float32 :
+    throw(ArgumentError("no model of element type $dtype"))
+
+"""    register(source, dtype, n, np, constants, colptr, rowval) -> handle of a model"""
+function register(source::AbstractString, dtype::AbstractString, n::Integer, np::Integer, constants, colptr, rowval)
+    sparsity = colptr === nothing ? nothing : (Vector{Int}(colptr), Vector{Int}(rowval))
+    generated = generate(source, n, np; constants=[String(k) => vector(v) for (k, v) in constants], sparsity)
+    return hold!(MODELS, Model{eltype_of(dtype)}(generated))
+end
+
+vector(x) = (y = collect(x); y isa AbstractVector{Any} ? identity.(y) : Vector(y))
+
+"""    register_callback(dtype, n, np, f, vjp) -> handle of a model whose functions are C function pointers into Python"""
+function register_callback(dtype::AbstractString, n::Integer, np::Integer, f::Integer, vjp::Integer)
+    T = eltype_of(dtype)
+    functions = Dict{Symbol,Any}(:f! => PythonFunction{T}(Ptr{Cvoid}(UInt(f))))
+    if vjp != 0
+        both = PythonVJP{T}(Ptr{Cvoid}(UInt(vjp)), n, np)
+        functions[:vjp_both!] = both
+        functions[:vjp!] = (dl, l, u, p, t, w) -> both(dl, zeros(T, np), l, u, p, t, w)
+        functions[:vjp_p!] = (dp, l, u, p, t, w) -> both(zeros(T, n), dp, l, u, p, t, w)
+    end
+    return hold!(MODELS, Model{T}(Generated(@__MODULE__, n, np, functions, nothing)))
+end
+
+struct PythonFunction{T}
+    address::Ptr{Cvoid}
+end
+function (f::PythonFunction{T})(du, u, p, t, w) where {T}
+    GC.@preserve du u p begin
+        ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(du), pointer(u), pointer(p), t) == 0 || throw(CallbackFailed())
+    end
+    return nothing
+end
+
+struct PythonVJP{T}
+    address::Ptr{Cvoid}
+    n::Int
+    np::Int
+end
+function (f::PythonVJP{T})(dl, dp, l, u, p, t, w) where {T}
+    GC.@preserve dl dp l u p begin
+        ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(dl), pointer(dp), pointer(l), pointer(u),
+              pointer(p), t) == 0 || throw(CallbackFailed())
+    end
+    return nothing
+end
+
+symbolic_pairs(options) = Pair{Symbol,Any}[Symbol(k) => v for (k, v) in options]
+
+"""    make_plan(model, algorithm, packages; …) -> handle of a plan"""
+function make_plan(model_id::Integer, text::AbstractString, packages;
+                   kind::Integer=0, other::Integer=0, odekind::AbstractString="full", reltol::Real=1e-6, abstol=1e-8, dt::Real=0.0,
+                   dtmin::Real=0.0, dtmax::Real=Inf, maxiters::Integer=100_000, adaptive::Bool=true, dense::Bool=false,
+                   tstops=Float64[], save_idxs=nothing, extra=(), sensealg=nothing, autojacvec::AbstractString="generated",
+                   sensealg_options=(), sense_abstol::Real=NaN, sense_reltol::Real=NaN, want_u0::Bool=true, want_p::Bool=true,
+                   mass_matrix=nothing)
+    alg = algorithm(text, packages)
+    reverse = sensealg === nothing ? alg : Base.invokelatest(for_reverse, alg)
+    options = Options(;
+        reltol, abstol=abstol isa Real ? Float64(abstol) : Vector{Float64}(abstol), dt, dtmin, dtmax, maxiters, adaptive, dense,
+        tstops=Vector{Float64}(tstops), save_idxs=save_idxs === nothing ? nothing : Vector{Int}(save_idxs), extra=symbolic_pairs(extra),
+    )
+    sensitivity = sensealg === nothing ? nothing :
+        Sensitivity(; name=Symbol(sensealg), autojacvec=Symbol(autojacvec), options=symbolic_pairs(sensealg_options),
+                    abstol=sense_abstol, reltol=sense_reltol, u0=want_u0, p=want_p)
+    needs_adjoints = sensitivity !== nothing && !(sensitivity.name in (:ForwardDiffSensitivity, :ForwardSensitivity))
+    needs_adjoints && require("SciMLSensitivity")
+    second = other == 0 ? nothing : get_object(MODELS, other)
+    mass = mass_matrix === nothing ? nothing : Matrix{Float64}(mass_matrix)
+    return hold!(PLANS, plan(get_object(MODELS, model_id), alg; reverse, kind=ProblemKind(kind), other=second, odekind=Symbol(odekind),
+                             options, sensitivity, mass_matrix=mass))
+end
+
+release_model(id::Integer) = (drop!(MODELS, id); nothing)
+release_plan(id::Integer) = (drop!(PLANS, id); nothing)
+
+"""    take_error(handle) -> (message, stack)"""
+take_error(id::Integer) = something(drop!(ERRORS, id), ("unknown error", ""))

@@ -1,0 +1,90 @@
+# Forward mode through the solver: SciML's ForwardDiffSensitivity, with dual numbers of one tag and a few widths, so that its solvers
+# are compiled ahead of time, and without loading the adjoint stack.
+
+"""Widths of the dual numbers; fewer derivatives are padded to the next, more of them run in several passes."""
+const WIDTHS = (2, 4, 8)
+
+width(n) = n <= 2 ? 2 : n <= 4 ? 4 : 8
+
+"""
+    run_forward_mode(plan, u0, p, tspan, saveat) -> Answer
+
+Solve with dual numbers through the solver; the derivative of every saved state is there when the solve ends, and the pullback is
+a product with it.
+"""
+function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T},
+                          progress::Ptr{Cvoid}) where {T}
+    s = plan.sensitivity
+    nu, np = s.u0 ? length(u0) : 0, s.p ? length(p) : 0
+    inst = checkout(plan.model)
+    inst.progress = progress
+    try
+        m = nu + np
+        N = m <= 4 ? width(m) : (m <= 8 ? 8 : 8)
+        first_pass = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N))
+        result, jacobian = first_pass
+        for offset in N:N:(m - 1)
+            # The step size follows the values and all partials; every pass saves at the first one's times.
+            at = isempty(saveat) ? result.t : saveat
+            _, more = pass(plan, inst, u0, p, tspan, at, nu, np, offset, Val(N))
+            size(more, 3) == size(jacobian, 3) || throw(GradientFailed("a pass of forward mode stopped early"))
+            jacobian = cat(jacobian, more; dims=2)
+        end
+        result.pullback = Contraction{T}(jacobian, nu, np, length(u0), length(p))
+        return result
+    finally
+        checkin(plan.model, inst)
+    end
+end
+
+"""The derivatives of all saved states, `(state, direction, time)`, and the product with a cotangent."""
+struct Contraction{T}
+    jacobian::Array{T,3}
+    nu::Int
+    np::Int
+    n::Int
+    nparams::Int
+end
+
+function (c::Contraction{T})(du::AbstractMatrix{T}) where {T}
+    g = zeros(T, c.nu + c.np)
+    J = c.jacobian
+    @inbounds for k in axes(du, 2), j in eachindex(g)
+        s = zero(T)
+        @simd for i in axes(du, 1)
+            s += J[i, j, k] * du[i, k]
+        end
+        g[j] += s
+    end
+    du0, dp = zeros(T, c.n), zeros(T, c.nparams)
+    c.nu > 0 && copyto!(du0, 1, g, 1, c.nu)
+    c.np > 0 && copyto!(dp, 1, g, c.nu + 1, c.np)
+    return du0, dp
+end
+
+seed(::Type{D}, x::T, direction::Int) where {T,N,D<:DualOf{T,N}} =
+    D(x, ForwardDiff.Partials(ntuple(j -> j == direction ? one(T) : zero(T), Val(N))))
+
+function pass(plan::Plan{T}, inst::Instance{T}, u0, p, tspan, saveat, nu, np, offset, ::Val{N}) where {T,N}
+    D = DualOf{T,N}
+    prepare_duals!(inst, D)
+    du0 = D[seed(D, u0[i], nu > 0 ? i - offset : 0) for i in eachindex(u0)]
+    dp = D[seed(D, p[i], np > 0 ? nu + i - offset : 0) for i in eachindex(p)]
+    prob = odeproblem(plan, inst, du0, dp, tspan)
+    sol = solve_raw(plan, prob, saveat, false)
+    directions = min(N, nu + np - offset)
+    states, jacobian = unpack(sol.u, directions, T)
+    times = Vector{T}(sol.t)
+    result = Answer{T}(times, states, Symbol(sol.retcode), lastvalue(sol), inst.nf, sol.stats, plan, nothing, nothing, nothing)
+    return result, jacobian
+end
+
+function unpack(us, directions::Int, ::Type{T}) where {T}
+    states = Vector{T}[T[ForwardDiff.value(x) for x in u] for u in us]
+    n = isempty(us) ? 0 : length(us[1])
+    jacobian = Array{T,3}(undef, n, directions, length(us))
+    @inbounds for (k, u) in enumerate(us), j in 1:directions, i in 1:n
+        jacobian[i, j, k] = ForwardDiff.partials(u[i], j)
+    end
+    return states, jacobian
+end

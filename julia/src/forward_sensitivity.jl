@@ -1,0 +1,58 @@
+# ForwardSensitivity: the sensitivity equations of SciMLSensitivity's method of that name, with the generated Jacobians, for
+# initial values as well as for parameters.
+
+"""
+The state and its sensitivities as one system: `u' = f`, `s_j' = J s_j + ∂f/∂p_j` (Hindmarsh & Serban 2005, CVODES, eq. 2.9).
+"""
+struct SensitivityRHS{T} <: Function
+    f::RHS{T}
+    jac::Jacobian{T}
+    paramjac::ParamJacobian{T}
+    n::Int
+    nu::Int
+    np::Int
+    J::Matrix{T}
+    pJ::Matrix{T}
+end
+
+function (s::SensitivityRHS{T})(dz, z, p, t) where {T}
+    n, nu, np = s.n, s.nu, s.np
+    u = view(z, 1:n)
+    s.f(view(dz, 1:n), u, p, t)
+    s.jac(s.J, u, p, t)
+    S = reshape(view(z, (n + 1):length(z)), n, nu + np)
+    dS = reshape(view(dz, (n + 1):length(dz)), n, nu + np)
+    mul!(dS, s.J, S)
+    if np > 0
+        s.paramjac(s.pJ, u, p, t)
+        dS[:, (nu + 1):end] .+= s.pJ
+    end
+    return nothing
+end
+
+function run_forward_sensitivity(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T},
+                                 progress::Ptr{Cvoid}) where {T}
+    s = plan.sensitivity
+    n = length(u0)
+    nu, np = s.u0 ? n : 0, s.p ? length(p) : 0
+    inst = checkout(plan.model)
+    inst.progress = progress
+    try
+        f = SensitivityRHS{T}(RHS{T}(inst), Jacobian{T}(inst), ParamJacobian{T}(inst), n, nu, np, zeros(T, n, n),
+                              zeros(T, n, length(p)))
+        z0 = vcat(u0, nu > 0 ? vec(Matrix{T}(I, n, n)) : T[], zeros(T, n * np))
+        prob = odeproblem(ODEFunction{true,FullSpecialize}(f), z0, tspan, p)
+        sol = solve_raw(plan, prob, saveat, false)
+        result = answer(plan, inst, sol)
+        jacobian = Array{T,3}(undef, n, nu + np, length(result.u))
+        for (k, z) in enumerate(result.u)
+            jacobian[:, :, k] .= reshape(view(z, (n + 1):length(z)), n, nu + np)
+            result.u[k] = z[1:n]
+        end
+        result.pullback = Contraction{T}(jacobian, nu, np, n, length(p))
+        return result
+    finally
+        checkin(plan.model, inst)
+    end
+end
+

@@ -1,0 +1,138 @@
+# A plan is what stays the same from one solve to the next: the model, the algorithm, the options. Python makes one and keeps it, so
+# that the crossing itself carries nothing but pointers and numbers.
+
+"""Options of `solve`, each of one fixed type, so that the solver is compiled once for all of them."""
+Base.@kwdef struct Options{A}
+    reltol::Float64 = 1e-6
+    abstol::A = 1e-8
+    dt::Float64 = 0.0        # 0: SciML chooses
+    dtmin::Float64 = 0.0
+    dtmax::Float64 = Inf     # Inf: the length of the time span
+    maxiters::Int = 100_000
+    adaptive::Bool = true
+    dense::Bool = false
+    tstops::Vector{Float64} = Float64[]
+    save_idxs::Union{Nothing,Vector{Int}} = nothing
+    extra::Vector{Pair{Symbol,Any}} = Pair{Symbol,Any}[]
+end
+
+"""
+    Sensitivity
+
+How to differentiate: SciML's method by `name`, the choice of VJP, and the options.
+"""
+Base.@kwdef struct Sensitivity
+    name::Symbol
+    autojacvec::Symbol = :generated
+    options::Vector{Pair{Symbol,Any}} = Pair{Symbol,Any}[]
+    abstol::Float64 = NaN     # NaN: as the forward solve
+    reltol::Float64 = NaN
+    u0::Bool = true           # which gradients are wanted
+    p::Bool = true
+end
+
+"""What kind of problem the model is: a first-order ODE, a partitioned one (velocities first), or a sum of two right-hand sides."""
+@enum ProblemKind first_order=0 dynamical=1 split=2
+
+"""
+    Plan
+
+A model, an algorithm and everything else that does not change from one solve to the next.
+"""
+struct Plan{T,A,R,O<:Options}
+    kind::ProblemKind
+    model::Model{T}
+    other::Union{Nothing,Model{T}}  # the second right-hand side of a split problem
+    alg::A
+    reverse::R                      # the same algorithm, as the reverse solve of an adjoint takes it
+    odekind::Symbol
+    options::O
+    sensitivity::Union{Nothing,Sensitivity}
+    mass_matrix::Union{Nothing,Matrix{Float64}}
+end
+
+const SILENT = DEVerbosity(SciMLLogging.None())
+
+# A failed reverse solve must not pass for a gradient: what SciML would only warn of becomes an exception.
+function loud()
+    level = SciMLLogging.ErrorLevel()
+    return DEVerbosity(; max_iters=level, instability=level, dt_NaN=level, dt_min_unstable=level, dt_epsilon=level)
+end
+const LOUD = loud()
+
+"""
+    algorithm(text, packages)
+
+The algorithm that a constructor call such as `"Rodas5P(; linsolve = KLUFactorization())"` makes, with its names looked up in `packages`
+(which are loaded if they are not yet), ADTypes, LinearSolve and the nonlinear solvers. Only constructors are called.
+"""
+function algorithm(text::AbstractString, packages)
+    modules = Module[require(String(name)) for name in packages]
+    append!(modules, (ADTypes, LinearSolve, OrdinaryDiffEqNonlinearSolve, OrdinaryDiffEqCore))
+    return Base.invokelatest(construct, Meta.parse(text), modules)
+end
+
+construct(x, modules) = x
+construct(x::QuoteNode, modules) = x.value
+construct(x::Symbol, modules) = x === :nothing ? nothing : find_name(x, modules)
+function construct(x::Expr, modules)
+    x.head === :(.) && return find_name(x.args[end].value, modules)
+    x.head === :call || throw(ArgumentError("not a constructor call: $x"))
+    constructor = construct(x.args[1], modules)
+    constructor isa Type || constructor isa Function || throw(ArgumentError("$(x.args[1]) is no constructor"))
+    positional, keywords = Any[], Pair{Symbol,Any}[]
+    for argument in x.args[2:end]
+        if argument isa Expr && argument.head === :parameters
+            for k in argument.args
+                push!(keywords, k.args[1] => construct(k.args[2], modules))
+            end
+        elseif argument isa Expr && argument.head === :kw
+            push!(keywords, argument.args[1] => construct(argument.args[2], modules))
+        else
+            push!(positional, construct(argument, modules))
+        end
+    end
+    return Base.invokelatest(constructor, positional...; keywords...)
+end
+
+function find_name(name::Symbol, modules)
+    for mod in modules
+        isdefined(mod, name) && return getfield(mod, name)
+    end
+    throw(ArgumentError("$name is not defined in $(join(nameof.(modules), ", "))"))
+end
+
+"""Load a package of the active environment, by name."""
+function require(package::AbstractString)
+    id = Base.identify_package(package)
+    id === nothing && (id = Base.identify_package(@__MODULE__, package))
+    id === nothing && throw(ArgumentError("the package $package is not installed in this Julia environment"))
+    return Base.require(id)
+end
+
+"""
+    for_reverse(alg)
+
+The same algorithm with finite differences for what is not generated: the reverse problem reads the forward solution, which dual numbers
+of time do not pass through.
+"""
+for_reverse(alg) = hasproperty(alg, :autodiff) ? remake(alg; autodiff=ADTypes.AutoFiniteDiff()) : alg
+
+isadaptive(alg) = try
+    OrdinaryDiffEqCore.isadaptive(alg)
+catch
+    true
+end
+
+"""
+    plan(model, alg; kind, other, odekind, options, sensitivity)
+
+Bundle and check; `dt` is asked for where the method has fixed steps.
+"""
+function plan(model::Model{T}, alg; reverse=alg, kind=first_order, other=nothing, odekind=:full, options=Options(), sensitivity=nothing,
+              mass_matrix=nothing) where {T}
+    if (!isadaptive(alg) || !options.adaptive) && options.dt == 0 && isempty(options.tstops)
+        throw(ArgumentError("$(nameof(typeof(alg))) has fixed steps here: give dt"))
+    end
+    return Plan{T,typeof(alg),typeof(reverse),typeof(options)}(kind, model, other, alg, reverse, odekind, options, sensitivity, mass_matrix)
+end

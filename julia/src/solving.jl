@@ -1,0 +1,134 @@
+"""
+    Answer{T}
+
+What a solve leaves behind: times, states (one vector each), SciML's return code and counts, and what a later pullback or
+interpolation needs.
+"""
+mutable struct Answer{T}
+    t::Vector{T}
+    u::Vector{Vector{T}}
+    retcode::Symbol
+    t_reached::Float64
+    nf::Int
+    stats::Any
+    plan::Any
+    instance::Union{Nothing,Instance{T}}
+    solution::Any   # for dense output and adjoints
+    pullback::Any   # (du::Matrix{T}) -> (du0, dp)
+end
+
+function timespan(::Type{T}, t0, t1) where {T}
+    return (T(t0), T(t1))
+end
+
+keywords(plan::Plan{T}, tspan) where {T} = keywords(plan.options, plan.alg, tspan)
+
+# One set of keywords with one set of types, whatever the user gave: the solver's big functions are compiled once.
+function keywords(o::Options, alg, tspan::Tuple{T,T}) where {T}
+    dtmax = isfinite(o.dtmax) ? T(o.dtmax) : abs(tspan[2] - tspan[1])
+    return (;
+        reltol=T(o.reltol), abstol=o.abstol isa Vector ? T.(o.abstol) : T(o.abstol),
+        dt=copysign(T(o.dt), tspan[2] - tspan[1]), dtmin=T(o.dtmin), dtmax=copysign(dtmax, tspan[2] - tspan[1]),
+        maxiters=o.maxiters, adaptive=o.adaptive && isadaptive(alg), tstops=T.(o.tstops), verbose=SILENT,
+    )
+end
+
+"""
+    solve_raw(plan, prob, saveat, dense)
+
+SciML's solution: at `saveat`, or at every step where that is empty.
+"""
+function solve_raw(plan::Plan{T}, prob, saveat::Vector{T}, dense::Bool) where {T}
+    o = plan.options
+    common = keywords(plan, prob.tspan)
+    everystep = dense || isempty(saveat)
+    at = dense ? T[] : saveat
+    if isempty(o.extra) && o.save_idxs === nothing
+        return solve(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common...)
+    end
+    extra = copy(o.extra)
+    o.save_idxs === nothing || dense || push!(extra, :save_idxs => o.save_idxs)
+    return solve(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common..., extra...)
+end
+
+function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S}, tspan) where {T,S}
+    if plan.kind == dynamical
+        n = length(u0) ÷ 2
+        return DynamicalODEProblem(Half{T}(inst, true), Half{T}(inst, false), u0[1:n], u0[(n + 1):end], tspan, p)
+    elseif plan.kind == split
+        second = checkout(plan.other)
+        return SplitODEProblem(odefunction(inst, plan.odekind), RHS{T}(second), u0, tspan, p)
+    end
+    f = odefunction(inst, plan.odekind)
+    if plan.mass_matrix !== nothing
+        f = remake(f; mass_matrix=T.(plan.mass_matrix))
+    end
+    return odeproblem(f, u0, tspan, p)
+end
+
+# A function barrier: `odefunction` is not inferred.
+odeproblem(f::F, u0, tspan, p) where {F} = ODEProblem{true,FullSpecialize}(f, u0, tspan, p)
+
+"""
+One half of a partitioned system: the model computes the derivatives of velocities and positions together, from both.
+"""
+struct Half{T} <: Function
+    inst::Instance{T}
+    first::Bool
+end
+function (h::Half{T})(out, v, u, p, t) where {T}
+    S = promote_type(eltype(out), eltype(v), eltype(u))
+    z, dz = vcat(v, u), Vector{S}(undef, 2length(v))
+    h.inst |> RHS{T} |> f -> f(dz, z, p, t)
+    n = length(v)
+    copyto!(out, 1, dz, h.first ? 1 : n + 1, n)
+    return nothing
+end
+
+flat(u::Vector) = u
+flat(u::AbstractVector) = collect(u)
+
+lastvalue(sol) = isempty(sol.t) ? NaN : Float64(sol.t[end])
+
+function answer(plan::Plan{T}, inst, sol; keep=false) where {T}
+    times = Vector{T}(sol.t)
+    states = Vector{T}[flat(u) for u in sol.u]
+    return Answer{T}(times, states, Symbol(sol.retcode), lastvalue(sol), inst.nf, sol.stats, plan,
+                     keep ? inst : nothing, keep ? sol : nothing, nothing)
+end
+
+"""
+    run(plan, u0, p, tspan, saveat) -> Answer
+
+Solve without derivatives.
+"""
+function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, progress::Ptr{Cvoid}) where {T}
+    inst = checkout(plan.model)
+    inst.progress = progress
+    keep = plan.options.dense
+    try
+        prob = odeproblem(plan, inst, u0, p, tspan)
+        sol = solve_raw(plan, prob, saveat, keep)
+        result = answer(plan, inst, sol; keep)
+        if keep && !isempty(saveat)
+            reached = filter(t -> abs(t - tspan[1]) <= abs(sol.t[end] - tspan[1]), saveat)
+            result.t, result.u = reached, Vector{T}[flat(sol(t)) for t in reached]
+        end
+        return result
+    finally
+        keep || checkin(plan.model, inst)
+    end
+end
+
+"""
+    interpolate!(out, answer, times, derivative)
+
+Dense output, one column of `out` for each time.
+"""
+function interpolate!(out::AbstractMatrix{T}, a::Answer{T}, times::Vector{Float64}, derivative::Int) where {T}
+    a.solution === nothing && throw(ArgumentError("no dense output was kept"))
+    for (k, t) in enumerate(times)
+        out[:, k] .= flat(derivative == 0 ? a.solution(T(t)) : a.solution(T(t), Val{derivative}))
+    end
+    return out
+end

@@ -1,0 +1,57 @@
+# What every user needs is compiled into the package image: the common solvers, forward and in forward mode, for both element types.
+
+const WORKLOAD_SOURCE = """
+workspace(::Type{T}) where {T} = nothing
+f!(du, u, p, t, w) = (@inbounds du[1] = p[1] * u[1]; @inbounds du[2] = -p[2] * u[2] + t; nothing)
+function jac!(J, u, p, t, w)
+    @inbounds J[1] = p[1]; @inbounds J[2] = zero(p[1]); @inbounds J[3] = zero(p[1]); @inbounds J[4] = -p[2]
+    return nothing
+end
+tgrad!(d, u, p, t, w) = (@inbounds d[1] = zero(p[1]); @inbounds d[2] = one(p[1]); nothing)
+vjp!(dl, l, u, p, t, w) = (@inbounds dl[1] = p[1] * l[1]; @inbounds dl[2] = -p[2] * l[2]; nothing)
+vjp_p!(dp, l, u, p, t, w) = (@inbounds dp[1] = u[1] * l[1]; @inbounds dp[2] = -u[2] * l[2]; nothing)
+vjp_both!(dl, dp, l, u, p, t, w) = (vjp!(dl, l, u, p, t, w); vjp_p!(dp, l, u, p, t, w))
+paramjac!(P, u, p, t, w) = (@inbounds P[1] = u[1]; @inbounds P[2] = zero(u[1]); @inbounds P[3] = zero(u[1]); @inbounds P[4] = -u[2]; nothing)
+jvp!(dv, v, u, p, t, w) = (@inbounds dv[1] = p[1] * v[1]; @inbounds dv[2] = -p[2] * v[2]; nothing)
+"""
+
+"""Solve a small model the way Python does, for one element type, algorithm and sensitivity method."""
+function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pullback=false) where {T}
+    dtype = T === Float64 ? "float64" : "float32"
+    model = register(WORKLOAD_SOURCE, dtype, 2, 2, (), nothing, nothing)
+    id = make_plan(model, "$name()", (package,); odekind, sensealg, dense, reltol=1e-4, abstol=1e-4)
+    u0, p, ts = T[1, 1], T[-1, 2], [0.5, 1.0]
+    out, du0, dp, report = zeros(T, 4), zeros(T, 2), zeros(T, 2), Ref{Report}()
+    GC.@preserve u0 p ts out du0 dp report begin
+        at(x) = Ptr{Cvoid}(pointer(x))
+        where_to = Base.unsafe_convert(Ptr{Report}, report)
+        code = c_solve(id, at(u0), at(p), 0.0, 1.0, 2, pointer(ts), at(out), C_NULL, where_to)
+        code == OK || error(take_error(report[].error)[1])
+        if sensealg === nothing
+            code = c_solve(id, at(u0), at(p), 0.0, 1.0, -1, pointer(ts), C_NULL, C_NULL, where_to)
+            code == OK || error(take_error(report[].error)[1])
+        end
+        if pullback
+            code = c_pullback(report[].answer, at(out), at(du0), at(dp), where_to)
+            code == OK || error(take_error(report[].error)[1])
+        end
+        c_release(report[].answer)
+    end
+    release_plan(id)
+    release_model(model)
+    return nothing
+end
+
+@setup_workload begin
+    @compile_workload begin
+        addresses()
+        for T in (Float64, Float32)
+            rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", nothing)
+            rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", nothing; dense=true)
+            rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", "ForwardDiffSensitivity"; pullback=true)
+            rehearse(T, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", nothing)
+        end
+        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", nothing; dense=true)
+        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", "ForwardDiffSensitivity"; pullback=true)
+    end
+end

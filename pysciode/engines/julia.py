@@ -1,0 +1,220 @@
+"""The Julia engine: SciML in this process, over flat arrays and C function pointers.
+
+Models and plans (a model with an algorithm and options) are made through juliacall and kept; a solve or a pullback is one call of
+a C function, with the GIL released.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..errors import GradientFailed, JuliaError
+from ..installation import julia_environment_is_resolved
+from .base import Engine, Pullback, RawSolution, SolveRequest
+from .julia_callback import take_exception
+from .julia_models import RegisteredModels, make_plan
+from .julia_runtime import start_julia
+
+_OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED = range(5)
+_STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp")
+
+
+class _Report(ctypes.Structure):
+    """Mirror of `Report` in julia/src/border.jl."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("answer", "count", "error", *_STATISTICS)] + [
+        ("t_reached", ctypes.c_double),
+        ("retcode", ctypes.c_char * 32),
+    ]
+
+
+_POINTER, _INT, _DOUBLE, _STATUS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "solve": (_STATUS, _INT, _POINTER, _POINTER, _DOUBLE, _DOUBLE, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
+    "fetch": (_STATUS, _INT, _POINTER, _POINTER),
+    "width": (_INT, _INT),
+    "pullback": (_STATUS, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
+    "interpolate": (_STATUS, _INT, _POINTER, _INT, _INT, _POINTER, _POINTER),
+    "release": (_STATUS, _INT),
+    "rhs": (_STATUS, _INT, _POINTER, _POINTER, _DOUBLE, _POINTER, _POINTER),
+}
+_PROGRESS = ctypes.CFUNCTYPE(None, ctypes.c_double)
+
+
+class JuliaEngine(Engine):
+    """SciML's solvers and adjoints; starts Julia when it is first used."""
+
+    name = "julia"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._module: Any = None
+        self._calls: dict[str, Callable[..., int]] = {}
+        self._models: RegisteredModels | None = None
+
+    @staticmethod
+    def is_installed() -> bool:
+        """Whether the engine can start without installing anything."""
+        return julia_environment_is_resolved()
+
+    def module(self) -> Any:
+        """The Julia module PySciODE."""
+        module = start_julia()  # also where a forked child is told that it can't
+        if self._module is None:
+            with self._lock:
+                if self._module is None:
+                    self._connect(module)
+        return module
+
+    def _connect(self, module: Any) -> None:
+        api = ctypes.pythonapi
+        names = ("PyGILState_Ensure", "PyGILState_Release", "PyErr_CheckSignals", "PyErr_Clear")
+        module.connect_b(*(ctypes.cast(getattr(api, name), ctypes.c_void_p).value for name in names))
+        addresses = module.addresses()
+        for name, signature in _SIGNATURES.items():
+            # CFUNCTYPE functions release the GIL while they run.
+            self._calls[name] = ctypes.CFUNCTYPE(*signature)(int(addresses[name]))
+        self._models = RegisteredModels(module)
+        self._module = module
+
+    def solve(self, request: SolveRequest) -> RawSolution:
+        return self._run(request)[0]
+
+    def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
+        solution, answer = self._run(request)
+        return solution, partial(self._pull_back, request, answer, solution)
+
+    def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
+        plan = self._plan(request)
+        report = _Report()
+        u = np.ascontiguousarray(u, dtype=request.u0.dtype)
+        du = np.empty_like(u)
+        status = self._calls["rhs"](plan.id, _address(u), _address(request.p), t, _address(du), ctypes.addressof(report))
+        self._check(status, report, request)
+        return du
+
+    def capabilities(self) -> dict[str, bool]:
+        from ..sensitivity import SENSITIVITY_ALGORITHMS
+
+        features = ("stiff", "dae", "dense", "partitioned", "split", "sparse", "mass_matrix")
+        return dict.fromkeys((*features, *SENSITIVITY_ALGORITHMS), True)
+
+    def _plan(self, request: SolveRequest) -> Any:
+        self.module()
+        return make_plan(self._module, self._models, request)
+
+    def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer | None]:
+        plan = self._plan(request)
+        options = request.options
+        report = _Report()
+        dtype = request.u0.dtype
+        width = request.u0.size if options.save_idxs is None else len(options.save_idxs)
+        if options.saveat is None:
+            count, saveat, u = -1, None, None
+        else:
+            saveat = np.ascontiguousarray(options.saveat, dtype=np.float64)
+            count = len(saveat)
+            u = np.empty((count, width), dtype=dtype)
+        progress = _PROGRESS(options.progress) if options.progress is not None else None
+        status = self._calls["solve"](
+            plan.id,
+            _address(request.u0),
+            _address(request.p),
+            request.tspan[0],
+            request.tspan[1],
+            count,
+            None if saveat is None else _address(saveat),
+            None if u is None else _address(u),
+            None if progress is None else ctypes.cast(progress, ctypes.c_void_p),
+            ctypes.addressof(report),
+        )
+        self._check(status, report, request)
+        answer = _Answer(report.answer, self._calls["release"]) if report.answer else None
+        if u is not None and report.count == count:
+            t = saveat
+        else:
+            t = np.empty(report.count, dtype=np.float64)
+            u = np.empty((report.count, width), dtype=dtype)
+            self._calls["fetch"](answer.id, _address(t), _address(u))
+        interpolant = partial(self._interpolate, request, answer, width) if options.dense and answer is not None else None
+        solution = RawSolution(
+            t=t,
+            u=u,
+            retcode=report.retcode.decode(),
+            stats={name: getattr(report, name) for name in _STATISTICS},
+            t_reached=report.t_reached,
+            interpolant=interpolant,
+        )
+        return solution, answer
+
+    def _pull_back(
+        self, request: SolveRequest, answer: _Answer | None, solution: RawSolution, du: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        report = _Report()
+        dtype = request.u0.dtype
+        du = np.ascontiguousarray(du, dtype=dtype)
+        du0 = np.zeros(request.u0.size, dtype=dtype)
+        dp = np.zeros(request.p.size, dtype=dtype)
+        status = self._calls["pullback"](
+            answer.id, _address(du), _address(du0), _address(dp), ctypes.addressof(report)
+        )
+        self._check(status, report, request)
+        solution.stats["nf_reverse"] = report.nf
+        solution.stats["nvjp"] = report.nvjp
+        return du0, dp
+
+    def _interpolate(
+        self, request: SolveRequest, answer: _Answer, width: int, times: np.ndarray, derivative: int
+    ) -> np.ndarray:
+        report = _Report()
+        times = np.ascontiguousarray(times, dtype=np.float64)
+        out = np.empty((len(times), width), dtype=request.u0.dtype)
+        status = self._calls["interpolate"](
+            answer.id, _address(times), len(times), derivative, _address(out), ctypes.addressof(report)
+        )
+        self._check(status, report, request)
+        return out
+
+    def _check(self, status: int, report: _Report, request: SolveRequest) -> None:
+        if status == _OK:
+            return
+        message, stack = (str(x) for x in self._module.take_error(report.error))
+        if status == _INTERRUPTED:
+            raise KeyboardInterrupt
+        if status == _CALLBACK_FAILED:
+            raise take_exception()
+        if status == _GRADIENT_FAILED:
+            name = type(request.sensealg).__name__
+            raise GradientFailed(name, message, _ADVICE.get(name, "")) from JuliaError(message + stack)
+        raise JuliaError(message) from JuliaError(stack)
+
+
+_ADVICE = {
+    "BacksolveAdjoint": "BacksolveAdjoint runs the equation backwards, which is unstable for stiff and many dissipative systems: "
+    "try GaussAdjoint or InterpolatingAdjoint",
+    "GaussAdjoint": "Try tighter tolerances, a stiff algorithm, or a larger maxiters",
+    "InterpolatingAdjoint": "Try tighter tolerances, a stiff algorithm, or a larger maxiters",
+    "QuadratureAdjoint": "Try tighter tolerances, a stiff algorithm, or a larger maxiters",
+}
+
+
+class _Answer:
+    """A solution that Julia keeps for a pullback or for dense output; forgotten there when it is here."""
+
+    def __init__(self, id: int, release: Callable[[int], int]) -> None:
+        self.id = id
+        # At interpreter exit Julia may be gone already.
+        weakref.finalize(self, release, id).atexit = False
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+

@@ -1,0 +1,267 @@
+"""What Julia is told once: models, and plans (a model with an algorithm and options)."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..algorithms import PARTITIONED, STIFF, Algorithm
+from ..capture.model import CallbackModel, CapturedModel, JuliaModel, ScalarModel
+from ..lowering import lower
+from ..sensitivity import (
+    BacksolveAdjoint,
+    ForwardDiffSensitivity,
+    ForwardSensitivity,
+    InterpolatingAdjoint,
+    ReverseDiffAdjoint,
+    SensitivityAlgorithm,
+)
+from .base import SolveRequest
+from .julia_callback import PythonFunctions
+
+_ALL_SCALAR = frozenset(
+    {"f!", "jac!", "tgrad!", "vjp!", "vjp_p!", "vjp_both!", "jvp!", "paramjac!", "f_oop"}
+)
+# Beyond this, derivatives of a scalar model are printed only when they are wanted.
+_SMALL = 400
+
+
+@dataclass
+class Registered:
+    """One generation of a model on the Julia side: a handle, the functions it has, and the plans made for it."""
+
+    handle: int
+    functions: frozenset[str]
+    keep: Any = None  # C functions that must live as long as the model
+    plans: dict[tuple, Plan] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Handle of a plan, and of what it needs alive."""
+
+    id: int
+    registered: Registered
+
+
+class RegisteredModels:
+    """Captured models that Julia knows; forgotten there when they are forgotten here."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._lock = threading.RLock()
+        self._known: dict[tuple[int, str], list[Registered]] = {}
+
+    def get(self, model: CapturedModel, want: frozenset[str], request: SolveRequest) -> Registered:
+        """The model with at least the functions `want`, lowered and compiled now if it lacks some."""
+        dtype = request.u0.dtype
+        key = (id(model), dtype.name)
+        with self._lock:
+            generations = self._known.get(key)
+            if generations is None:
+                generations = self._known[key] = []
+                weakref.finalize(model, self._forget, key).atexit = False
+            for registered in reversed(generations):
+                if want <= registered.functions:
+                    return registered
+            registered = self._register(model, want, request)
+            generations.append(registered)
+            return registered
+
+    def _register(self, model: CapturedModel, want: frozenset[str], request: SolveRequest) -> Registered:
+        n, n_params, dtype = request.u0.size, request.p.size, request.u0.dtype
+        if isinstance(model, CallbackModel):
+            functions = PythonFunctions(model, tuple(request.problem.u0.shape), n_params, dtype)
+            handle = self._module.register_callback(dtype.name, n, n_params, *functions.addresses)
+            return Registered(int(handle), want, keep=functions)
+        if isinstance(model, ScalarModel) and n * max(n, n_params) <= _SMALL:
+            want = want | _ALL_SCALAR
+        lowered = lower(model, dtype, n=n, n_params=n_params, want=want)
+        colptr, rowval = lowered.sparsity if lowered.sparsity is not None else (None, None)
+        handle = self._module.register(
+            lowered.source, dtype.name, n, n_params, list(lowered.constants.items()), colptr, rowval
+        )
+        return Registered(int(handle), want)
+
+    def _forget(self, key: tuple[int, str]) -> None:
+        with self._lock:
+            for registered in self._known.pop(key, []):
+                for plan in registered.plans.values():
+                    self._module.release_plan(plan.id)
+                self._module.release_model(registered.handle)
+
+
+def make_plan(module: Any, models: RegisteredModels, request: SolveRequest) -> Plan:
+    """The plan for a request; made once for each model, algorithm, set of options and sensitivity method."""
+    problem = request.problem
+    algorithm = request.algorithm if request.algorithm is not None else _DEFAULT
+    kind = _KINDS[problem.kind] if algorithm.family in _PARTITIONED[problem.kind] else 0
+    form, want = _form(problem, algorithm, request.sensealg)
+    main, other = problem.model, None
+    if kind == 2:
+        first, second = problem.parts
+        main, other = first, models.get(second, frozenset({"f!"}), request)
+    registered = models.get(main, want, request)
+    options = request.options
+    key = (
+        kind,
+        form,
+        algorithm,
+        options.rtol,
+        options.atol if isinstance(options.atol, float) else np.asarray(options.atol).tobytes(),
+        options.dt,
+        options.dtmin,
+        options.dtmax,
+        options.maxiters,
+        options.adaptive,
+        options.dense,
+        None if options.tstops is None else options.tstops.tobytes(),
+        None if options.save_idxs is None else options.save_idxs.tobytes(),
+        repr(options.extra) if options.extra else None,
+        request.sensealg,
+        request.wants,
+        None if problem.mass_matrix is None else np.asarray(problem.mass_matrix).tobytes(),
+    )
+    plan = registered.plans.get(key)
+    if plan is None:
+        plan = registered.plans[key] = _new_plan(module, registered, other, kind, form, algorithm, request)
+    return plan
+
+
+def _new_plan(
+    module: Any,
+    registered: Registered,
+    other: Registered | None,
+    kind: int,
+    form: str,
+    algorithm: Algorithm,
+    request: SolveRequest,
+) -> Plan:
+    options, problem = request.options, request.problem
+    keywords: dict[str, Any] = {}
+    for name in ("dt", "dtmin", "dtmax"):
+        value = getattr(options, name)
+        if value is not None:
+            keywords[name] = abs(float(value))
+    if options.tstops is not None:
+        keywords["tstops"] = np.asarray(options.tstops, dtype=np.float64)
+    if options.save_idxs is not None:
+        keywords["save_idxs"] = np.asarray(options.save_idxs, dtype=np.int64) + 1
+    if problem.mass_matrix is not None:
+        keywords["mass_matrix"] = np.asarray(problem.mass_matrix, dtype=np.float64)
+    if request.sensealg is not None:
+        keywords.update(_sensitivity_keywords(request.sensealg, request.wants))
+    if isinstance(problem.model, CallbackModel) and _implicit(algorithm) and "autodiff" not in algorithm.options:
+        # Dual numbers don't go through Python.
+        algorithm = Algorithm(algorithm.name, *algorithm.arguments, autodiff=False, **algorithm.options)
+    handle = module.make_plan(
+        registered.handle,
+        algorithm.julia,
+        _packages(algorithm),
+        kind=kind,
+        other=0 if other is None else other.handle,
+        odekind=form,
+        reltol=float(options.rtol),
+        abstol=float(options.atol) if np.ndim(options.atol) == 0 else np.asarray(options.atol, dtype=np.float64),
+        maxiters=int(options.maxiters),
+        adaptive=bool(options.adaptive),
+        dense=bool(options.dense),
+        extra=list(options.extra.items()),
+        **keywords,
+    )
+    return Plan(int(handle), registered)
+
+
+def _sensitivity_keywords(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -> dict[str, Any]:
+    options = dict(sensealg.options)
+    keywords: dict[str, Any] = {
+        "sensealg": sensealg.name,
+        "want_u0": "u0" in wants,
+        "want_p": "p" in wants,
+        "autojacvec": options.pop("autojacvec", None) or "generated",
+    }
+    for name in ("abstol", "reltol"):
+        value = options.pop(name, None)
+        if value is not None:
+            keywords[f"sense_{name}"] = float(value)
+    keywords["sensealg_options"] = [(k, v) for k, v in options.items() if v is not None]
+    return keywords
+
+
+_DEFAULT = Algorithm("DefaultODEAlgorithm")
+
+
+def _packages(algorithm: Algorithm) -> list[str]:
+    """The Julia packages of an algorithm and of those among its arguments."""
+    found = [algorithm.package or "OrdinaryDiffEqDefault"]
+    for x in (*algorithm.arguments, *algorithm.options.values()):
+        if isinstance(x, Algorithm):
+            found += _packages(x)
+    return found
+
+
+def _implicit(algorithm: Algorithm) -> bool:
+    return algorithm.family in (*STIFF, "auto", "imex", "exponential", "dae", None)
+
+
+def _matrix_free(algorithm: Algorithm) -> bool:
+    return "Krylov" in str(algorithm.options.get("linsolve", "")) and algorithm.options.get("concrete_jac") is not True
+
+
+_KINDS = {"ode": 0, "second_order": 1, "dynamical": 1, "split": 2}
+# The families that take a problem in its own form; every other one gets the first-order system.
+_PARTITIONED: dict[str, frozenset[str]] = {
+    "ode": frozenset(),
+    "second_order": PARTITIONED,
+    "dynamical": PARTITIONED,
+    "split": frozenset({"imex", "imex_sdirk"}),
+}
+# A dense Jacobian of more states than this is not made.
+_DENSE_LIMIT = 2000
+
+
+def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | None) -> tuple[str, frozenset[str]]:
+    """Which derivatives SciML gets (a `kind` of `odefunction` in julia/src/models.jl), and the functions for that."""
+    model = problem.model
+    adjoint = sensealg is not None and sensealg.continuous
+    if isinstance(model, JuliaModel):
+        return "plain", frozenset({"f!"})
+    if isinstance(model, CallbackModel):
+        return ("vjp" if adjoint and model.vjp is not None else "plain"), frozenset({"f!"})
+    want = {"f!"}
+    form = "full"
+    if _implicit(algorithm):
+        if _matrix_free(algorithm):
+            form = "matrixfree"
+            want |= {"jvp!", "tgrad!"}
+        elif problem.jac_sparsity is not None:
+            if not isinstance(model, ScalarModel):
+                raise ValueError("jac_sparsity needs a model of few enough states to be written out as scalars")
+            form = "sparse"
+            want |= {"jac!", "jac_sparse!", "tgrad!"}
+        elif problem.n <= _DENSE_LIMIT:
+            form = "implicit"
+            want |= {"jac!", "tgrad!"}
+        else:
+            form = "matrixfree"
+            want |= {"jvp!", "tgrad!"}
+    if sensealg is not None:
+        want |= _functions_for(sensealg)
+    return form, frozenset(want)
+
+
+def _functions_for(sensealg: SensitivityAlgorithm) -> frozenset[str]:
+    """The generated functions that a sensitivity method calls, beside those of the solver."""
+    if isinstance(sensealg, ForwardSensitivity):
+        return frozenset({"jac!", "paramjac!"})
+    if isinstance(sensealg, (ForwardDiffSensitivity, ReverseDiffAdjoint)):
+        return frozenset()
+    if not sensealg.continuous or sensealg.options["autojacvec"] != "generated":
+        return frozenset({"f_oop"})
+    if isinstance(sensealg, (InterpolatingAdjoint, BacksolveAdjoint)):
+        return frozenset({"vjp!", "vjp_p!", "vjp_both!"})
+    return frozenset({"vjp!", "vjp_p!"})
