@@ -1,0 +1,33 @@
+"""Julia by hand, in this process: by_hand.jl through the same Julia that pysciode uses."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import TimesItself
+
+
+@cache
+def _module() -> Any:
+    from pysciode.engines.julia_runtime import start_julia
+
+    start_julia()
+    import juliacall
+
+    juliacall.Main.include(str(Path(__file__).with_name("by_hand.jl")))
+    return juliacall.Main.ByHand
+
+
+def julia(task: str, *data: np.ndarray) -> TimesItself:
+    """The median of one function of by_hand.jl, timed inside Julia: no crossing is part of it.
+
+    With `data`, the function of by_hand.jl is called with it once and returns what is timed.
+    """
+    module = _module()
+    function = getattr(module, task)
+    if data:
+        function = function(*data)
+    return TimesItself(lambda: float(module.median_milliseconds(function)))

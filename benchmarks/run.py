@@ -1,0 +1,24 @@
+"""The table of figures: ``python benchmarks/run.py [--json] [task …]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from measure import report
+
+TASKS = ("lotka_volterra", "spiral", "robertson")
+
+
+def main() -> None:
+    """Run the named tasks, or all, one after the other in this process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="*", default=TASKS, metavar="task", help=", ".join(TASKS))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    results = [result for task in arguments.tasks for result in importlib.import_module(task).results()]
+    report(results, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    main()
