@@ -244,3 +244,40 @@ def _global_names(code: CodeType) -> frozenset[str] | None:
     return frozenset(names)
 
 
+
+
+def mentions_torch(f: Callable[..., Any]) -> bool:
+    """Whether `f`, or a function of the user's that it calls, names anything of torch's."""
+    return _mentions_torch(f, set())
+
+
+def _mentions_torch(x: Any, seen: set[int]) -> bool:
+    if id(x) in seen:
+        return False
+    seen.add(id(x))
+    if isinstance(x, (MethodType, functools.partial)):
+        parts = [x.__self__, x.__func__] if isinstance(x, MethodType) else [x.func, x.args, x.keywords]
+        return any(_mentions_torch(part, seen) for part in parts)
+    if isinstance(x, (list, tuple)):
+        return any(_mentions_torch(y, seen) for y in x)
+    if isinstance(x, dict):
+        return any(_mentions_torch(y, seen) for y in x.values())
+    if isinstance(x, FunctionType) and _is_model_code(x):
+        names = _global_names(x.__code__) or x.__code__.co_names
+        reached = [x.__globals__[name] for name in names if name in x.__globals__]
+        for cell in x.__closure__ or ():
+            try:
+                reached.append(cell.cell_contents)
+            except ValueError:
+                continue
+        return any(_mentions_torch(y, seen) for y in [*reached, *(x.__defaults__ or ())])
+    if isinstance(x, ModuleType):
+        return x.__name__.partition(".")[0] in ("torch", "functorch", "torch_geometric", "torchvision")
+    if any((base.__module__ or "").partition(".")[0] == "torch" for base in type(x).__mro__):
+        return True
+    if (getattr(x, "__module__", None) or "").partition(".")[0] == "torch":
+        return True
+    call = getattr(type(x), "__call__", None)
+    if isinstance(call, FunctionType) and not isinstance(x, type):
+        return _mentions_torch(call, seen) or _mentions_torch(getattr(x, "__dict__", {}), seen)
+    return False

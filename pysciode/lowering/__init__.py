@@ -1,0 +1,53 @@
+"""Captured models -> Julia source."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..capture.model import ArrayModel, CapturedModel, JuliaModel, ScalarModel
+from .model import LoweredModel
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+__all__ = ["LoweredModel", "lower"]
+
+
+def lower(model: CapturedModel, dtype: DTypeLike, *, n: int, n_params: int, want: Collection[str]) -> LoweredModel:
+    """Julia source of `model` with at least the functions `want`; see :class:`LoweredModel` for their names.
+
+    Parameters
+    ----------
+    dtype
+        ``float32`` or ``float64``.
+    n, n_params
+        Lengths of the flat state and of the flat parameter vector.
+
+    Raises
+    ------
+    ValueError
+        If the model has another number of states or parameters than the problem.
+    TypeError
+        For a model that stays in Python.
+    """
+    dtype = np.dtype(dtype)
+    if isinstance(model, ScalarModel):
+        from .scalar import lower_scalar
+
+        if (len(model.u), len(model.p)) != (n, n_params):
+            raise ValueError(
+                f"the model has {len(model.u)} states and {len(model.p)} parameters, the problem {n} and {n_params}"
+            )
+        return lower_scalar(model, dtype, want)
+    if isinstance(model, ArrayModel):
+        from .array import lower_array
+
+        return lower_array(model, want)
+    if isinstance(model, JuliaModel):
+        from .julia_source import lower_julia
+
+        return lower_julia(model, dtype, n, n_params)
+    raise TypeError(f"a {type(model).__name__} stays in Python: it is called, not lowered")

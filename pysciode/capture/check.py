@@ -1,0 +1,69 @@
+"""Whether what was captured computes what the user's function does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import CaptureError
+from .model import ScalarModel
+from .trace import is_in_place
+
+if TYPE_CHECKING:
+    from ..parameters import ParameterLayout
+
+
+def check_capture(
+    model: ScalarModel, f: Callable[..., Any], u0: np.ndarray, layout: ParameterLayout, leaves: list[Any], t0: float
+) -> None:
+    """Call `f` once at `u0` and compare.
+
+    A function that runs on symbols may still be another one on numbers: one that counts its calls, draws random numbers, or
+    branches on the type of its arguments.
+
+    Raises
+    ------
+    CaptureError
+        If both are finite and differ.
+    """
+    from ..lowering.python import evaluate
+    from ..parameters import flat_array
+
+    flat = np.array(flat_array(leaves, np.float64), float)
+    u = np.array(u0, float)
+    expected = _call(f, u.copy(), layout.unflatten(flat.copy()), float(t0))
+    if expected is None:
+        return
+    found = evaluate(model, u, flat, float(t0)).reshape(u.shape)
+    scale = np.maximum(np.abs(expected), np.abs(found))
+    with np.errstate(all="ignore"):
+        wrong = np.isfinite(expected) & np.isfinite(found) & (np.abs(expected - found) > 1e-6 * (scale + _sum_scale(scale)))
+    if wrong.any():
+        index = tuple(int(k) for k in np.argwhere(wrong)[0])
+        raise CaptureError(
+            f"at the initial state the model gives du{list(index)} = {expected[index]:g}, but the formula captured from it "
+            f"gives {found[index]:g}: does it use random numbers, count its calls, or look at the type of its arguments?"
+        )
+
+
+def _sum_scale(scale: np.ndarray) -> float:
+    """Cancellation leaves errors of the size of the largest entry."""
+    finite = scale[np.isfinite(scale)]
+    return float(finite.max(initial=0.0))
+
+
+def _call(f: Callable[..., Any], u: np.ndarray, p: Any, t: float) -> np.ndarray | None:
+    """What `f` returns on numbers, None where it can't be called so."""
+    state = u if u.ndim else u[()]
+    try:
+        with np.errstate(all="ignore"):
+            if is_in_place(f):
+                du = np.zeros(u.shape)
+                f(du, state, p, t)
+                return du
+            return np.asarray(f(state, p, t), float).reshape(u.shape)
+    except Exception:
+        # Python's own functions raise where the formula gives NaN, such as math.log(-1).
+        return None
