@@ -221,10 +221,10 @@ _CLASSES: dict[str, type[Algorithm]] = {}
 _CLASSES.update(_classes())
 globals().update(_CLASSES)
 
-__all__ = ["Algorithm", "algorithms", *_CLASSES]
+__all__ = ["Algorithm", "list_algorithms", *_CLASSES]
 
 
-def algorithms(family: str | None = None) -> list[str]:
+def list_algorithms(family: str | None = None) -> list[str]:
     """Names of the algorithms known here; of one family, if given.
 
     Raises

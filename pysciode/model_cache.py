@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .parameters import is_module
@@ -24,11 +24,14 @@ class Captured:
     ----------
     build, build_parts
         Capture the whole right-hand side; its two parts, for a problem that has them.
+    compiled
+        What engines made of the model, kept here by keys of theirs so that it lives as long as the model.
     """
 
     build: Callable[[], CapturedModel]
     build_parts: Callable[[], tuple[CapturedModel, CapturedModel]] | None = None
     _model: CapturedModel | None = None
+    compiled: dict[Hashable, Any] = field(default_factory=dict)
     _parts: tuple[CapturedModel, CapturedModel] | None = None
 
     @property

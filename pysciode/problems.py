@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .model_cache import Captured, fingerprint, store
-from .parameters import ParameterLayout, flat_array, is_module, is_tensor
+from .parameters import ParameterLayout, flat_array, is_tensor
 from .validation import TimeSpan, check_function, check_leaves, check_matrix, check_time_span, state_of
 
 if TYPE_CHECKING:
@@ -160,6 +160,11 @@ class ODEProblem:
         return self._capture().parts
 
     @property
+    def compiled(self) -> dict[Any, Any]:
+        """What engines keep for this model; problems that share a model share it."""
+        return self._capture().compiled
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """A name for each flat entry of the state: ``u[0]``, ``u[1,2]``; ``u`` for a number."""
         shape = tuple(self.u0.shape)
@@ -198,7 +203,9 @@ class ODEProblem:
         return Captured(self._capturing(self.f))
 
     def _capturing(self, f: Any) -> Callable[[], CapturedModel]:
-        u0, p, t0, choice = self.u0, self.p, self.tspan[0], self.capture
+        # Lists of numbers are arrays by now.
+        p = self.layout.rebuild(self.leaves[: self.layout.n_leaves])
+        u0, t0, choice = self.u0, self.tspan[0], self.capture
 
         def build() -> CapturedModel:
             from .capture import capture
@@ -404,9 +411,7 @@ def _argument(problem: ODEProblem, key: str) -> Any:
 
 
 def module_parameters(f: Any) -> list[tuple[str, Any]]:
-    """``(name, parameter)`` of every ``nn.Module`` that `f` reaches."""
-    if is_module(f):
-        return list(f.named_parameters())
+    """``(name, parameter)`` of the trainable tensors that `f` reaches without being given them."""
     if "torch" not in sys.modules or not callable(f):
         return []  # no module can exist
     from .capture.torch_fx import discover_parameters

@@ -17,6 +17,9 @@ _VJPS = ("generated", "ZygoteVJP", "ReverseDiffVJP", "EnzymeVJP", "MooncakeVJP",
 FORWARD_LIMIT = 40
 """Up to this many scalars in ``u0`` and ``p`` together, forward mode is the cheaper one for typical models."""
 
+TAPE_LIMIT = 100_000
+"""Up to this many scalars the embedded engine keeps every step's operations for the backward pass."""
+
 
 @dataclass(frozen=True)
 class SensitivityAlgorithm:
@@ -203,18 +206,28 @@ def check_sensealg(sensealg: object) -> SensitivityAlgorithm | None:
     raise TypeError(f"sensealg must be a sensitivity method such as GaussAdjoint(), not {sensealg!r}")
 
 
-_FORWARD_DEFAULT = ForwardDiffSensitivity()
-_ADJOINT_DEFAULT = GaussAdjoint()
+_FORWARD = ForwardDiffSensitivity()
+_ADJOINT = GaussAdjoint()
+_EMBEDDED_SMALL = ReverseDiffAdjoint()
+_EMBEDDED_LARGE = BacksolveAdjoint()
 
 
-def default_sensealg(n: int, n_params: int, in_python: bool = False) -> SensitivityAlgorithm:
-    """The method where the user names none: forward mode up to `FORWARD_LIMIT` scalars, `GaussAdjoint` above.
+def default_sensealg(n: int, n_params: int, *, embedded: bool = False, in_python: bool = False) -> SensitivityAlgorithm:
+    """The method where the user names none.
+
+    Julia: `ForwardDiffSensitivity` up to `FORWARD_LIMIT` scalars in state and parameters together, `GaussAdjoint` above
+    and for models that stay in Python. Embedded: through the solver (`ReverseDiffAdjoint`) up to `TAPE_LIMIT` scalars,
+    `BacksolveAdjoint` above, where the tape would fill the memory.
 
     Parameters
     ----------
     n, n_params
         Sizes of the flat state and of the flat parameters.
+    embedded
+        Whether the embedded engine solves.
     in_python
         Whether the model stays in Python, where dual numbers can't go.
     """
-    return _FORWARD_DEFAULT if n + n_params <= FORWARD_LIMIT and not in_python else _ADJOINT_DEFAULT
+    if embedded:
+        return _EMBEDDED_SMALL if n + n_params <= TAPE_LIMIT else _EMBEDDED_LARGE
+    return _FORWARD if n + n_params <= FORWARD_LIMIT and not in_python else _ADJOINT

@@ -1,0 +1,99 @@
+"""Which engine solves."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..errors import INSTALL_COMMAND
+from .base import Engine
+
+NAMES = ("auto", "julia", "embedded")
+
+_chosen = os.environ.get("PYSCIODE_ENGINE", "auto")
+_engines: dict[str, Engine] = {}
+_automatic: Engine | None = None
+
+
+def set_engine(name: str) -> None:
+    """Set the engine for solves that name none; at the start it is ``"auto"``, or the environment's PYSCIODE_ENGINE.
+
+    Parameters
+    ----------
+    name
+        ``"auto"`` takes Julia where it is installed and otherwise the embedded engine, and says so once; it never
+        installs anything.
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    """
+    global _chosen
+    _check(name)
+    _chosen = name
+
+
+def get_engine(name: str | Engine | None = None) -> Engine:
+    """The engine called `name`; None is the one set by :func:`set_engine`.
+
+    Raises
+    ------
+    ValueError
+        For a name that there is not.
+    EngineUnavailable
+        If Julia was asked for by name and can't be had.
+    """
+    found = _engines.get(name)  # type: ignore[arg-type]
+    if found is not None:
+        return found
+    if isinstance(name, Engine):
+        return name
+    if name is None:
+        name = _chosen
+    _check(name)
+    if name == "auto":
+        return _auto()
+    if name not in _engines:
+        _engines[name] = _make(name)
+    return _engines[name]
+
+
+def _check(name: object) -> None:
+    if name not in NAMES:
+        raise ValueError(f"engine must be one of {', '.join(map(repr, NAMES))}, not {name!r}")
+
+
+def _make(name: str) -> Engine:
+    if name == "julia":
+        from .julia import JuliaEngine
+
+        return JuliaEngine()
+    from .embedded import EmbeddedEngine
+
+    return EmbeddedEngine()
+
+
+def julia_is_installed() -> bool:
+    """Whether the Julia engine can start without installing anything."""
+    try:
+        from .julia import JuliaEngine
+    except ImportError:
+        return False
+    return JuliaEngine.is_installed()
+
+
+def _auto() -> Engine:
+    # Looked up once: a solve must not pay for asking whether Julia is there.
+    global _automatic
+    if _automatic is None:
+        if julia_is_installed():
+            _automatic = get_engine("julia")
+        else:
+            print(
+                f"pysciode: Julia is not installed, so the embedded engine (torchdiffeq) solves; {INSTALL_COMMAND} "
+                "brings all of SciML",
+                file=sys.stderr,
+            )
+            _automatic = get_engine("embedded")
+    return _automatic

@@ -96,6 +96,10 @@ class RawSolution:
         The last time that the solver accepted.
     interpolant
         ``interpolant(times, derivative) -> (len(times), n)``; None unless ``dense`` was asked for.
+    algorithm
+        Name of the algorithm that ran, where the request left the choice to the engine.
+
+    The arrays belong to whoever gets them: the engine makes new ones for each answer.
     """
 
     t: np.ndarray
@@ -104,10 +108,12 @@ class RawSolution:
     stats: dict[str, int]
     t_reached: float
     interpolant: Callable[[np.ndarray, int], np.ndarray] | None = None
+    algorithm: str | None = None
 
 
 Pullback = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""``pullback(du)``, with the cotangent of ``RawSolution.u``, gives the gradients to flat ``u0`` and ``p``; may be called again."""
+"""``pullback(du)``, with the cotangent of ``RawSolution.u``, gives the gradients to flat ``u0`` and ``p``, in new arrays; may be called
+again."""
 
 
 class Engine(ABC):

@@ -19,7 +19,7 @@ import torch
 
 from ..algorithms import Tsit5
 from ..problems import ODEProblem
-from ..solve import solve
+from ..solving import solve
 from .maximum_likelihood import LogNormalFit, fit_log_normal
 
 PARAMETERS = ("alpha", "beta", "gamma", "delta", "hare(1900)", "lynx(1900)")

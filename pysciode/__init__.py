@@ -1,0 +1,46 @@
+"""Write the model in Python; Julia's SciML solves it with any solver and any adjoint; NumPy and torch get the answer and
+the gradient."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .algorithm_table import ALGORITHMS
+
+# The names and where they are: nothing is imported before it is used, so that `import pysciode` is quick.
+_HOMES = {
+    "problems": "ODEProblem SecondOrderODEProblem DynamicalODEProblem SplitODEProblem remake",
+    "solving": "solve",
+    "solution": "Solution Statistics",
+    "algorithms": "Algorithm list_algorithms",
+    "sensitivity": (
+        "ForwardSensitivity ForwardDiffSensitivity BacksolveAdjoint InterpolatingAdjoint QuadratureAdjoint GaussAdjoint "
+        "GaussKronrodAdjoint ReverseDiffAdjoint TrackerAdjoint ZygoteAdjoint EnzymeAdjoint MooncakeAdjoint"
+    ),
+    "parameters": "ParameterLayout",
+    "model_cache": "clear_models",
+    "engines": "set_engine get_engine",
+    "errors": "PysciodeError CaptureError SolveFailed GradientFailed EngineUnavailable JuliaError",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+_HOME |= {name.rstrip("*"): "algorithms" for names in ALGORITHMS.values() for name in names.split()}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,257 @@
+"""The engine without Julia: torchdiffeq, explicit methods in pure torch.
+
+Only methods that are SciML's own are offered by SciML's names; whatever else is asked for raises
+:class:`~pysciode.errors.EngineUnavailable`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..capture.model import CallbackModel
+from ..errors import EngineUnavailable, GradientFailed
+from ..sensitivity import BacksolveAdjoint, ReverseDiffAdjoint, SensitivityAlgorithm, TrackerAdjoint, ZygoteAdjoint
+from .base import Engine, Pullback, RawSolution, SolveRequest
+from .recorder import Recorder, SolverStopped, hermite, partial_states
+from .torch_rhs import FlatRhs, torch_rhs
+
+ADAPTIVE = {"DP5": "dopri5", "BS3": "bosh3", "Heun": "adaptive_heun"}
+"""SciML's name -> torchdiffeq's, for methods with step size control (orders 5(4), 3(2), 2(1))."""
+
+FIXED = {"Euler": "euler", "Midpoint": "midpoint", "Heun": "heun2"}
+"""The same with ``adaptive=False``. torchdiffeq's ``rk4`` is the 3/8 rule and its ``dopri8`` not SciML's DP8."""
+
+DEFAULT = "DP5"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One call of torchdiffeq.
+
+    Attributes
+    ----------
+    times
+        Start of the time span, then the times to save at; without these the end.
+    rows
+        Which of these were asked for.
+    """
+
+    method: str
+    adaptive: bool
+    name: str
+    options: dict[str, Any]
+    times: torch.Tensor
+    rows: slice
+
+
+class EmbeddedEngine(Engine):
+    """torchdiffeq behind the engine's contract."""
+
+    name = "embedded"
+
+    def capabilities(self) -> dict[str, bool]:
+        out = dict.fromkeys(("stiff", "dae", "sde", "dde", "mass_matrix", "events", "symplectic", "split", "julia_source"), False)
+        out |= dict.fromkeys(("dense", "progress", "save_idxs", "tstops", "callback_models"), True)
+        out |= {x.__name__: True for x in (BacksolveAdjoint, ReverseDiffAdjoint, TrackerAdjoint, ZygoteAdjoint)}
+        return out
+
+    def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
+        with torch.no_grad():
+            p = torch.from_numpy(np.array(request.p))
+            return torch_rhs(request.problem)(torch.from_numpy(np.array(u)), p, torch.tensor(t, dtype=p.dtype)).numpy()
+
+    def solve(self, request: SolveRequest) -> RawSolution:
+        run, rhs = _plan(request), torch_rhs(request.problem)
+        with torch.no_grad():
+            return self._solve(request, run, rhs, *_tensors(request), keep_graph=False)[0]
+
+    def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
+        _check_sensealg(request.sensealg, request.problem.model)
+        run, rhs = _plan(request), torch_rhs(request.problem)
+        if isinstance(request.sensealg, BacksolveAdjoint):
+            return self._backsolve(request, run, rhs)
+        with torch.enable_grad():
+            u0, p = (x.requires_grad_() for x in _tensors(request))
+            raw, states = self._solve(request, run, rhs, u0, p, keep_graph=True)
+
+        def pullback(du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            grads = torch.autograd.grad(
+                states, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            return grads[0].numpy(), grads[1].numpy()
+
+        return raw, pullback
+
+    def _solve(
+        self, request: SolveRequest, run: _Run, rhs: FlatRhs, u0: torch.Tensor, p: torch.Tensor, *, keep_graph: bool
+    ) -> tuple[RawSolution, torch.Tensor]:
+        """The raw solution, and its states as a tensor (with its graph, if wanted)."""
+        from torchdiffeq import odeint
+
+        options = request.options
+        recorder = Recorder.make(run.adaptive, rhs, p, u0, run.times[0].item(), request, keep_graph)
+        try:
+            states = odeint(
+                recorder, u0, run.times, rtol=options.rtol, atol=_atol(options.atol), method=run.method, options=run.options
+            )
+        except SolverStopped as stop:
+            recorder.forget_last_if_bad()
+            times, states = partial_states(recorder, run.times[run.rows], options.saveat is None)
+            return _raw(request, run, recorder, times, states, stop.retcode), states
+        last = states[-1]
+        if options.saveat is None:
+            times = torch.tensor([*recorder.times, run.times[-1].item()], dtype=torch.float64)
+            states = torch.cat([torch.stack(recorder.states), states[-1:]])
+        else:
+            times, states = run.times[run.rows], states[run.rows]
+        recorder.finish(run.times[-1].item(), last)
+        if not torch.isfinite(states.detach()).all():
+            # A fixed step goes on through overflow; what came before it is the partial solution.
+            good = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
+            recorder.cut(times[good].item())
+            return _raw(request, run, recorder, times[:good], states[:good], "Unstable"), states[:good]
+        raw = _raw(request, run, recorder, times, states, "Success")
+        if options.save_idxs is not None:
+            states = states[:, torch.from_numpy(options.save_idxs)]
+        return raw, states
+
+    def _backsolve(self, request: SolveRequest, run: _Run, rhs: FlatRhs) -> tuple[RawSolution, Pullback]:
+        from torchdiffeq import odeint_adjoint
+
+        options = request.options
+        u0, p = (x.requires_grad_() for x in _tensors(request))
+        with torch.no_grad():
+            raw, _ = self._solve(request, run, rhs, u0, p, keep_graph=False)
+        if raw.retcode != "Success":
+            return raw, _no_gradient
+        # The steps taken become the times to save at, so that the adjoint sees what was handed out.
+        times = torch.from_numpy(raw.t) if options.saveat is None else run.times
+        recorder = Recorder.make(run.adaptive, rhs, p, u0, times[0].item(), request, False)
+        recorder.progress = None
+        with torch.enable_grad():
+            states = odeint_adjoint(
+                recorder,
+                u0,
+                times,
+                rtol=options.rtol,
+                atol=_atol(options.atol),
+                method=run.method,
+                options=run.options,
+                adjoint_params=(p,),
+            )
+            if options.saveat is not None:
+                states = states[run.rows]
+            if options.save_idxs is not None:
+                states = states[:, torch.from_numpy(options.save_idxs)]
+
+        def pullback(du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            recorder.begin_adjoint()
+            try:
+                grads = torch.autograd.grad(
+                    states, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            except SolverStopped as stop:
+                raise GradientFailed(
+                    "BacksolveAdjoint", f"the backward solve stopped with retcode {stop.retcode}", _BACKSOLVE_ADVICE
+                ) from None
+            return grads[0].numpy(), grads[1].numpy()
+
+        return raw, pullback
+
+
+_BACKSOLVE_ADVICE = (
+    "The forward dynamics may be unstable backwards in time: use another sensealg (ReverseDiffAdjoint() on this engine)"
+)
+
+
+def _no_gradient(du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    raise GradientFailed("BacksolveAdjoint", "the forward solve did not reach the end")
+
+
+def _tensors(request: SolveRequest) -> tuple[torch.Tensor, torch.Tensor]:
+    # Copies: the request's arrays may change once the solve is over, and the pullback must not see that.
+    return torch.from_numpy(np.array(request.u0)), torch.from_numpy(np.array(request.p))
+
+
+def _atol(atol: float | np.ndarray) -> float | torch.Tensor:
+    return torch.from_numpy(atol) if isinstance(atol, np.ndarray) else atol
+
+
+def _plan(request: SolveRequest) -> _Run:
+    """What torchdiffeq is asked for; refuses what it can't do."""
+    problem, options = request.problem, request.options
+    if problem.mass_matrix is not None:
+        raise EngineUnavailable("a mass matrix")
+    if options.extra:
+        raise EngineUnavailable(f"the solver option {next(iter(options.extra))!r}")
+    algorithm = request.algorithm
+    name = DEFAULT if algorithm is None else algorithm.name
+    if algorithm is not None and (algorithm.options or algorithm.arguments):
+        raise EngineUnavailable(f"{algorithm!r} with options")
+    adaptive = options.adaptive and name not in ("Euler",)
+    table = ADAPTIVE if adaptive else FIXED
+    if name not in table:
+        offered = f"the embedded engine has {', '.join(ADAPTIVE)}, and with a fixed step {', '.join(FIXED)}"
+        detail = "" if adaptive or name not in ADAPTIVE else " with adaptive=False"
+        raise EngineUnavailable(f"the algorithm {name}{detail}", offered)
+    start, end = request.tspan
+    saveat = options.saveat
+    times = np.array([start, end]) if saveat is None else saveat
+    rows = slice(None)
+    if times[0] != start:
+        times, rows = np.concatenate([[start], times]), slice(1, None)
+    elif len(times) == 1:
+        times, rows = np.array([start, end]), slice(0, 1)
+    return _Run(table[name], adaptive, name, _options(request, adaptive), torch.from_numpy(np.array(times)), rows)
+
+
+def _options(request: SolveRequest, adaptive: bool) -> dict[str, Any]:
+    options = request.options
+    if not adaptive:
+        if options.tstops is not None:
+            raise EngineUnavailable("tstops with a fixed step")
+        return {"step_size": options.dt, "interp": "cubic"}
+    out: dict[str, Any] = {}
+    if options.dt is not None:
+        out["first_step"] = abs(options.dt)
+    if options.dtmax is not None:
+        out["max_step"] = abs(options.dtmax)
+    if options.tstops is not None:
+        out["jump_t"] = torch.from_numpy(np.array(options.tstops))
+    return out
+
+
+def _check_sensealg(sensealg: SensitivityAlgorithm | None, model: object) -> None:
+    if isinstance(sensealg, BacksolveAdjoint):
+        if sensealg.autojacvec != "generated":
+            raise EngineUnavailable(f"BacksolveAdjoint(autojacvec={sensealg.autojacvec!r})")
+        if not sensealg.checkpointing:
+            raise EngineUnavailable("BacksolveAdjoint(checkpointing=False)")
+    elif not isinstance(sensealg, (ReverseDiffAdjoint, TrackerAdjoint, ZygoteAdjoint)):
+        raise EngineUnavailable(
+            f"the sensitivity method {sensealg.name if sensealg else None}",
+            "the embedded engine has BacksolveAdjoint and, through the solver, ReverseDiffAdjoint",
+        )
+    if isinstance(model, CallbackModel) and model.vjp is None:
+        raise GradientFailed(sensealg.name, "the model is a Python callback without a derivative", "Write it in torch")
+
+
+def _raw(
+    request: SolveRequest, run: _Run, recorder: Recorder, times: torch.Tensor, states: torch.Tensor, retcode: str
+) -> RawSolution:
+    u = states.detach()
+    if request.options.save_idxs is not None:
+        u = u[:, torch.from_numpy(request.options.save_idxs)]
+    return RawSolution(
+        t=times.numpy().copy(),
+        u=np.ascontiguousarray(u.numpy()),
+        retcode=retcode,
+        stats=recorder.stats(),
+        t_reached=recorder.times[-1],
+        interpolant=hermite(recorder) if request.options.dense else None,
+        algorithm=run.name,
+    )

@@ -1,0 +1,217 @@
+"""Options of a solve: checked, and brought into the engines' form."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .engines.base import SolveOptions
+from .parameters import is_tensor
+from .problems import ODEProblem
+
+DEFAULT_TOLERANCES = {np.dtype(np.float64): (1e-6, 1e-8), np.dtype(np.float32): (1e-4, 1e-6)}
+"""Relative and absolute, by the state's dtype."""
+
+
+def save_times(saveat: Any, start: float, end: float) -> np.ndarray | None:
+    """Times to save at as a float64 array; a number is a step, after SciML: the end is saved too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not finite, strictly monotone in the direction of the time span and inside it.
+    """
+    if saveat is None:
+        return None
+    direction = 1.0 if end > start else -1.0
+    if is_tensor(saveat):
+        saveat = saveat.detach()
+    try:
+        times = np.array(saveat, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"saveat must be a number (the step) or an array of times, not {saveat!r}") from None
+    if times.ndim == 0:
+        return _steps(float(times), start, end, direction)
+    return _times(times, start, end, direction, "saveat", _rounding(saveat))
+
+
+def _rounding(x: Any) -> float:
+    """Relative rounding error of times given in another precision than float64."""
+    return 1e-6 if "float32" in str(getattr(x, "dtype", "")) else 1e-14
+
+
+def _steps(step: float, start: float, end: float, direction: float) -> np.ndarray:
+    if not (step > 0 and math.isfinite(step)):
+        raise ValueError(f"saveat = {step:g}: a step must be positive and finite")
+    length = abs(end - start)
+    count = math.floor(length / step * (1 + 1e-12))
+    times = start + direction * step * np.arange(count + 1)
+    if abs(times[-1] - end) <= 1e-9 * step:
+        times[-1] = end
+        return times
+    return np.append(times, end)
+
+
+def _times(times: np.ndarray, start: float, end: float, direction: float, name: str, rounding: float) -> np.ndarray:
+    if times.ndim != 1 or times.size == 0:
+        raise ValueError(f"{name} has shape {times.shape}; it must be one-dimensional and not empty")
+    # Comparisons with NaN are False, so this finds it too.
+    if not ((times[1:] - times[:-1]) * direction > 0).all() or not math.isfinite(times[0]):
+        if not np.isfinite(times).all():
+            raise ValueError(f"{name} must be finite, but holds {times[~np.isfinite(times)][0]}")
+        order = "increase" if direction > 0 else "decrease"
+        raise ValueError(f"{name} must strictly {order}, as the time span does")
+    low, high = (start, end) if direction > 0 else (end, start)
+    first, last = (times[0], times[-1]) if direction > 0 else (times[-1], times[0])
+    if first < low or last > high:
+        slack = rounding * max(abs(low), abs(high))
+        if first < low - slack or last > high + slack:
+            outside = first if first < low - slack else last
+            raise ValueError(f"{name} holds {outside:g}, outside tspan = ({start:g}, {end:g})")
+        times = np.clip(times, low, high)
+    return times
+
+
+def positive(value: Any, name: str) -> float | None:
+    """A step size: a positive number (the sign of a backward solve is SciML's matter)."""
+    if value is None:
+        return None
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, not {value!r}") from None
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be positive and finite, not {value:g}")
+    return value
+
+
+def _tolerance(value: Any, name: str, default: float, problem: ODEProblem) -> Any:
+    if value is None:
+        return default
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, not {value!r}")
+        return float(value)
+    if is_tensor(value):
+        value = value.detach().numpy()
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number or an array, not {value!r}") from None
+    if array.ndim == 0:
+        return _tolerance(float(array), name, default, problem)
+    if name == "rtol":
+        raise TypeError("rtol must be one number; atol may be an array")
+    if array.shape != tuple(problem.u0.shape):
+        raise ValueError(f"{name} has shape {array.shape}, but the state has {tuple(problem.u0.shape)}")
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ValueError(f"{name} must be finite and not negative")
+    return np.ascontiguousarray(array.reshape(-1), problem.dtype)
+
+
+def saved_entries(save_idxs: Any, problem: ODEProblem) -> np.ndarray | None:
+    """Flat indices of the entries to save.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        If they are no indices of the state.
+    """
+    if save_idxs is None:
+        return None
+    if problem.kind in ("second_order", "dynamical"):
+        raise ValueError(f"save_idxs can't be used with a {type(problem).__name__}; index sol.u and sol.v instead")
+    array = np.asarray(save_idxs)
+    if array.dtype == bool:
+        if array.shape != tuple(problem.u0.shape):
+            raise ValueError(f"save_idxs is a mask of shape {array.shape}, but the state has {tuple(problem.u0.shape)}")
+        return np.flatnonzero(array)
+    if array.dtype.kind not in "iu" or array.ndim > 1 or array.size == 0:
+        raise TypeError(f"save_idxs must be an index, a list of flat indices or a mask, not {save_idxs!r}")
+    flat = np.atleast_1d(array).astype(np.int64)
+    if flat.min() < -problem.n or flat.max() >= problem.n:
+        raise IndexError(f"save_idxs holds {flat[(flat < -problem.n) | (flat >= problem.n)][0]}, but the state has {problem.n} entries")
+    return flat % problem.n
+
+
+class ProgressBar:
+    """A line on stderr that shows how far a solve has come."""
+
+    WIDTH = 40
+
+    def __init__(self, start: float, end: float) -> None:
+        self.start, self.end = start, end
+        self.shown = False
+
+    def __call__(self, t: float) -> None:
+        part = min(max((t - self.start) / (self.end - self.start), 0.0), 1.0)
+        done = round(part * self.WIDTH)
+        print(f"\r[{'#' * done}{'.' * (self.WIDTH - done)}] {part:4.0%} t = {t:<12g}", end="", file=sys.stderr, flush=True)
+        self.shown = True
+
+    def close(self) -> None:
+        if self.shown:
+            print(file=sys.stderr)
+
+
+def solve_options(
+    problem: ODEProblem,
+    *,
+    saveat: Any,
+    tstops: Any,
+    rtol: Any,
+    atol: Any,
+    dt: Any,
+    dtmin: Any,
+    dtmax: Any,
+    maxiters: Any,
+    adaptive: bool,
+    save_idxs: Any,
+    dense: bool | None,
+    progress: Callable[[float], None] | None,
+    extra: dict[str, Any],
+) -> SolveOptions:
+    """All options, checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an option of a wrong type or value, naming it.
+    """
+    start, end = problem.tspan
+    default_rtol, default_atol = DEFAULT_TOLERANCES[problem.dtype]
+    times = save_times(saveat, start, end)
+    if tstops is not None:
+        tstops = np.unique(np.atleast_1d(np.asarray(tstops.detach() if is_tensor(tstops) else tstops, dtype=np.float64)))
+        if end < start:
+            tstops = tstops[::-1]
+        tstops = _times(np.ascontiguousarray(tstops), start, end, 1.0 if end > start else -1.0, "tstops", 1e-14)
+    if isinstance(maxiters, bool) or not isinstance(maxiters, (int, float, np.integer)) or maxiters != int(maxiters):
+        raise TypeError(f"maxiters must be a whole number, not {maxiters!r}")
+    if maxiters < 1:
+        raise ValueError(f"maxiters must be positive, not {maxiters}")
+    rtol = _tolerance(rtol, "rtol", default_rtol, problem)
+    atol = _tolerance(atol, "atol", default_atol, problem)
+    if rtol == 0 and np.any(atol == 0):
+        raise ValueError("rtol and atol are both 0: no step would ever be accepted")
+    if not adaptive and dt is None:
+        raise ValueError("adaptive=False needs a step size: dt")
+    return SolveOptions(
+        saveat=times,
+        tstops=tstops,
+        rtol=rtol,
+        atol=atol,
+        dt=positive(dt, "dt"),
+        dtmin=positive(dtmin, "dtmin"),
+        dtmax=positive(dtmax, "dtmax"),
+        maxiters=int(maxiters),
+        adaptive=bool(adaptive),
+        dense=times is None if dense is None else bool(dense),
+        save_idxs=saved_entries(save_idxs, problem),
+        progress=progress,
+        extra=extra,
+    )

@@ -1,0 +1,188 @@
+"""From a problem to its solution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+from .algorithms import PARTITIONED, Algorithm, check_algorithm
+from .engines import get_engine
+from .engines.base import Engine, SolveRequest
+from .errors import SolveFailed
+from .options import ProgressBar, solve_options
+from .problems import ODEProblem
+from .sensitivity import SensitivityAlgorithm, check_sensealg, default_sensealg
+from .solution import SUCCESS, Solution
+
+ADVICE = {
+    "MaxIters": "raise maxiters, loosen rtol and atol, or if the problem is stiff use a stiff algorithm such as Rodas5P() or FBDF()",
+    "DtLessThanMin": "the step became too small: the solution may have a singularity there, or be too stiff for this algorithm "
+    "(try Rodas5P() or FBDF())",
+    "DtNaN": "the error estimate is not a number: look for a division by zero, a logarithm or a root of something negative in "
+    "the model near that time",
+    "Unstable": "the states left the range of finite numbers: check the model and its parameters there, or use a stiff algorithm "
+    "such as Rodas5P(), or a smaller step",
+    "ConvergenceFailure": "Newton's iterations did not converge: try another stiff algorithm (Rodas5P() needs none), a smaller dtmax "
+    "or tighter tolerances",
+    "InitialFailure": "no consistent initial state was found for the algebraic equations: check u0",
+}
+"""What to do about each return code."""
+
+
+def solve(
+    problem: ODEProblem,
+    algorithm: Algorithm | str | None = None,
+    *,
+    saveat: Any = None,
+    tstops: Any = None,
+    rtol: float | None = None,
+    atol: Any = None,
+    dt: float | None = None,
+    dtmin: float | None = None,
+    dtmax: float | None = None,
+    maxiters: int = 100_000,
+    adaptive: bool = True,
+    save_idxs: Any = None,
+    dense: bool | None = None,
+    progress: bool | Callable[[float], None] = False,
+    sensealg: SensitivityAlgorithm | None = None,
+    throw: bool = True,
+    engine: str | Engine | None = None,
+    **solver_options: Any,
+) -> Solution:
+    """Solve a problem.
+
+    With torch problems the states are differentiable with respect to `u0`, the tensors in `p`, module parameters, and the
+    times: ``tspan`` or `saveat` as tensors that require grad. Moving a saved time gives ``⟨∂L/∂uᵢ, f(uᵢ, p, tᵢ)⟩``; moving
+    the start, with the saved times fixed, ``-⟨λ(t₀), f(u0, p, t₀)⟩``; moving the end moves a state saved there.
+
+    Parameters
+    ----------
+    problem
+        What to solve.
+    algorithm
+        With what: ``Tsit5()``, ``Rodas5P()``, …; None or ``"auto"`` is the engine's default (SciML's, which detects
+        stiffness).
+    saveat
+        Times to save at, strictly monotone inside the time span, or one number, the step between them; None saves every
+        step of the solver.
+    tstops
+        Times that the solver must step on (discontinuities).
+    rtol, atol
+        Relative and absolute tolerance; `atol` may be an array of the state's shape. By default 1e-6 and 1e-8, in float32
+        1e-4 and 1e-6.
+    dt
+        First step, or with ``adaptive=False`` and for methods without step size control the step; positive.
+    dtmin, dtmax
+        Limits of the step.
+    maxiters
+        Steps at most.
+    adaptive
+        Whether the step size is controlled.
+    save_idxs
+        Entries of the state to save: an index into the flat state, a list of them, or a mask of the state's shape.
+    dense
+        Whether to keep what ``sol(t)`` needs; by default where `saveat` is None.
+    progress
+        True shows a bar on stderr; a function is called with the time reached about ten times a second.
+    sensealg
+        How to differentiate; by default chosen from the sizes, see :func:`pysciode.sensitivity.default_sensealg`.
+    throw
+        Whether a solve that gives up raises; otherwise its partial solution is returned.
+    engine
+        ``"auto"``, ``"julia"`` or ``"embedded"``; None is what :func:`pysciode.set_engine` set.
+    solver_options
+        Further keywords of SciML's ``solve``, passed on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that can't be right; it is named.
+    CaptureError
+        If the model can't be captured.
+    SolveFailed
+        If the solver gave up; holds the partial solution.
+    EngineUnavailable
+        If the engine lacks what was asked for.
+    """
+    if not isinstance(problem, ODEProblem):
+        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    algorithm = check_algorithm(algorithm)
+    if algorithm is not None and algorithm.family is not None:
+        _check_fit(problem, algorithm, dt)
+    check_sensealg(sensealg)
+    backend = get_engine(engine)
+    bar = progress
+    if progress is True:
+        bar = ProgressBar(*problem.tspan)
+    elif progress is not False and not callable(progress):
+        raise TypeError(f"progress must be True, False or a function of the time, not {progress!r}")
+    options = solve_options(
+        problem,
+        saveat=saveat,
+        tstops=tstops,
+        rtol=rtol,
+        atol=atol,
+        dt=dt,
+        dtmin=dtmin,
+        dtmax=dtmax,
+        maxiters=maxiters,
+        adaptive=adaptive,
+        save_idxs=save_idxs,
+        dense=dense,
+        progress=bar or None,
+        extra=solver_options,
+    )
+    try:
+        if problem.is_torch:
+            from .torch_bridge import solve_torch
+
+            solution = solve_torch(problem, algorithm, options, sensealg, backend, saveat)
+        else:
+            request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, algorithm, options)
+            raw = backend.solve(request)
+            u = raw.u
+            if options.save_idxs is None:
+                u = u.reshape(len(raw.t), *problem.u0.shape)
+            times = raw.t if raw.t.dtype == problem.dtype else raw.t.astype(problem.dtype)
+            solution = Solution(problem, raw, u, times, backend.name, algorithm_name(algorithm, raw), None, options.save_idxs)
+    finally:
+        if isinstance(bar, ProgressBar):
+            bar.close()
+    if throw and solution.retcode not in SUCCESS:
+        raise SolveFailed(solution.retcode, solution.t_reached, solution, ADVICE.get(solution.retcode, ""))
+    return solution
+
+
+def algorithm_name(algorithm: Algorithm | None, raw: Any) -> str:
+    """The name of what ran."""
+    return raw.algorithm or (algorithm.name if algorithm is not None else "auto")
+
+
+def choose_sensealg(sensealg: SensitivityAlgorithm | None, problem: ODEProblem, engine: Engine) -> SensitivityAlgorithm:
+    """The user's method, or the default."""
+    if sensealg is not None:
+        return sensealg
+    from .capture.model import CallbackModel
+
+    return default_sensealg(
+        problem.n,
+        problem.layout.size,
+        embedded=engine.name == "embedded",
+        in_python=isinstance(problem.model, CallbackModel),
+    )
+
+
+def _check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object) -> None:
+    """Refuse algorithms of another kind of problem, and fixed steps without a step."""
+    if algorithm.fixed_step and dt is None:
+        raise ValueError(f"{algorithm.name} has no step size control: give it a step, dt=…")
+    if algorithm.family in PARTITIONED and problem.kind not in ("second_order", "dynamical"):
+        raise ValueError(
+            f"{algorithm.name} is for second-order problems: pose a SecondOrderODEProblem or a DynamicalODEProblem"
+        )
+    if algorithm.family == "imex" and problem.kind != "split":
+        raise ValueError(f"{algorithm.name} is for split problems: pose a SplitODEProblem")
+    if algorithm.family == "dae":
+        raise ValueError(f"{algorithm.name} is for implicit differential-algebraic problems, not for an ODEProblem")
