@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import linecache
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType, MethodType, ModuleType
@@ -21,7 +23,9 @@ from typing import Any
 import torch
 import torch.fx
 import torch.utils._pytree as pytree
+import torch.fx.traceback
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from ..errors import CaptureError
 from .model import ArrayModel
@@ -258,7 +262,7 @@ def capture_torch(
         raise TypeError(f"u0 is {u0.dtype}; the state must be float32 or float64")
     roles = tuple(signature) if signature is not None else infer_signature(f)
     _refuse_training_mode(f)
-    leaves, spec = pytree.tree_flatten(p)
+    leaves, spec = pytree.tree_flatten(() if p is None else p)
     leaves = [_leaf(x, u0, i) for i, x in enumerate(leaves)]
     found = discover_parameters(f)
     for name, tensor in found.items():
@@ -344,17 +348,24 @@ class _quiet_torch:
 
 
 def _make_fx(f: Callable[..., Any], inputs: Sequence[torch.Tensor], **options: Any) -> torch.fx.GraphModule:
-    graph = make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True, record_stack_traces=True, **options)(*inputs)
-    graph.graph.eliminate_dead_code()
+    graph = make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True, **options)(*inputs)
+    for node in reversed(graph.graph.nodes):
+        # Tracing leaves checks behind that count as impure; mutations, which must stay, are seen by their schema.
+        if node.op in ("call_function", "get_attr") and not node.users and not _mutates(node):
+            graph.graph.erase_node(node)
     return graph
 
 
 def _trace(flat: Callable[..., Any], inputs: Sequence[torch.Tensor], f: Any) -> torch.fx.GraphModule:
+    def watched(*inputs: torch.Tensor) -> torch.Tensor:
+        with torch.fx.traceback.preserve_node_meta(), _SourceLines():
+            return flat(*inputs)
+
     try:
-        graph = _make_fx(flat, inputs)
+        graph = _make_fx(watched, inputs)
         if any(_mutates(node) for node in graph.graph.nodes):
             # Assignments to slices and in-place operations become pure ones.
-            graph = _make_fx(torch.func.functionalize(flat), inputs)
+            graph = _make_fx(torch.func.functionalize(watched), inputs)
     except (CaptureError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -487,7 +498,8 @@ class _Derivatives:
 
     def _function(self, name: str) -> tuple[Callable[..., Any], tuple[torch.Tensor, ...]]:
         g, inputs = _replay(self._graph), self._inputs
-        u = inputs[1]
+        # Tracing knows its inputs by identity: each must be a tensor of its own.
+        u = torch.zeros_like(inputs[1])
         vjp, jvp = torch.func.vjp, torch.func.jvp
         match name:
             case "vjp":
@@ -502,7 +514,7 @@ class _Derivatives:
                 n = len(inputs) - 2
                 return (
                     lambda t, u, *x: jvp(lambda *ps: g(t, u, *ps), x[:n], x[n:])[1],
-                    (*inputs, *inputs[2:]),
+                    (*inputs, *(torch.zeros_like(x) for x in inputs[2:])),
                 )
             case "tgrad":
                 return lambda t, u, *ps: jvp(lambda t: g(t, u, *ps), (t,), (torch.ones_like(t),))[1], inputs
@@ -510,6 +522,20 @@ class _Derivatives:
 
 
 # --- where it happened -----------------------------------------------------------------------------------------------
+
+
+class _SourceLines(TorchFunctionMode):
+    """Notes the user's line in the metadata of the nodes that it makes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        frame = sys._getframe(1)
+        while frame is not None and _ours(frame.f_code.co_filename):
+            frame = frame.f_back
+        if frame is not None:
+            file, number = frame.f_code.co_filename, frame.f_lineno
+            line = linecache.getline(file, number).strip()
+            torch.fx.traceback.current_meta["stack_trace"] = f'File "{file}", line {number}, in model\n    {line}'
+        return func(*args, **(kwargs or {}))
 
 
 def _ours(filename: str) -> bool:

@@ -1,0 +1,209 @@
+"""Walks an ATen graph and hands each node to its row of the table, for one of three backends.
+
+A backend supplies a handful of primitives on its own kind of array; the rows of :mod:`~pysciode.lowering.ops` express every ATen
+operation by these.  So a new operation is one row, whatever it is printed as: unrolled scalars, loops or broadcasts.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.fx
+
+from ..capture.graph import Scalar, ScalarGraph
+from ..capture.torch_fx import user_line
+from ..errors import CaptureError
+
+Kind = Literal["float", "int", "bool"]
+ScalarFunction = Callable[..., Scalar]
+"""``fn(graph, *scalars) -> Scalar``: what a pointwise operation does to one element."""
+
+AxisMap = tuple[int, tuple[tuple[int, int], ...]]
+"""Where an axis of the base is read: ``constant + Σ coefficient * index`` over pairs ``(axis of the view, coefficient)``."""
+
+
+def kind_of(dtype: torch.dtype) -> Kind:
+    """float, int or bool: all that distinguishes values inside a model of one float type."""
+    if dtype.is_floating_point:
+        return "float"
+    if dtype == torch.bool:
+        return "bool"
+    if dtype.is_complex:
+        raise CaptureError("complex tensors are not supported", operation=str(dtype))
+    return "int"
+
+
+class Array:
+    """A value of a backend: has a static `shape` and a `kind`."""
+
+    shape: tuple[int, ...]
+    kind: Kind
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+class Backend(ABC):
+    """The primitives.  Shapes are static, axes non-negative, and arrays of one call have equal shapes unless said otherwise."""
+
+    node: torch.fx.Node | None = None
+
+    @abstractmethod
+    def constant(self, value: torch.Tensor) -> Array: ...
+
+    @abstractmethod
+    def full(self, shape: Sequence[int], value: float | bool, kind: Kind) -> Array: ...
+
+    @abstractmethod
+    def pointwise(self, fn: ScalarFunction, args: Sequence[Array], shape: tuple[int, ...], kind: Kind) -> Array:
+        """`fn` on each element of `args`, broadcast to `shape`."""
+
+    @abstractmethod
+    def affine(self, x: Array, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> Array:
+        """The view of `x` whose element at an index is `x` at the mapped index (one map for each axis of `x`)."""
+
+    @abstractmethod
+    def accumulate(self, x: Array, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> Array:
+        """The adjoint of :meth:`affine`: zeros of `shape`, with each element of `x` added at its mapped index."""
+
+    @abstractmethod
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array: ...
+
+    @abstractmethod
+    def cat(self, xs: Sequence[Array], axis: int) -> Array: ...
+
+    @abstractmethod
+    def reduce(self, how: str, x: Array, axes: tuple[int, ...]) -> Array:
+        """``"sum"``, ``"prod"``, ``"max"``, ``"min"`` (NaN wins), ``"any"`` or ``"all"`` over `axes`, which disappear."""
+
+    @abstractmethod
+    def arg_reduce(self, how: str, x: Array, axis: int) -> Array:
+        """The first index of the ``"max"`` or ``"min"`` along `axis`, which disappears."""
+
+    @abstractmethod
+    def matmul(self, a: Array, b: Array) -> Array:
+        """``(m, k) × (k, n)`` or ``(batch, m, k) × (batch, k, n)``."""
+
+    @abstractmethod
+    def take(self, x: Array, coordinates: Sequence[int | Array], shape: tuple[int, ...]) -> Array:
+        """``out[o] = x[c(o)]``: for each axis of `x`, a coordinate is an axis of the result or an index array of `shape`."""
+
+    @abstractmethod
+    def put(self, base: Array, coordinates: Sequence[int | Array], values: Array, accumulate: bool) -> Array:
+        """`base` with `values` set or added at the coordinates, which are as in :meth:`take` over the shape of `values`."""
+
+    @abstractmethod
+    def scan(self, how: str, x: Array, axis: int) -> Array:
+        """The running ``"sum"`` or ``"prod"`` along `axis`."""
+
+    def shared(self, x: Array) -> None:  # noqa: B027  (a hint, which need not be taken)
+        """`x` will be used more than once."""
+
+    # --- views by name; a backend may print them in its own way ---
+
+    def permute(self, x: Array, axes: Sequence[int]) -> Array:
+        places = {a: i for i, a in enumerate(axes)}
+        return self.affine(x, tuple(x.shape[a] for a in axes), [(0, ((places[a], 1),)) for a in range(x.ndim)])
+
+    def expand(self, x: Array, shape: tuple[int, ...]) -> Array:
+        if x.shape == shape:
+            return x
+        lead = len(shape) - x.ndim
+        return self.affine(
+            x, shape, [(0, () if n == 1 else ((lead + a, 1),)) for a, n in enumerate(x.shape)]
+        )
+
+    def slice(self, x: Array, axis: int, start: int, stop: int, step: int = 1) -> Array:
+        """Every `step`-th element from `start` up to `stop` along `axis`."""
+        length = max(0, -(-(stop - start) // step))
+        shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
+        return self.affine(x, shape, [(start, ((a, step),)) if a == axis else (0, ((a, 1),)) for a in range(x.ndim)])
+
+    def flip(self, x: Array, axes: Sequence[int]) -> Array:
+        return self.affine(
+            x, x.shape, [(n - 1, ((a, -1),)) if a in axes else (0, ((a, 1),)) for a, n in enumerate(x.shape)]
+        )
+
+
+def interpret(graph: torch.fx.GraphModule, backend: Backend, inputs: Sequence[Array]) -> list[Array]:
+    """The outputs of `graph`, as arrays of `backend`."""
+    from .ops import ROWS
+
+    remaining = iter(inputs)
+    env: dict[torch.fx.Node, Any] = {}
+    for node in graph.graph.nodes:
+        backend.node = node
+        if node.op == "placeholder":
+            env[node] = next(remaining)
+        elif node.op == "get_attr":
+            env[node] = getattr(graph, str(node.target)).detach()
+        elif node.op == "output":
+            out = torch.fx.node.map_arg(node.args[0], lambda n: env[n])
+            outputs = out if isinstance(out, (tuple, list)) else [out]
+            return [x if isinstance(x, Array) else _constant(backend, x) for x in outputs]
+        else:
+            value = env[node] = _call(node, backend, env, ROWS)
+            if isinstance(value, Array) and len(node.users) > 1:
+                backend.shared(value)
+    raise AssertionError("a graph without output")
+
+
+def _call(node: torch.fx.Node, backend: Backend, env: dict, rows: dict) -> Any:
+    args = torch.fx.node.map_arg(node.args, lambda n: env[n])
+    kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: env[n])
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    symbolic = []
+    torch.fx.node.map_arg((node.args, node.kwargs), lambda n: symbolic.append(_is_symbolic(env[n])))
+    if not any(symbolic):
+        # Nothing here depends on an input: a constant of the model.
+        with torch.no_grad():
+            return node.target(*args, **kwargs)
+    row = rows.get(node.target)
+    if row is None:
+        raise CaptureError(
+            f"the operation {node.target} has no translation", operation=str(node.target), where=user_line(node)
+        )
+    args, kwargs = _lift(backend, args), {k: _lift(backend, v) for k, v in kwargs.items()}
+    try:
+        return row(backend, *args, **kwargs)
+    except NotImplementedError as error:
+        raise CaptureError(f"{node.target}: {error}", operation=str(node.target), where=user_line(node)) from error
+
+
+def _is_symbolic(x: Any) -> bool:
+    return isinstance(x, Array) or isinstance(x, (list, tuple)) and any(map(_is_symbolic, x))
+
+
+def _lift(backend: Backend, x: Any) -> Any:
+    if isinstance(x, torch.Tensor):
+        return _constant(backend, x)
+    if isinstance(x, (list, tuple)):
+        return type(x)(_lift(backend, y) for y in x)
+    return x
+
+
+def _constant(backend: Backend, value: torch.Tensor) -> Array:
+    if value._is_zerotensor():
+        return backend.full(tuple(value.shape), 0.0, kind_of(value.dtype))
+    value = value.detach().cpu()
+    if value.numel() and (value.numel() == 1 or bool((value == value.reshape(-1)[0]).all())):
+        return backend.full(tuple(value.shape), value.reshape(-1)[0].item(), kind_of(value.dtype))
+    return backend.constant(value)
+
+
+def run_scalar(graph: ScalarGraph, fn: ScalarFunction, kinds: Sequence[Kind], scalars: Sequence[Scalar]) -> Scalar:
+    """`fn` on scalars; truth values count as 0 and 1 unless `fn` is marked as taking them as they are."""
+    if not getattr(fn, "takes_bool", False):
+        scalars = [as_number(graph, s) if k == "bool" else s for k, s in zip(kinds, scalars, strict=True)]
+    return fn(graph, *scalars)
+
+
+def as_number(graph: ScalarGraph, s: Scalar) -> Scalar:
+    """1 for true, 0 for false."""
+    return graph.apply("select", s, graph.const(1.0), graph.const(0.0))

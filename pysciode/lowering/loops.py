@@ -1,0 +1,569 @@
+"""Loop programs: the statements that array models are made of, their fusion, their buffers, and their Julia text.
+
+Explicit loops rather than broadcasts, because Julia compiles them several times faster and they allocate nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..capture.graph import Scalar, ScalarGraph
+from .interpreter import Kind
+from .scalar import straight_line
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A flat vector: an input, an output, a constant, or memory of the workspace.
+
+    A temporary that is a whole output, or a part of one, is renamed to it: `name` and `shift` say where it lies.
+    """
+
+    size: int
+    kind: Kind = "float"
+    name: str = ""
+    shift: int = 0
+
+    @property
+    def temporary(self) -> bool:
+        return not self.name
+
+
+@dataclass(frozen=True)
+class Indirect:
+    """An index that is read from an integer buffer; it is one-based there as little as anywhere else here."""
+
+    buffer: Buffer
+    index: Affine
+
+
+Variable = "int | Indirect"
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``constant + Σ coefficient * variable``; a variable is the number of a loop axis, or an :class:`Indirect`."""
+
+    constant: int
+    terms: tuple[tuple[Variable, int], ...] = ()
+
+    @staticmethod
+    def axis(a: int) -> Affine:
+        return Affine(0, ((a, 1),))
+
+    @staticmethod
+    def combine(constant: int, parts: Iterable[tuple[int, Affine]]) -> Affine:
+        """``constant + Σ factor * part``."""
+        terms: dict[Variable, int] = {}
+        for factor, part in parts:
+            constant += factor * part.constant
+            for variable, coefficient in part.terms:
+                terms[variable] = terms.get(variable, 0) + factor * coefficient
+        # In the order of the axes, so that equal ones compare equal.
+        kept = [(v, c) for v, c in terms.items() if c]
+        kept.sort(key=lambda term: (0, term[0]) if isinstance(term[0], int) else (1, id(term[0].buffer)))
+        return Affine(constant, tuple(kept))
+
+    def coefficient(self, axis: int) -> int:
+        return next((c for v, c in self.terms if v == axis), 0)
+
+    def nested(self) -> Iterator[Affine]:
+        """This and the indices of all indirections in it."""
+        yield self
+        for variable, _ in self.terms:
+            if isinstance(variable, Indirect):
+                yield from variable.index.nested()
+
+    def buffers(self) -> Iterator[Buffer]:
+        for variable, _ in self.terms:
+            if isinstance(variable, Indirect):
+                yield variable.buffer
+                yield from variable.index.buffers()
+
+    def substitute(self, axes: dict[int, tuple[int, int]]) -> Affine:
+        """With each axis a replaced by ``factor * axis b``, ``axes[a] = (b, factor)``; factor 0 drops it."""
+        parts = []
+        for variable, coefficient in self.terms:
+            if isinstance(variable, Indirect):
+                parts.append((coefficient, Affine(0, ((Indirect(variable.buffer, variable.index.substitute(axes)), 1),))))
+            else:
+                b, factor = axes[variable]
+                parts.append((coefficient * factor, Affine.axis(b)))
+        return Affine.combine(self.constant, parts)
+
+    def text(self, names: Sequence[str], shift: int = 0) -> str:
+        constant = self.constant + shift
+        parts = [] if constant == 0 and self.terms else [str(constant)]
+        for variable, c in self.terms:
+            name = names[variable] if isinstance(variable, int) else access(variable.buffer, variable.index, names)
+            parts.append(name if c == 1 else f"{c}*{name}")
+        return " + ".join(parts).replace("+ -", "- ")
+
+
+def access(buffer: Buffer, index: Affine, names: Sequence[str]) -> str:
+    return f"{buffer.name}[{index.text(names, buffer.shift + 1)}]"
+
+
+class Body:
+    """The scalar operations of one loop, with what they read."""
+
+    def __init__(self) -> None:
+        self.graph = ScalarGraph()
+        self.reads: dict[str, tuple[Buffer, Affine]] = {}
+        self._names: dict[tuple[Buffer, Affine], str] = {}
+
+    def read(self, buffer: Buffer, index: Affine) -> Scalar:
+        key = (buffer, index)
+        if key not in self._names:
+            self._names[key] = f"v{len(self._names) + 1}"
+            self.reads[self._names[key]] = key
+        return self.graph.symbol(self._names[key])
+
+    def absorb(self, other: Body, known: dict[tuple[Buffer, Affine], Scalar]) -> Callable[[Scalar], Scalar]:
+        """Copy the operations of `other` into this body, with reads of `known` places replaced; returns the translation."""
+        places: dict[int, Scalar] = {}
+        g = other.graph
+        for i, op in enumerate(g.ops):
+            if op == "symbol":
+                name = g.args[i][0]
+                if name in other.reads:
+                    buffer, index = other.reads[name]
+                    found = known.get((buffer, index))
+                    places[i] = self.read(buffer, index) if found is None else found
+                else:
+                    places[i] = self.graph.symbol(name)
+            elif op == "const":
+                places[i] = self.graph.const(g.args[i][0])
+            else:
+                places[i] = self.graph.apply(op, *(places[a] for a in g.args[i]))
+        return lambda scalar: places[scalar.id]
+
+    def live_reads(self, roots: Sequence[Scalar]) -> dict[str, tuple[Buffer, Affine]]:
+        """The reads that `roots` depend on: simplification may have made others superfluous."""
+        names = [self.graph.args[i][0] for i in self.graph.reachable(roots) if self.graph.ops[i] == "symbol"]
+        return {name: self.reads[name] for name in names if name in self.reads}
+
+
+class Statement:
+    """A step of a program."""
+
+    def reads(self) -> set[Buffer]:
+        raise NotImplementedError
+
+    def writes(self) -> set[Buffer]:
+        raise NotImplementedError
+
+    def emit(self, dtype: np.dtype) -> list[str]:
+        raise NotImplementedError
+
+
+def _touched(accesses: Iterable[tuple[Buffer, Affine]]) -> set[Buffer]:
+    found: set[Buffer] = set()
+    for buffer, index in accesses:
+        found.add(buffer)
+        found.update(index.buffers())
+    return found
+
+
+_SIMD_FROM = 4
+
+
+class _Nest:
+    """The axes of a loop nest, put in order and merged where all accesses allow it."""
+
+    def __init__(self, sizes: Sequence[int], groups: Sequence[Sequence[int]], accesses: Sequence[Affine]) -> None:
+        flat = [a for index in accesses for a in index.nested()]
+        self.order: list[list[int]] = []
+        self.sizes: dict[int, int] = {}
+        self._map: dict[int, tuple[int, int]] = {}
+        for group in groups:
+            kept: list[int] = []
+            for axis in group:
+                if sizes[axis] == 1:
+                    self._map[axis] = (axis, 0)
+                    continue
+                outer = kept[-1] if kept else None
+                if outer is not None and all(x.coefficient(outer) == x.coefficient(axis) * sizes[axis] for x in flat):
+                    # The two run through memory as one: the inner axis goes on with both lengths.
+                    self.sizes[axis] = self.sizes.pop(outer) * sizes[axis]
+                    self._map[outer] = (axis, 0)
+                    for a, (b, _) in self._map.items():
+                        if b == outer:
+                            self._map[a] = (axis, 0)
+                    kept[-1] = axis
+                else:
+                    kept.append(axis)
+                    self.sizes[axis] = sizes[axis]
+                self._map[axis] = (axis, 1)
+            self.order.append(kept)
+        self.names = [f"i{a}" for a in range(len(sizes))]
+
+    def index(self, index: Affine) -> Affine:
+        return index.substitute(self._map)
+
+    def wrap(self, axes: Sequence[int], body: Sequence[str], simd: bool, fast: bool = False) -> list[str]:
+        """`body` inside loops over `axes`, the last one vectorised where that is allowed."""
+        lines = list(body)
+        for depth, axis in enumerate(reversed(axes)):
+            n = self.sizes[axis]
+            mark = "@simd ivdep " if simd and depth == 0 and n >= _SIMD_FROM else ""
+            lines = [f"{mark}for {self.names[axis]} in 0:{n - 1}", *("    " + line for line in lines), "end"]
+        return lines
+
+
+def _best_last(axes: Sequence[int], sizes: Sequence[int], accesses: Sequence[tuple[int, Affine]]) -> list[int]:
+    """`axes` with the one that most accesses (by weight) step through by one moved to the end."""
+    live = [a for a in axes if sizes[a] > 1]
+    if len(live) < 2:
+        return list(axes)
+
+    def score(axis: int) -> float:
+        value = 0.0
+        for weight, index in accesses:
+            step = abs(index.coefficient(axis))
+            value += weight * (2 if step == 1 else 1.5 if step == 0 else 0)
+        # A very short inner loop is not worth its head.
+        return value * min(1.0, sizes[axis] / 8) + 1e-6 * axis
+
+    best = max(live, key=score)
+    if score(best) <= score(live[-1]) * 1.25:
+        return list(axes)
+    return [a for a in axes if a != best] + [best]
+
+
+def _body_lines(body: Body, nest: _Nest, stores: Sequence[tuple[str, Scalar]], dtype: np.dtype) -> list[str]:
+    code = straight_line(body.graph, stores, dtype)
+    reads = body.live_reads([value for _, value in stores])
+    lines = []
+    for name, (buffer, index) in reads.items():
+        text = access(buffer, nest.index(index), nest.names)
+        lines.append(f"{name} = convert(T, {text})" if buffer.kind == "int" else f"{name} = {text}")
+    return [*lines, *code.lines()]
+
+
+def _target(buffer: Buffer, index: Affine, nest: _Nest) -> str:
+    return access(buffer, nest.index(index), nest.names)
+
+
+def _converted(buffer: Buffer, value: str) -> str:
+    return f"Kernels.integer({value})" if buffer.kind == "int" else value
+
+
+@dataclass
+class Loop(Statement):
+    """A loop nest over `sizes` that stores scalars, or adds them (`accumulate`), each at its own place."""
+
+    sizes: tuple[int, ...]
+    body: Body
+    stores: list[tuple[Buffer, Affine, Scalar]]
+    accumulate: bool = False
+    ordered: bool = False
+    """Whether places may coincide, so that iterations must stay in order."""
+
+    def reads(self) -> set[Buffer]:
+        accesses = list(self.body.live_reads([s for *_, s in self.stores]).values())
+        found = _touched(accesses)
+        for buffer, index, _ in self.stores:
+            found.update(index.buffers())
+            if self.accumulate or self.ordered:
+                found.add(buffer)
+        return found
+
+    def writes(self) -> set[Buffer]:
+        return {buffer for buffer, *_ in self.stores}
+
+    def emit(self, dtype: np.dtype) -> list[str]:
+        if 0 in self.sizes:
+            return []
+        reads = [index for _, index in self.body.live_reads([s for *_, s in self.stores]).values()]
+        writes = [index for _, index, _ in self.stores]
+        axes = _best_last(range(len(self.sizes)), self.sizes, [(1, x) for x in reads] + [(2, x) for x in writes])
+        nest = _Nest(self.sizes, [axes], [*reads, *writes])
+        stores = [(_target(buffer, index, nest), value) for buffer, index, value in self.stores]
+        lines = _body_lines(self.body, nest, stores, dtype)
+        split = len(lines) - len(stores)
+        for k, (buffer, *_) in enumerate(self.stores):
+            target, value = lines[split + k].split(" = ", 1)
+            if self.accumulate:
+                value = f"{target} + {value}"
+            lines[split + k] = f"{target} = {_converted(buffer, value)}"
+        return nest.wrap(nest.order[0], lines, simd=not self.ordered)
+
+
+_START = {"sum": "zero(T)", "prod": "one(T)", "max": "convert(T, -Inf)", "min": "convert(T, Inf)", "any": "false", "all": "true"}
+_STEP = {"sum": "{0} + {1}", "prod": "{0} * {1}", "max": "max({0}, {1})", "min": "min({0}, {1})",
+         "any": "{0} | {1}", "all": "{0} & {1}"}  # fmt: skip
+
+
+@dataclass
+class Reduction(Statement):
+    """The fold of a scalar over the axes `inner`, stored for each index of the others."""
+
+    sizes: tuple[int, ...]
+    inner: tuple[int, ...]
+    how: str
+    body: Body
+    value: Scalar
+    target: tuple[Buffer, Affine]
+
+    def reads(self) -> set[Buffer]:
+        return _touched(self.body.live_reads([self.value]).values())
+
+    def writes(self) -> set[Buffer]:
+        return {self.target[0]}
+
+    def emit(self, dtype: np.dtype) -> list[str]:
+        buffer, place = self.target
+        reads = [index for _, index in self.body.live_reads([self.value]).values()]
+        weighted = [(1, x) for x in reads]
+        outer = [a for a in range(len(self.sizes)) if a not in self.inner]
+        inner = _best_last(self.inner, self.sizes, weighted)
+        if 0 in (self.sizes[a] for a in outer):
+            return []
+        nest = _Nest(self.sizes, [outer, inner], [*reads, place])
+        outer, inner = nest.order
+        target = _target(buffer, place, nest)
+        start, step = _START[self.how], _STEP[self.how]
+        if 0 in self.sizes:
+            return nest.wrap(outer, [f"{target} = {start}"], simd=True)
+        *before, last = _body_lines(self.body, nest, [("r", self.value)], dtype)
+        value = last.split(" = ", 1)[1]
+
+        def stride(axis: int) -> int:
+            return sum(min(abs(nest.index(x).coefficient(axis)), 2) for x in reads)
+
+        if outer and inner and nest.sizes[outer[-1]] >= _SIMD_FROM and stride(outer[-1]) < stride(inner[-1]):
+            # The kept axis runs through memory: add whole rows, vectorised, to the result in place.
+            *rest, row = outer
+            clear = nest.wrap([row], [f"{target} = {start}"], simd=True)
+            add = nest.wrap([*inner, row], [*before, f"{target} = {step.format(target, value)}"], simd=True)
+            return nest.wrap(rest, [*clear, *add], simd=False)
+        fold = nest.wrap(inner, [*before, f"acc = {step.format('acc', value)}"], simd=self.how in ("sum", "prod"))
+        fold = [line.replace("@simd ivdep", "@simd") for line in fold]
+        return nest.wrap(outer, [f"acc = {start}", *fold, f"{target} = {_converted(buffer, 'acc')}"], simd=False)
+
+
+@dataclass
+class ArgReduction(Statement):
+    """The first place of the extreme along one axis."""
+
+    sizes: tuple[int, ...]
+    axis: int
+    how: str
+    body: Body
+    value: Scalar
+    target: tuple[Buffer, Affine]
+
+    reads = Reduction.reads
+    writes = Reduction.writes
+
+    def emit(self, dtype: np.dtype) -> list[str]:
+        buffer, place = self.target
+        reads = [index for _, index in self.body.live_reads([self.value]).values()]
+        outer = [a for a in range(len(self.sizes)) if a != self.axis]
+        nest = _Nest(self.sizes, [outer, [self.axis]], [*reads, place])
+        target = _target(buffer, place, nest)
+        *before, last = _body_lines(self.body, nest, [("r", self.value)], dtype)
+        value = last.split(" = ", 1)[1]
+        name = nest.names[self.axis] if self.sizes[self.axis] > 1 else "0"
+        better = ">" if self.how == "max" else "<"
+        start = "-Inf" if self.how == "max" else "Inf"
+        step = [*before, f"r = {value}", f"if r {better} best || (isnan(r) && !isnan(best))",
+                "    best = r", f"    place = {name}", "end"]  # fmt: skip
+        fold = [f"best = convert(T, {start})", "place = 0", *nest.wrap(nest.order[1], step, simd=False)]
+        return nest.wrap(nest.order[0], [*fold, f"{target} = place"], simd=False)
+
+
+@dataclass
+class Scan(Statement):
+    """Running sums or products along one axis."""
+
+    sizes: tuple[int, ...]
+    axis: int
+    how: str
+    body: Body
+    value: Scalar
+    target: tuple[Buffer, Affine]
+
+    reads = Reduction.reads
+    writes = Reduction.writes
+
+    def emit(self, dtype: np.dtype) -> list[str]:
+        buffer, place = self.target
+        reads = [index for _, index in self.body.live_reads([self.value]).values()]
+        outer = [a for a in range(len(self.sizes)) if a != self.axis]
+        nest = _Nest(self.sizes, [outer, [self.axis]], [*reads, place])
+        *before, last = _body_lines(self.body, nest, [("r", self.value)], dtype)
+        value = last.split(" = ", 1)[1]
+        step = [*before, f"acc = {_STEP[self.how].format('acc', value)}",
+                f"{_target(buffer, place, nest)} = {_converted(buffer, 'acc')}"]  # fmt: skip
+        return nest.wrap(nest.order[0], [f"acc = {_START[self.how]}", *nest.wrap(nest.order[1], step, simd=False)], simd=False)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix (or a batch of them) in a buffer: offset, and strides of batch, rows and columns."""
+
+    buffer: Buffer
+    offset: int
+    strides: tuple[int, int, int]
+
+
+@dataclass
+class Product(Statement):
+    """``C = A B`` for each matrix of a batch."""
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    a: Matrix
+    b: Matrix
+    c: Matrix
+
+    def reads(self) -> set[Buffer]:
+        return {self.a.buffer, self.b.buffer}
+
+    def writes(self) -> set[Buffer]:
+        return {self.c.buffer}
+
+    def emit(self, dtype: np.dtype) -> list[str]:
+        def operand(x: Matrix) -> str:
+            offset = str(x.offset + x.buffer.shift)
+            if self.batch > 1 and x.strides[0]:
+                offset += f" + {x.strides[0]}*i"
+            return f"{x.buffer.name}, {offset}, {x.strides[1]}, {x.strides[2]}"
+
+        call = (
+            f"Kernels.matmul!({operand(self.c)}, {operand(self.a)}, {operand(self.b)}, {self.m}, {self.n}, {self.k})"
+        )
+        return [call] if self.batch == 1 else [f"for i in 0:{self.batch - 1}", "    " + call, "end"]
+
+
+# --- programs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Program:
+    """Statements in order."""
+
+    statements: list[Statement] = field(default_factory=list)
+
+    def fuse(self) -> None:
+        """Merge loops over the same axes where each element depends on its own predecessors only."""
+        done: list[Statement] = []
+        for statement in self.statements:
+            if not (isinstance(statement, Loop) and self._merge(done, statement)):
+                done.append(statement)
+        self.statements = done
+        self._drop_unread()
+
+    @staticmethod
+    def _merge(done: list[Statement], loop: Loop) -> bool:
+        """Add `loop` to an earlier one, if it may move up there."""
+        if loop.ordered or loop.accumulate:
+            return False
+        reads, writes = loop.reads(), loop.writes()
+        for earlier in reversed(done):
+            if isinstance(earlier, Loop) and earlier.sizes == loop.sizes and not (earlier.ordered or earlier.accumulate):
+                stored = {(b, i): s for b, i, s in earlier.stores}
+                made = earlier.writes()
+                needed = [r for r in loop.body.live_reads([s for *_, s in loop.stores]).values() if r[0] in made]
+                indirect = {x for b, i in loop.body.reads.values() for x in i.buffers()}
+                for _, i, _ in loop.stores:
+                    indirect.update(i.buffers())
+                if all(r in stored for r in needed) and not (indirect & made) and not (writes & made):
+                    translate = earlier.body.absorb(loop.body, stored)
+                    earlier.stores += [(b, i, translate(s)) for b, i, s in loop.stores]
+                    return True
+            if earlier.writes() & (reads | writes) or earlier.reads() & writes:
+                return False
+        return False
+
+    def _drop_unread(self) -> None:
+        """Drop stores to temporaries that nothing reads."""
+        while True:
+            read: set[Buffer] = set()
+            for statement in self.statements:
+                read |= statement.reads()
+            kept: list[Statement] = []
+            changed = False
+            for statement in self.statements:
+                wanted = {b for b in statement.writes() if not b.temporary or b in read}
+                if isinstance(statement, Loop) and wanted != statement.writes():
+                    statement.stores = [s for s in statement.stores if s[0] in wanted]
+                    changed = True
+                if wanted:
+                    kept.append(statement)
+                else:
+                    changed = True
+            self.statements = kept
+            if not changed:
+                return
+
+    def buffers(self) -> list[Buffer]:
+        """All buffers, in the order of their first use."""
+        seen: dict[Buffer, None] = {}
+        for statement in self.statements:
+            for buffer in sorted(statement.reads() | statement.writes(), key=lambda b: (b.name, b.size)):
+                seen.setdefault(buffer)
+        return list(seen)
+
+
+class Workspace:
+    """The vectors that the temporaries of several functions share, one function running at a time."""
+
+    def __init__(self) -> None:
+        self.slots: dict[str, tuple[Kind, int]] = {}
+        self._counts: dict[Kind, int] = {}
+
+    def vector(self, name: str, size: int) -> None:
+        self.slots[name] = ("float", max(size, self.slots.get(name, ("float", 0))[1]))
+
+    def place(self, program: Program) -> None:
+        """Give each temporary of `program` a slot; a slot is free again after the last use of its buffer."""
+        last: dict[Buffer, int] = {}
+        for i, statement in enumerate(program.statements):
+            for buffer in statement.reads() | statement.writes():
+                if buffer.temporary:
+                    last[buffer] = i
+        free: dict[Kind, list[str]] = {}
+        for name, (kind, _) in self.slots.items():
+            if name[1:].isdigit():
+                free.setdefault(kind, []).append(name)
+        placed: set[Buffer] = set()
+        for i, statement in enumerate(program.statements):
+            for buffer in sorted(statement.writes(), key=lambda b: -b.size):
+                if buffer.temporary:
+                    buffer.name = self._slot(buffer, free)
+                    placed.add(buffer)
+            for buffer in placed:
+                if last[buffer] == i:
+                    free.setdefault(buffer.kind, []).append(buffer.name)
+
+    def _slot(self, buffer: Buffer, free: dict[Kind, list[str]]) -> str:
+        names = free.get(buffer.kind, [])
+        if names:
+            # The one that fits best: least growth, then least waste.
+            best = min(names, key=lambda n: (max(0, buffer.size - self.slots[n][1]), abs(self.slots[n][1] - buffer.size)))
+            names.remove(best)
+        else:
+            number = self._counts.get(buffer.kind, 0) + 1
+            self._counts[buffer.kind] = number
+            best = f"{ {'float': 'b', 'int': 'k', 'bool': 'q'}[buffer.kind] }{number}".replace(" ", "")
+        self.slots[best] = (buffer.kind, max(buffer.size, self.slots.get(best, (buffer.kind, 0))[1]))
+        return best
+
+    def source(self) -> str:
+        types = {"float": "T", "int": "Int", "bool": "Bool"}
+        fields = ", ".join(f"{name} = Vector{{{types[kind]}}}(undef, {size})" for name, (kind, size) in self.slots.items())
+        return f"workspace(::Type{{T}}) where {{T}} = (; {fields})" if fields else "workspace(::Type{T}) where {T} = nothing"
+
+
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a C-contiguous array."""
+    return tuple(math.prod(shape[a + 1 :]) for a in range(len(shape)))

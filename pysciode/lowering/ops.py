@@ -1,0 +1,395 @@
+"""The table of operations: what every ATen operation means.
+
+A row is a function ``row(backend, *args, **kwargs)`` that expresses its operation by the primitives of
+:class:`~pysciode.lowering.interpreter.Backend`.  Pointwise operations stand here, the others in
+:mod:`~pysciode.lowering.structural` and :mod:`~pysciode.lowering.windows`, which add their rows to the same table.
+Operations that torch itself can decompose into these need no row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..capture.graph import Scalar, ScalarGraph
+from .interpreter import Array, Backend, Kind, ScalarFunction, as_number, kind_of
+
+aten = torch.ops.aten
+prims = torch.ops.prims
+
+Row = Callable[..., Any]
+ROWS: dict[Any, Row] = {}
+
+
+def row(*operations: Any) -> Callable[[Row], Row]:
+    """Make the decorated function the row of `operations`."""
+
+    def enter(function: Row) -> Row:
+        for operation in operations:
+            ROWS[operation] = function
+        return function
+
+    return enter
+
+
+# --- helpers for rows ------------------------------------------------------------------------------------------------
+
+
+def node_kind(b: Backend) -> Kind:
+    """The kind that torch says the result of the node at hand has."""
+    value = b.node.meta["val"]
+    return kind_of((value[0] if isinstance(value, (tuple, list)) else value).dtype)
+
+
+def takes_bool(fn: ScalarFunction) -> ScalarFunction:
+    """Mark `fn` as taking truth values as they are, not as numbers."""
+    fn.takes_bool = True  # type: ignore[attr-defined]
+    return fn
+
+
+def pointwise(b: Backend, fn: ScalarFunction, *args: Array | float | bool, kind: Kind | None = None) -> Array:
+    """`fn` on the elements of `args`, numbers among them, broadcast against each other."""
+    arrays = [x for x in args if isinstance(x, Array)]
+    shape = tuple(torch.broadcast_shapes(*(x.shape for x in arrays)))
+    if len(arrays) < len(args):
+        full, given = fn, args
+
+        def fn(g: ScalarGraph, *scalars: Scalar) -> Scalar:
+            rest = iter(scalars)
+            return full(g, *(next(rest) if isinstance(x, Array) else g.const(x) for x in given))
+
+        if getattr(full, "takes_bool", False):
+            takes_bool(fn)
+    return b.pointwise(fn, arrays, shape, kind or node_kind(b))
+
+
+def to_bool(b: Backend, x: Array) -> Array:
+    if x.kind == "bool":
+        return x
+    return pointwise(b, lambda g, x: g.apply("ne", x, g.const(0.0)), x, kind="bool")
+
+
+def cast(b: Backend, x: Array, kind: Kind) -> Array:
+    """`x` as another kind, as torch's ``.to``."""
+    if x.kind == kind:
+        return x
+    if kind == "bool":
+        return to_bool(b, x)
+    if kind == "int" and x.kind == "float":
+        return pointwise(b, lambda g, x: g.apply("trunc", x), x, kind="int")
+    return pointwise(b, lambda g, x: x, x, kind=kind)
+
+
+def apply(op: str) -> ScalarFunction:
+    return lambda g, *x: g.apply(op, *x)
+
+
+def total(b: Backend, x: Array, axes: Sequence[int], keepdim: bool = False) -> Array:
+    """The sum over `axes`, truth values counted."""
+    return reduce(b, "sum", cast(b, x, "int") if x.kind == "bool" else x, axes, keepdim)
+
+
+def reduce(b: Backend, how: str, x: Array, axes: Sequence[int], keepdim: bool = False) -> Array:
+    axes = tuple(sorted({a % x.ndim for a in axes})) if x.ndim else ()
+    out = b.reduce(how, x, axes) if axes else x
+    if keepdim and axes:
+        out = b.reshape(out, tuple(1 if a in axes else n for a, n in enumerate(x.shape)))
+    return out
+
+
+def axis_of(axis: int, ndim: int) -> int:
+    return axis % ndim if ndim else 0
+
+
+# --- one operand: by the name of the scalar operation ----------------------------------------------------------------
+
+_UNARY = {
+    "neg": "neg", "exp": "exp", "exp2": "exp2", "expm1": "expm1",
+    "log": "log", "log2": "log2", "log10": "log10", "log1p": "log1p", "sqrt": "sqrt",
+    "sin": "sin", "cos": "cos", "tan": "tan", "asin": "asin", "acos": "acos", "atan": "atan",
+    "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "asinh": "asinh", "acosh": "acosh", "atanh": "atanh",
+    "sigmoid": "sigmoid", "erf": "erf", "erfc": "erfc", "lgamma": "lgamma", "digamma": "digamma",
+    "abs": "abs", "sign": "sign", "sgn": "sign",
+    "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "round",
+    "isnan": "isnan", "isinf": "isinf",
+}  # fmt: skip
+
+
+def _unary(op: str) -> Row:
+    fn = apply(op)
+    return lambda b, x: pointwise(b, fn, x)
+
+
+for _name, _op in _UNARY.items():
+    ROWS[getattr(aten, _name).default] = _unary(_op)
+
+
+def _simple(fn: ScalarFunction) -> Row:
+    return lambda b, *x: pointwise(b, fn, *x)
+
+
+ROWS[aten.reciprocal.default] = _simple(lambda g, x: 1 / x)
+ROWS[aten.rsqrt.default] = _simple(lambda g, x: 1 / g.apply("sqrt", x))
+ROWS[aten.square.default] = _simple(lambda g, x: x * x)
+ROWS[aten.relu.default] = _simple(lambda g, x: g.apply("max", x, g.const(0.0)))
+ROWS[aten.frac.default] = _simple(lambda g, x: x - g.apply("trunc", x))
+ROWS[aten.logical_not.default] = lambda b, x: pointwise(b, takes_bool(apply("not")), to_bool(b, x), kind="bool")
+
+
+@row(aten.bitwise_not.default)
+def _bitwise_not(b: Backend, x: Array) -> Array:
+    if x.kind != "bool":
+        raise NotImplementedError("bit operations on integers")
+    return pointwise(b, takes_bool(apply("not")), x, kind="bool")
+
+
+@row(aten.polygamma.default)
+def _polygamma(b: Backend, n: int, x: Array) -> Array:
+    if n not in (0, 1):
+        raise NotImplementedError(f"polygamma of order {n}")
+    return pointwise(b, apply("trigamma" if n else "digamma"), x)
+
+
+# --- two operands ----------------------------------------------------------------------------------------------------
+
+
+@row(aten.add.Tensor, aten.add.Scalar)
+def _add(b: Backend, x: Any, y: Any, alpha: float = 1) -> Array:
+    if node_kind(b) == "bool":
+        return pointwise(b, takes_bool(apply("or")), to_bool(b, x), to_bool(b, y))
+    return pointwise(b, lambda g, x, y: x + y * alpha, x, y)
+
+
+@row(aten.sub.Tensor, aten.sub.Scalar)
+def _sub(b: Backend, x: Any, y: Any, alpha: float = 1) -> Array:
+    return pointwise(b, lambda g, x, y: x - y * alpha, x, y)
+
+
+@row(aten.rsub.Tensor, aten.rsub.Scalar)
+def _rsub(b: Backend, x: Any, y: Any, alpha: float = 1) -> Array:
+    return pointwise(b, lambda g, x, y: y - x * alpha, x, y)
+
+
+def _divide(g: ScalarGraph, x: Scalar, y: Scalar) -> Scalar:
+    # A constant divisor becomes a factor where that is exact.
+    if y.constant and abs(math.frexp(y.constant)[0]) == 0.5 and math.isfinite(1 / y.constant):
+        return x * (1 / y.constant)
+    return x / y
+
+
+@row(aten.div.Tensor, aten.div.Scalar, aten.true_divide.Tensor)
+def _div(b: Backend, x: Any, y: Any) -> Array:
+    return pointwise(b, _divide, x, y)
+
+
+@row(aten.div.Tensor_mode, aten.div.Scalar_mode)
+def _div_mode(b: Backend, x: Any, y: Any, rounding_mode: str | None = None) -> Array:
+    if rounding_mode is None:
+        return pointwise(b, _divide, x, y)
+    return pointwise(b, lambda g, x, y: g.apply(rounding_mode, x / y), x, y)
+
+
+ROWS[aten.floor_divide.default] = lambda b, x, y: _div_mode(b, x, y, "floor")
+
+for _op, _name in {"mul": "mul", "pow": "pow", "fmod": "fmod", "mod": "remainder", "atan2": "atan2",
+                   "max": "maximum", "min": "minimum"}.items():  # fmt: skip
+    for _overload in ("default", "Tensor", "Scalar", "Tensor_Tensor", "Tensor_Scalar", "Scalar_Tensor"):
+        if hasattr(getattr(aten, _name), _overload):
+            ROWS[getattr(getattr(aten, _name), _overload)] = _simple(apply(_op))
+ROWS[aten.pow.Scalar] = _simple(apply("pow"))
+
+
+def _f_extreme(op: str) -> ScalarFunction:
+    """The extreme that ignores NaN."""
+
+    def fn(g: ScalarGraph, x: Scalar, y: Scalar) -> Scalar:
+        y_or = g.apply("select", g.apply("isnan", y), x, g.apply(op, x, y))
+        return g.apply("select", g.apply("isnan", x), y, y_or)
+
+    return fn
+
+
+ROWS[aten.fmax.default] = _simple(_f_extreme("max"))
+ROWS[aten.fmin.default] = _simple(_f_extreme("min"))
+ROWS[aten.hypot.default] = _simple(lambda g, x, y: g.apply("sqrt", x * x + y * y))
+
+
+def _comparison(op: str) -> Row:
+    return lambda b, x, y: pointwise(b, apply(op), x, y, kind="bool")
+
+
+for _op in ("lt", "le", "gt", "ge", "eq", "ne"):
+    for _overload in ("Tensor", "Scalar"):
+        ROWS[getattr(getattr(aten, _op), _overload)] = _comparison(_op)
+
+
+def _logical(op: str) -> Row:
+    fn = takes_bool(apply(op))
+
+    def rule(b: Backend, x: Any, y: Any) -> Array:
+        x, y = (to_bool(b, v) if isinstance(v, Array) else bool(v) for v in (x, y))
+        return pointwise(b, fn, x, y, kind="bool")
+
+    return rule
+
+
+ROWS[aten.logical_and.default] = _logical("and")
+ROWS[aten.logical_or.default] = _logical("or")
+ROWS[aten.logical_xor.default] = _logical("ne")
+
+
+def _bitwise(op: str) -> Row:
+    logical = _logical(op)
+
+    def rule(b: Backend, x: Any, y: Any) -> Array:
+        if node_kind(b) != "bool":
+            raise NotImplementedError("bit operations on integers")
+        return logical(b, x, y)
+
+    return rule
+
+
+for _name, _op in {"bitwise_and": "and", "bitwise_or": "or", "bitwise_xor": "ne"}.items():
+    for _overload in ("Tensor", "Scalar"):
+        ROWS[getattr(getattr(aten, _name), _overload)] = _bitwise(_op)
+
+
+# --- choices ---------------------------------------------------------------------------------------------------------
+
+
+@row(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
+def _where(b: Backend, condition: Array, x: Any, y: Any) -> Array:
+    kind = node_kind(b)
+    x, y = (cast(b, v, kind) if isinstance(v, Array) else (bool(v) if kind == "bool" else v) for v in (x, y))
+    return pointwise(b, takes_bool(apply("select")), to_bool(b, condition), x, y, kind=kind)
+
+
+@row(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def _masked_fill(b: Backend, x: Array, mask: Array, value: Any) -> Array:
+    return _where(b, mask, value, x)
+
+
+@row(aten.clamp.default, aten.clamp.Tensor)
+def _clamp(b: Backend, x: Array, min: Any = None, max: Any = None) -> Array:
+    def fn(g: ScalarGraph, x: Scalar, *bounds: Scalar) -> Scalar:
+        rest = iter(bounds)
+        if min is not None:
+            x = g.apply("max", x, next(rest))
+        if max is not None:
+            x = g.apply("min", x, next(rest))
+        return x
+
+    return pointwise(b, fn, x, *(v for v in (min, max) if v is not None))
+
+
+ROWS[aten.clamp_min.default] = ROWS[aten.clamp_min.Tensor] = _simple(apply("max"))
+ROWS[aten.clamp_max.default] = ROWS[aten.clamp_max.Tensor] = _simple(apply("min"))
+
+
+@row(aten.hardtanh.default)
+def _hardtanh(b: Backend, x: Array, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+    return _clamp(b, x, min_val, max_val)
+
+
+@row(aten.threshold_backward.default)
+def _threshold_backward(b: Backend, grad: Array, x: Array, threshold: float) -> Array:
+    return pointwise(
+        b, lambda g, grad, x: g.apply("select", g.apply("le", x, g.const(threshold)), g.const(0.0), grad), grad, x
+    )
+
+
+@row(aten.sigmoid_backward.default)
+def _sigmoid_backward(b: Backend, grad: Array, y: Array) -> Array:
+    return pointwise(b, lambda g, grad, y: grad * (y * (1 - y)), grad, y)
+
+
+@row(aten.tanh_backward.default)
+def _tanh_backward(b: Backend, grad: Array, y: Array) -> Array:
+    return pointwise(b, lambda g, grad, y: grad * (1 - y * y), grad, y)
+
+
+@row(aten.softplus.default)
+def _softplus(b: Backend, x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    def fn(g: ScalarGraph, x: Scalar) -> Scalar:
+        z = x * beta
+        # log(1 + exp(z)) without overflow: max(z, 0) + log1p(exp(-|z|))
+        smooth = g.apply("max", z, g.const(0.0)) + g.apply("log1p", g.apply("exp", -g.apply("abs", z)))
+        return g.apply("select", g.apply("gt", z, g.const(threshold)), x, smooth * (1 / beta))
+
+    return pointwise(b, fn, x)
+
+
+@row(aten.softplus_backward.default)
+def _softplus_backward(b: Backend, grad: Array, x: Array, beta: float, threshold: float) -> Array:
+    def fn(g: ScalarGraph, grad: Scalar, x: Scalar) -> Scalar:
+        z = x * beta
+        return g.apply("select", g.apply("gt", z, g.const(threshold)), grad, grad * g.apply("sigmoid", z))
+
+    return pointwise(b, fn, grad, x)
+
+
+@row(aten.silu.default)
+def _silu(b: Backend, x: Array) -> Array:
+    return pointwise(b, lambda g, x: x * g.apply("sigmoid", x), x)
+
+
+@row(aten.silu_backward.default)
+def _silu_backward(b: Backend, grad: Array, x: Array) -> Array:
+    def fn(g: ScalarGraph, grad: Scalar, x: Scalar) -> Scalar:
+        s = g.apply("sigmoid", x)
+        return grad * (s * (1 + x * (1 - s)))
+
+    return pointwise(b, fn, grad, x)
+
+
+@row(aten.log_sigmoid_forward.default)
+def _log_sigmoid(b: Backend, x: Array) -> tuple[Array, Array]:
+    def fn(g: ScalarGraph, x: Scalar) -> Scalar:
+        return g.apply("min", x, g.const(0.0)) - g.apply("log1p", g.apply("exp", -g.apply("abs", x)))
+
+    out = pointwise(b, fn, x, kind="float")
+    return out, out  # the second is a buffer that only log_sigmoid_backward takes, and ignores here
+
+
+@row(aten.log_sigmoid_backward.default)
+def _log_sigmoid_backward(b: Backend, grad: Array, x: Array, buffer: Array) -> Array:
+    return pointwise(b, lambda g, grad, x: grad * g.apply("sigmoid", -x), grad, x)
+
+
+# --- conversions and copies ------------------------------------------------------------------------------------------
+
+
+@row(
+    aten.alias.default, aten.clone.default, aten.detach.default, aten.contiguous.default,
+    aten.lift_fresh_copy.default, aten.lift_fresh.default, aten.positive.default,
+)  # fmt: skip
+def _same(b: Backend, x: Array, **options: Any) -> Array:
+    return x
+
+
+@row(aten._to_copy.default, prims.convert_element_type.default)
+def _to_copy(b: Backend, x: Array, *dtype: Any, **options: Any) -> Array:
+    return cast(b, x, node_kind(b))
+
+
+@row(aten.copy.default)
+def _copy(b: Backend, x: Array, source: Array, non_blocking: bool = False) -> Array:
+    return b.expand(cast(b, source, x.kind), x.shape)
+
+
+@row(
+    aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.empty_like.default,
+    aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default,
+    aten.new_empty_strided.default,
+)  # fmt: skip
+def _filled(b: Backend, x: Array, *args: Any, **options: Any) -> Array:
+    name = b.node.target._schema.name
+    value = args[-1] if "full" in name else float("ones" in name)
+    kind = node_kind(b)
+    return b.full(tuple(b.node.meta["val"].shape), bool(value) if kind == "bool" else value, kind)
+
+
+from . import structural as _structural, windows as _windows  # noqa: E402, F401  (they enter their rows)
