@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import EngineUnavailable
@@ -42,18 +44,18 @@ def start_julia() -> Any:
 
 
 def _start() -> Any:
+    # A user's own juliacall keeps the options that it was imported with.
     if "juliacall" not in sys.modules:
         if not julia_environment_is_resolved():
             resolve(progress=lambda line: print(line, file=sys.stderr, flush=True))
         _set_options()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _pythons_signal_handlers():
             # juliacall warns whenever torch came first. That was an OpenMP clash of old; both orders are tested here.
             warnings.filterwarnings("ignore", message="torch was imported before juliacall")
             import juliacall
     except Exception as error:
         raise EngineUnavailable("The Julia engine", f"juliacall did not start ({error})") from error
-    _give_ctrl_c_back_to_python()
     try:
         return juliacall.Main.seval(f"import {JULIA_PACKAGE}; {JULIA_PACKAGE}")
     except juliacall.JuliaError as error:
@@ -70,7 +72,20 @@ def _set_options() -> None:
     os.environ.setdefault("PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION", "no")
 
 
-def _give_ctrl_c_back_to_python() -> None:
-    """Undo one part of Julia's signal handling: it blocks SIGINT everywhere and waits for it in a thread of its own."""
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+@contextmanager
+def _pythons_signal_handlers() -> Iterator[None]:
+    """Keep what Python handles, Ctrl-C above all.
+
+    Julia blocks SIGINT, SIGTERM and others in every thread, replaces their handlers, and waits for them in a thread of
+    its own, which would end the process.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()) - mask:
+        if callable(handlers.get(number)):
+            signal.signal(number, handlers[number])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})

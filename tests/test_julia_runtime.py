@@ -1,0 +1,119 @@
+"""Julia inside Python, each time in a fresh process: import orders, signals, fork."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+SOLVE = """
+import numpy as np
+def decay(u, p, t):
+    return [-p[0] * u[0]]
+solution = pysciode.solve(pysciode.ODEProblem(decay, [1.0], (0.0, 1.0), [2.0]), engine="julia")
+assert abs(solution.u[-1, 0] - np.exp(-2.0)) < 1e-5
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=600)
+
+
+def test_importing_pysciode_starts_nothing_and_is_quick():
+    shown = run(
+        "import sys, time; began = time.perf_counter(); import pysciode; print(time.perf_counter() - began); "
+        "assert not {'juliacall', 'matplotlib.pyplot', 'pandas', 'torchdiffeq'} & sys.modules.keys()"
+    )
+    assert shown.returncode == 0, shown.stderr
+    # The goal is one second; a loaded test machine may take several times that.
+    assert float(shown.stdout) < 5
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize(
+    "imports",
+    ["import torch, pysciode", "import pysciode, torch", "import juliacall, torch, pysciode", "import torch, juliacall, pysciode"],
+)
+def test_every_import_order_works(imports):
+    multiplied = "assert (torch.ones(300, 300) @ torch.ones(300, 300)).sum() == 300**3"
+    shown = run("\n".join([imports, multiplied, SOLVE, multiplied]))
+    assert shown.returncode == 0, shown.stderr
+    if "juliacall" not in imports:
+        assert "Warning" not in shown.stderr
+
+
+@pytest.mark.julia
+def test_ctrl_c_stays_pythons_and_the_session_goes_on():
+    shown = run(
+        f"""
+import os, signal, threading, time
+import pysciode
+{SOLVE}
+def press():
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=press).start()
+began = time.monotonic()
+try:
+    time.sleep(20)
+except KeyboardInterrupt:
+    assert time.monotonic() - began < 10
+    print("interrupted")
+{SOLVE}
+"""
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "interrupted" in shown.stdout
+
+
+@pytest.mark.julia
+def test_handlers_of_the_user_survive_the_start_of_julia():
+    shown = run(
+        f"""
+import os, signal
+import pysciode
+signal.signal(signal.SIGTERM, lambda number, frame: print("saved a checkpoint"))
+{SOLVE}
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "saved a checkpoint" in shown.stdout
+
+
+@pytest.mark.julia
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system does not fork")
+def test_a_forked_child_is_told_so():
+    shown = run(
+        f"""
+import os
+import pysciode
+{SOLVE}
+child = os.fork()
+if child == 0:
+    try:
+        pysciode.solve(pysciode.ODEProblem(decay, [1.0], (0.0, 1.0), [2.0]), engine="julia")
+    except RuntimeError as error:
+        os._exit(7 if "spawn" in str(error) else 8)
+    os._exit(9)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    )
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_without_julia_the_error_names_the_command(monkeypatch, tmp_path):
+    from pysciode.engines import julia_runtime
+    from pysciode.errors import INSTALL_COMMAND, EngineUnavailable
+
+    if "juliacall" in sys.modules:
+        pytest.skip("this process runs Julia already")
+    monkeypatch.setattr(julia_runtime, "_started", None)
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", str(tmp_path / "julia"))
+    monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(tmp_path))
+    with pytest.raises(EngineUnavailable, match=INSTALL_COMMAND):
+        julia_runtime.start_julia()
