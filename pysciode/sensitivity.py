@@ -191,6 +191,12 @@ class MooncakeAdjoint(SensitivityAlgorithm):
     """Differentiate through the solver with Mooncake.jl."""
 
 
+SENSITIVITY_ALGORITHMS: dict[str, type[SensitivityAlgorithm]] = {
+    cls.__name__: cls for cls in SensitivityAlgorithm.__subclasses__()
+}
+"""The methods by name."""
+
+
 def check_sensealg(sensealg: object) -> SensitivityAlgorithm | None:
     """`sensealg` if it is a method; a class instead of an object is a common slip and told.
 

@@ -24,3 +24,9 @@ def _julia_where_it_is_needed(request: pytest.FixtureRequest) -> None:
     if REQUIRED:
         pytest.fail("PYSCIODE_REQUIRE_JULIA=1, but the Julia environment is not resolved: python -m pysciode install")
     pytest.skip("needs the Julia engine: python -m pysciode install")
+
+
+@pytest.fixture(params=[pytest.param("julia", marks=pytest.mark.julia), "embedded"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Name of an engine: what is tested with it must hold on both."""
+    return request.param
