@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from .errors import INSTALL_COMMAND
 from .fitting.lotka_volterra import MEANINGS, PARAMETERS, PUBLISHED_RATES, PeltFit, fit_pelts
 
 HARE, LYNX, INK = "#1b7f79", "#c8553d", "#333333"
-
-ENGINES = {
-    "julia": "Julia (SciML's OrdinaryDiffEq and SciMLSensitivity, in this process)",
-    "embedded": "embedded (torchdiffeq; Julia is not installed here or was not asked for)",
-}
-
 
 def run_demo(engine: str = "auto", output: Path = Path("lynx-hare.png"), *, quick: bool = False) -> PeltFit:
     """Fit the pelts, print the estimates and save the figure.
@@ -48,7 +44,7 @@ def run_demo(engine: str = "auto", output: Path = Path("lynx-hare.png"), *, quic
         console.print("[yellow]The optimiser stopped before it converged: take the figures with care.[/yellow]")
     draw(result, output)
     console.print(
-        f"Engine: {ENGINES[result.engine]}\n"
+        f"Engine: {_engine_line(result.engine, engine)}\n"
         f"Time: {result.seconds:.1f} s for {result.fit.evaluations} gradients\n"
         f"Figure: {output}",
         highlight=False,
@@ -56,19 +52,26 @@ def run_demo(engine: str = "auto", output: Path = Path("lynx-hare.png"), *, quic
     return result
 
 
+def _engine_line(used: str, asked: str) -> str:
+    if used == "julia":
+        return "julia (SciML, in this process)"
+    if asked == "embedded":
+        return "embedded (torchdiffeq), as asked for"
+    return f"embedded (torchdiffeq), because Julia is not installed for this Python; {INSTALL_COMMAND} brings it"
+
+
 def estimates_table(result: PeltFit) -> Table:
     """Estimates, standard errors and 95 % intervals beside the published fit."""
-    table = Table(title=f"log-likelihood {result.fit.log_likelihood:.2f}", title_justify="left")
-    table.add_column("parameter")
+    table = Table(title=f"log-likelihood {result.fit.log_likelihood:.2f}; rates per year, populations in thousands", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("parameter", no_wrap=True)
     for heading in ("estimate", "std. error", "95 % interval", "published"):
-        table.add_column(heading, justify="right")
-    table.add_column("meaning")
+        table.add_column(heading, justify="right", no_wrap=True)
 
     fit = result.fit
     sigmas = ("sigma(hare)", "sigma(lynx)")
     for name, meaning, estimate, error in zip(
         PARAMETERS + sigmas,
-        MEANINGS + ("noise of log hares", "noise of log lynx"),
+        MEANINGS + ("", ""),
         np.concatenate([fit.parameters, fit.sigma]),
         np.concatenate([fit.parameters_se, fit.sigma_se]),
         strict=True,
@@ -77,12 +80,11 @@ def estimates_table(result: PeltFit) -> Table:
         factor = np.exp(1.96 * error / estimate)
         published = PUBLISHED_RATES.get(name)
         table.add_row(
-            name,
+            f"{name} [dim]{meaning}[/dim]",
             f"{estimate:.4g}",
             f"{error:.2g}",
             f"{estimate / factor:.3g} to {estimate * factor:.3g}",
             "" if published is None else f"{published:g}",
-            meaning,
         )
     table.caption = "published: posterior means of Carpenter (2018), Stan"
     return table
@@ -116,10 +118,9 @@ def _draw_years(axes, result: PeltFit) -> None:
         curve = result.curve[:, column]
         spread = np.exp(result.fit.sigma[column])
         axes.fill_between(result.years, curve / spread, curve * spread, color=colour, alpha=0.13, linewidth=0)
-        axes.plot(result.years, curve, color=colour, linewidth=1.8, label=f"{name}: fit and one sigma")
-        axes.plot(
-            result.pelts["year"], result.pelts[name], "o", color=colour, markersize=4.5, markeredgecolor="white", label=name
-        )
+        axes.plot(result.years, curve, color=colour, linewidth=1.8, label=f"{name}: fit, ±1σ")
+        years, pelts = result.pelts["year"], result.pelts[name]
+        axes.plot(years, pelts, "o", color=colour, markersize=4.5, markeredgecolor="white", label=f"{name}: pelts")
     _tidy(axes)
     axes.set(xlabel="year", ylabel="pelts, thousands", xlim=(1899.5, 1920.5), ylim=(0, None))
     axes.set_xticks(range(1900, 1921, 4))

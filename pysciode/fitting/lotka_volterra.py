@@ -17,19 +17,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..algorithms import Tsit5
 from ..problems import ODEProblem
 from ..solving import solve
 from .maximum_likelihood import LogNormalFit, fit_log_normal
 
 PARAMETERS = ("alpha", "beta", "gamma", "delta", "hare(1900)", "lynx(1900)")
 MEANINGS = (
-    "hares: growth, 1/year",
-    "hares: loss to lynx",
-    "lynx: death, 1/year",
-    "lynx: growth on hares",
-    "initial hares, thousands",
-    "initial lynx, thousands",
+    "hares born",
+    "hares eaten",
+    "lynx dying",
+    "lynx fed",
+    "",
+    "",
 )
 PUBLISHED_RATES = {"alpha": 0.55, "beta": 0.028, "gamma": 0.80, "delta": 0.024}
 """Posterior means of Carpenter (2018)."""
@@ -106,7 +105,7 @@ def fit_pelts(
 
     def populations(parameters: torch.Tensor, times: np.ndarray):
         problem = ODEProblem(lotka_volterra, parameters[4:], span, parameters[:4])
-        return solve(problem, Tsit5(), saveat=times, rtol=rtol, atol=rtol, engine=engine)
+        return solve(problem, saveat=times, rtol=rtol, atol=rtol, engine=engine)
 
     fit = fit_log_normal(
         lambda parameters: populations(parameters, since).u,
