@@ -50,10 +50,17 @@ def reverse(
     graph: ScalarGraph, outputs: Sequence[Scalar], cotangents: Sequence[Scalar], inputs: Sequence[Scalar]
 ) -> list[Scalar]:
     """The vector–Jacobian product ``cotangentsᵀ ∂outputs/∂inputs``, one entry per input."""
+    order = graph.reachable(outputs)
+    # Only what depends on the inputs carries a derivative.
+    active = {x.id for x in inputs}
+    for i in order:
+        if graph.ops[i] not in ("symbol", "const") and not active.isdisjoint(graph.args[i]):
+            active.add(i)
     bars: dict[int, list[Scalar]] = {}
     for y, bar in zip(outputs, cotangents, strict=True):
-        bars.setdefault(y.id, []).append(bar)
-    for i in reversed(graph.reachable(outputs)):
+        if y.id in active:
+            bars.setdefault(y.id, []).append(bar)
+    for i in reversed(order):
         if i not in bars or graph.ops[i] in ("symbol", "const"):
             continue
         row = SCALAR_OPS[graph.ops[i]]
@@ -62,7 +69,7 @@ def reverse(
             continue
         operands = [Scalar(graph, a) for a in graph.args[i]]
         for k, a in enumerate(graph.args[i]):
-            if graph.ops[a] == "const":
+            if a not in active:
                 continue
             term = bar * row.partials[k](graph, Scalar(graph, i), *operands)
             if term.constant != 0:

@@ -182,6 +182,11 @@ class ScalarGraph:
             self._known[key] = found
         return Scalar(self, found)
 
+    def known(self, op: str, *operands: Scalar) -> Scalar | None:
+        """The node for exactly this, if there is one already."""
+        found = self._known.get((op, *(x.id for x in operands)))
+        return None if found is None else Scalar(self, found)
+
     def symbol(self, name: str) -> Scalar:
         """The input called `name`; printed as it stands (a Julia expression such as ``u[1]``)."""
         return self._node("symbol", (name,))

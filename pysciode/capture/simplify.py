@@ -30,6 +30,8 @@ def _add(g: ScalarGraph, x: Sequence[Scalar], v: Values) -> Scalar | None:
         return x[1]
     if v[1] == 0:
         return x[0]
+    if x[0].id == x[1].id:
+        return g.apply("mul", g.const(2.0), x[0])
     if g.ops[x[1].id] == "neg":
         return g.apply("sub", x[0], _args(g, x[1])[0])
     if g.ops[x[0].id] == "neg":
@@ -46,7 +48,9 @@ def _sub(g: ScalarGraph, x: Sequence[Scalar], v: Values) -> Scalar | None:
         return g.apply("neg", x[1])
     if g.ops[x[1].id] == "neg":
         return g.apply("add", x[0], _args(g, x[1])[0])
-    return None
+    # Differences in both directions, as pairs of bodies have them, are one up to the sign.
+    opposite = g.known("sub", x[1], x[0])
+    return None if opposite is None else g.apply("neg", opposite)
 
 
 def _mul(g: ScalarGraph, x: Sequence[Scalar], v: Values) -> Scalar | None:

@@ -102,6 +102,20 @@ class Code:
         return [*self.loads, *self.statements, *(f"{target} = {value}" for target, value in self.results)]
 
 
+def half_integer_power(x: str, exponent: float, dtype: np.dtype) -> str:
+    """``x^(k + 1/2)`` by multiplications and a square root, many times quicker than ``pow``; `x` is a name."""
+    product = " * ".join([x] * int(abs(exponent) - 0.5) + [f"NaNMath.sqrt({x})"])
+    return f"({product})" if exponent > 0 else f"({julia_literal(1.0, dtype)} / ({product}))"
+
+
+def _is_half_integer(graph: ScalarGraph, i: int) -> bool:
+    """Whether node `i` is a small half-integer power."""
+    if graph.ops[i] != "pow" or graph.ops[graph.args[i][1]] != "const":
+        return False
+    exponent = graph.args[graph.args[i][1]][0]
+    return abs(exponent) <= 4.5 and float(exponent - 0.5).is_integer()
+
+
 def straight_line(graph: ScalarGraph, stores: Sequence[Store], dtype: np.dtype) -> Code:
     """Code that computes the values of `stores`; everything is read before anything is written."""
     order = graph.reachable(value for _, value in stores)
@@ -110,6 +124,8 @@ def straight_line(graph: ScalarGraph, stores: Sequence[Store], dtype: np.dtype) 
         if graph.ops[i] not in ("symbol", "const"):
             for a in graph.args[i]:
                 uses[a] += 1
+            if _is_half_integer(graph, i):
+                uses[graph.args[i][0]] += 1  # so that the base has a name
     for _, value in stores:
         uses[value.id] += 1
     text: dict[int, str] = {}
@@ -128,6 +144,8 @@ def straight_line(graph: ScalarGraph, stores: Sequence[Store], dtype: np.dtype) 
             if op == "select":
                 constant = graph.ops[args[1]] == "const" or graph.ops[args[2]] == "const"
                 expression = select_text(*(text[a] for a in args), constant)
+            elif _is_half_integer(graph, i):
+                expression = half_integer_power(text[args[0]], graph.args[args[1]][0], dtype)
             else:
                 expression = SCALAR_OPS[op].julia.format(*(text[a] for a in args))
             if uses[i] > 1 or len(expression) > _INLINE_LENGTH:

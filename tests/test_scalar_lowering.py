@@ -1,0 +1,269 @@
+"""Generated Julia: that it runs, agrees with NumPy in both precisions, and allocates nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from ode_models import MODELS, Model
+
+from pysciode.capture.derivatives import jacobian
+from pysciode.capture.model import JuliaModel
+from pysciode.capture.trace import trace_function
+from pysciode.lowering import lower
+from pysciode.lowering.python import evaluate, python_function
+from pysciode.lowering.scalar import FUNCTIONS, julia_literal, lower_scalar, strip_parentheses
+
+JULIA = shutil.which("julia")
+needs_julia = pytest.mark.skipif(JULIA is None, reason="needs a Julia executable")
+
+# Enough of what generated code refers to, so that this needs no Julia package.
+PRELUDE = """
+module NaNMath
+for f in (:log, :log2, :log10, :log1p, :sqrt, :sin, :cos, :tan, :asin, :acos, :acosh, :atanh)
+    @eval $f(x::Real) = try Base.$f(x) catch e; e isa DomainError ? oftype(float(x), NaN) : rethrow() end
+end
+pow(x, y) = try x^y catch e; e isa DomainError ? oftype(float(x), NaN) : rethrow() end
+end
+module Kernels
+fast_tanh(x) = tanh(x)
+sigmoid(x) = 1 / (1 + exp(-x))
+end
+# A number that carries a derivative: is the generated code generic in its element type?
+struct Dual{T} <: Real; v::T; d::T; end
+Dual{T}(x::Real) where {T} = Dual{T}(T(x), zero(T))
+Base.convert(::Type{Dual{T}}, x::Dual{T}) where {T} = x
+Base.convert(::Type{Dual{T}}, x::Real) where {T} = Dual{T}(x)
+Base.promote_rule(::Type{Dual{T}}, ::Type{<:Real}) where {T} = Dual{T}
+Base.:+(a::Dual{T}, b::Dual{T}) where {T} = Dual{T}(a.v + b.v, a.d + b.d)
+Base.:-(a::Dual{T}, b::Dual{T}) where {T} = Dual{T}(a.v - b.v, a.d - b.d)
+Base.:-(a::Dual{T}) where {T} = Dual{T}(-a.v, -a.d)
+Base.:*(a::Dual{T}, b::Dual{T}) where {T} = Dual{T}(a.v * b.v, a.d * b.v + a.v * b.d)
+Base.:/(a::Dual{T}, b::Dual{T}) where {T} = Dual{T}(a.v / b.v, (a.d - a.v / b.v * b.d) / b.v)
+Base.:<(a::Dual, b::Dual) = a.v < b.v
+Base.:(==)(a::Dual, b::Dual) = a.v == b.v
+repeat_call(f::F, k, args::Vararg{Any,N}) where {F,N} = (for _ in 1:k; f(args...); end; nothing)
+# the difference of many calls and one: what is allocated around the calls cancels
+allocated(f::F, args::Vararg{Any,N}) where {F,N} =
+    (repeat_call(f, 2, args...); (@allocated repeat_call(f, 101, args...)) - (@allocated repeat_call(f, 1, args...)))
+vector(x) = "[" * join(x, ",") * "]"
+report(name, x) = println("{\\"name\\":\\"", name, "\\",\\"x\\":", replace(vector(x), "NaN" => "null"), "}")
+"""
+
+
+def run_julia(*scripts: str) -> dict[str, np.ndarray]:
+    """What the scripts ``report``, by name."""
+    process = subprocess.run(
+        [JULIA, "--startup-file=no", "-O1", "-"], input="\n".join([PRELUDE, *scripts]), capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    rows = map(json.loads, process.stdout.splitlines())
+    return {row["name"]: np.array([np.nan if x is None else x for x in row["x"]], float) for row in rows}
+
+
+def literal(x: np.ndarray, dtype: type) -> str:
+    return f"{'Float32' if dtype is np.float32 else 'Float64'}[{', '.join(map(repr, map(float, x)))}]"
+
+
+def script(name: str, source: str, point: Model, dtype: type, sizes: dict[str, int]) -> str:
+    """Julia code that calls each function of a model at a point, and reports its results and allocations."""
+    n, n_params = point.u.size, point.p.size
+    weights = np.linspace(-1, 1, n)
+    calls = {
+        "f!": (("du", n),), "vjp!": (("dlam", n), "lam"), "vjp_p!": (("dp", n_params), "lam"),
+        "vjp_both!": (("dlam", n), ("dp", n_params), "lam"), "jvp!": (("dv", n), "lam"), "tgrad!": (("dT", n),),
+        "jac!": (("J", n * n),), "paramjac!": (("pJ", n * n_params),), "jac_sparse!": (("nz", sizes["nnz"]),),
+    }  # fmt: skip
+    lines = [
+        f"module M{name}",
+        "using ..NaNMath, ..Kernels",
+        source,
+        "end",
+        f"let u = {literal(point.u.ravel(), dtype)}, p = {literal(point.p, dtype)}, lam = {literal(weights, dtype)}, "
+        f"t = eltype(u)({point.t}), T = eltype(u)",
+    ]
+    for function, arguments in calls.items():
+        outputs = [a for a in arguments if isinstance(a, tuple)]
+        names = ", ".join(a[0] if isinstance(a, tuple) else a for a in arguments)
+        lines += [f"{a} = fill(T(NaN), {size})" for a, size in outputs]  # whatever isn't written shows
+        lines.append(f"@assert M{name}.{function}({names}, u, p, t, nothing) === nothing")
+        lines += [f'report("{name}.{function}.{a}", {a})' for a, _ in outputs]
+        lines.append(f'report("{name}.{function}.bytes", [allocated(M{name}.{function}, {names}, u, p, t, nothing)])')
+    lines.append(f"du = M{name}.f_oop(u, p, t); @assert eltype(du) == T")
+    lines.append(f'report("{name}.f_oop", du)')
+    return "\n".join([*lines, "end"])
+
+
+@pytest.fixture(scope="module")
+def julia_results():
+    """All models in both precisions, in one process."""
+    if JULIA is None:
+        pytest.skip("needs a Julia executable")
+    scripts = []
+    for name, point in MODELS.items():
+        for dtype in (np.float64, np.float32):
+            lowered = lower_scalar(trace_function(point.f, point.u.shape, point.p.size), dtype)
+            label = f"{name}_{np.dtype(dtype).name}"
+            scripts.append(script(label, lowered.source, point, dtype, {"nnz": len(lowered.sparsity[1])}))
+    return run_julia(*scripts)
+
+
+@needs_julia
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", MODELS)
+def test_julia_agrees_with_numpy(julia_results, name, dtype):
+    point = MODELS[name]
+    model = trace_function(point.f, point.u.shape, point.p.size)
+    lowered = lower_scalar(model, dtype)
+    label = f"{name}_{np.dtype(dtype).name}"
+    n, n_params = point.u.size, point.p.size
+    weights = np.linspace(-1, 1, n)
+
+    def found(function: str) -> np.ndarray:
+        return julia_results[f"{label}.{function}"]
+
+    f = evaluate(model, point.u, point.p, point.t)
+    ju, jp = np.zeros((n, n)), np.zeros((n, n_params))
+    for matrix, inputs in ((ju, model.u), (jp, model.p)):
+        entries = jacobian(model.graph, model.rhs, inputs)
+        if entries:
+            values = python_function(model, outputs=list(entries.values()))(point.u.ravel(), point.p, point.t)
+            matrix[tuple(zip(*entries, strict=True))] = values
+    colptr, rowval = lowered.sparsity
+    sparse = np.zeros((n, n))
+    for j in range(n):
+        for k in range(colptr[j] - 1, colptr[j + 1] - 1):
+            sparse[rowval[k] - 1, j] = found("jac_sparse!.nz")[k]
+    expected = {
+        "f!.du": f, "f_oop": f, "vjp!.dlam": weights @ ju, "vjp_p!.dp": weights @ jp, "vjp_both!.dlam": weights @ ju,
+        "vjp_both!.dp": weights @ jp, "jvp!.dv": ju @ weights, "jac!.J": ju.ravel("F"), "paramjac!.pJ": jp.ravel("F"),
+        "tgrad!.dT": found("tgrad!.dT"),
+    }  # fmt: skip
+    rtol = 1e-11 if dtype == np.float64 else 2e-3
+    scale = max(1.0, np.abs(ju).max(), np.abs(f).max()) * (1e-13 if dtype == np.float64 else 1e-5)
+    for function, values in expected.items():
+        atol = scale * max(1.0, np.abs(values).max(initial=0.0) if "dp" in function or "pJ" in function else 1.0)
+        np.testing.assert_allclose(found(function), values, rtol=rtol, atol=atol, err_msg=function)
+    np.testing.assert_allclose(sparse, ju, rtol=rtol, atol=scale)
+    for function in FUNCTIONS:
+        if function != "f_oop":
+            assert found(f"{function}.bytes") == [0], f"{function} allocates"
+
+
+@needs_julia
+def test_generated_code_takes_dual_numbers():
+    """In one pass with duals of each precision: f! and jac! stay of the dual's type, also where a literal is chosen."""
+
+    def f(u, p, t):
+        return [np.where(u[0] > 1, 0.5 * u[0] * u[1] / p[0], 2.0), np.where(u[1] > 0, u[1] ** 3, 0.0) + np.maximum(u[0], 0.25)]
+
+    model = trace_function(f, (2,), 1)
+    scripts = []
+    for dtype in (np.float64, np.float32):
+        name = f"D{np.dtype(dtype).name}"
+        kind = "Float32" if dtype is np.float32 else "Float64"
+        scripts.append(f"""
+            module {name}
+            using ..NaNMath, ..Kernels
+            {lower_scalar(model, dtype).source}
+            end
+            let D = Dual{{{kind}}}, u = [D(1.5, 1.0), D(0.5, 0.0)], p = [D(2.0, 0.0)], t = {kind}(0), du = fill(D(0, 0), 2)
+                {name}.f!(du, u, p, t, nothing)
+                report("{name}.value", [x.v for x in du])
+                report("{name}.derivative", [x.d for x in du])
+                report("{name}.bytes", [allocated({name}.f!, du, u, p, t, nothing)])
+                @assert {name}.f_oop(u, p, t) isa Vector{{D}}
+            end""")
+    found = run_julia(*scripts)
+    for name in ("Dfloat64", "Dfloat32"):
+        assert found[f"{name}.value"] == pytest.approx([0.1875, 1.625])
+        assert found[f"{name}.derivative"] == pytest.approx([0.125, 1.0])
+        assert found[f"{name}.bytes"] == [0]
+
+
+@needs_julia
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_julia_reads_each_literal_back(dtype):
+    values = [0.1, -2.5, 1e-5, 1e30, 3.0, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, np.inf, -np.inf, 123456789.0]
+    kind = "Float32" if dtype == np.float32 else "Float64"
+    lines = [f"@assert all(x -> x isa {kind}, [{', '.join(julia_literal(x, np.dtype(dtype)) for x in values)}])"]
+    with np.errstate(over="ignore"):
+        exact = [f"{float(np.dtype(dtype).type(x))!r}".replace("inf", "Inf") for x in values]
+    lines += [
+        f"@assert {julia_literal(x, np.dtype(dtype))} === {kind}({y})" for x, y in zip(values, exact, strict=True)
+    ]
+    run_julia(*lines, f"@assert isnan({julia_literal(float('nan'), np.dtype(dtype))})")
+
+
+@needs_julia
+@pytest.mark.parametrize(
+    "source",
+    [
+        "function f!(du, u, p, t)\n    du[1] = -p[1] * u[1]\n    du[2] = sin(t) + u[2]\nend",
+        "f(u, p, t) = [-p[1] * u[1], sin(t) + u[2]]",
+        "(u, p, t) -> (-p[1] * u[1], sin(t) + u[2])",
+        "using Base.Math: sin\nrate = 1 # $x \"quoted\"\n(du, u, p, t) -> begin\n du[1] = -rate * p[1] * u[1]; du[2] = sin(t) + u[2]\nend",
+    ],
+)
+def test_julia_source(source):
+    lowered = lower(JuliaModel(source), np.float64, n=2, n_params=1, want={"f!"})
+    assert lowered.form == "julia"
+    found = run_julia(
+        f"module M\n{lowered.source}\nend",
+        "du = zeros(2); M.f!(du, [1.0, 2.0], [3.0], 0.5, M.workspace(Float64)); report(\"du\", du)",
+    )
+    assert found["du"] == pytest.approx([-3.0, np.sin(0.5) + 2.0])
+
+
+@needs_julia
+def test_julia_source_with_its_own_derivatives():
+    source = """
+    f!(du, u, p, t) = (du .= p[1] .* u; nothing)
+    jac!(J, u, p, t) = (J[1, 2] = 5.0; J[2, 1] = 7.0; nothing)
+    vjp!(dlam, lam, u, p, t) = (dlam .= p[1] .* lam; nothing)
+    vjp_p!(dp, lam, u, p, t) = (dp[1] = sum(lam .* u); nothing)
+    """
+    lowered = lower(JuliaModel(source), np.float64, n=2, n_params=1, want={"f!"})
+    assert lowered.functions == {"f!", "jac!", "vjp!", "vjp_p!", "vjp_both!"}
+    found = run_julia(
+        f"module M\n{lowered.source}\nend",
+        "J = zeros(4); M.jac!(J, zeros(2), [3.0], 0.0, nothing); report(\"J\", J)",
+        "dlam = zeros(2); dp = zeros(1); M.vjp_both!(dlam, dp, [1.0, 2.0], [4.0, 5.0], [3.0], 0.0, nothing)",
+        "report(\"dlam\", dlam); report(\"dp\", dp)",
+    )
+    assert list(found["J"]) == [0, 7, 5, 0]  # column-major
+    assert list(found["dlam"]) == [3, 6]
+    assert list(found["dp"]) == [14]
+
+
+def test_only_what_is_wanted_is_generated():
+    model = trace_function(lambda u, p, t: [-u[0]], (1,), 0)
+    lowered = lower(model, np.float64, n=1, n_params=0, want={"f!", "jac!"})
+    assert lowered.functions == {"f!", "jac!"}
+    assert "vjp" not in lowered.source
+    assert lowered.sparsity is None
+    with pytest.raises(ValueError, match="unknown functions"):
+        lower_scalar(model, np.float64, {"f!", "hessian!"})
+    with pytest.raises(ValueError, match="1 states and 0 parameters"):
+        lower(model, np.float64, n=2, n_params=0, want={"f!"})
+
+
+def test_all_is_read_before_anything_is_written():
+    model = trace_function(lambda u, p, t: [u[1], u[0]], (2,), 0)
+    lines = lower_scalar(model, want={"f!"}).source.splitlines()
+    first_store = next(k for k, line in enumerate(lines) if line.strip().startswith("du["))
+    assert all("u[" not in line.replace("du[", "") for line in lines[first_store:])
+
+
+def test_float32_has_no_double_literals():
+    model = trace_function(lambda u, p, t: [0.1 * u[0] + 1e-9], (1,), 0)
+    source = lower_scalar(model, np.float32, {"f!"}).source
+    assert "0.1f0" in source and "1f-09" in source
+
+
+@pytest.mark.parametrize(("text", "bare"), [("(a + b)", "a + b"), ("(a) + (b)", "(a) + (b)"), ("f(x)", "f(x)"), ("a", "a")])
+def test_strip_parentheses(text, bare):
+    assert strip_parentheses(text) == bare
