@@ -30,3 +30,9 @@ def _julia_where_it_is_needed(request: pytest.FixtureRequest) -> None:
 def engine(request: pytest.FixtureRequest) -> str:
     """Name of an engine: what is tested with it must hold on both."""
     return request.param
+
+
+@pytest.fixture(params=[pytest.param("julia", marks=pytest.mark.julia)])
+def julia_engine(request: pytest.FixtureRequest) -> str:
+    """For what only the Julia engine can do."""
+    return request.param

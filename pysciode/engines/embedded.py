@@ -15,17 +15,19 @@ import torch
 from ..capture.model import CallbackModel
 from ..errors import EngineUnavailable, GradientFailed
 from ..sensitivity import BacksolveAdjoint, ReverseDiffAdjoint, SensitivityAlgorithm, TrackerAdjoint, ZygoteAdjoint
+from . import embedded_methods
 from .base import Engine, Pullback, RawSolution, SolveRequest
 from .recorder import Recorder, SolverStopped, hermite, partial_states
 from .torch_rhs import FlatRhs, torch_rhs
 
-ADAPTIVE = {"DP5": "dopri5", "BS3": "bosh3", "Heun": "adaptive_heun"}
-"""SciML's name -> torchdiffeq's, for methods with step size control (orders 5(4), 3(2), 2(1))."""
+ADAPTIVE = {"Tsit5": embedded_methods.TSIT5, "DP5": "dopri5", "BS3": "bosh3"}
+"""SciML's name -> torchdiffeq's, for methods with step size control. Its ``adaptive_heun`` isn't SciML's Heun: it starts
+the next step from the slope at the predictor."""
 
-FIXED = {"Euler": "euler", "Midpoint": "midpoint", "Heun": "heun2"}
-"""The same with ``adaptive=False``. torchdiffeq's ``rk4`` is the 3/8 rule and its ``dopri8`` not SciML's DP8."""
+FIXED = {"Euler": "euler", "Midpoint": "midpoint", "Heun": "heun2", "RK4": embedded_methods.RK4}
+"""The same with ``adaptive=False``. torchdiffeq's ``rk4`` is the 3/8 rule, and its ``dopri8`` not SciML's DP8."""
 
-DEFAULT = "DP5"
+DEFAULT = "Tsit5"
 
 
 @dataclass(frozen=True)
