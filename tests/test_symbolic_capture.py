@@ -44,7 +44,7 @@ def assert_captured(f, u=U, p=P, t=T, rtol=1e-12):
 UNARY = [
     "sin", "cos", "tan", "arctan", "sinh", "cosh", "tanh", "arcsinh", "exp", "exp2", "expm1", "square", "abs", "absolute",
     "fabs", "sign", "floor", "ceil", "trunc", "rint", "negative", "positive", "reciprocal", "cbrt", "deg2rad", "rad2deg",
-    "degrees", "radians", "sinc", "isnan", "isinf", "isfinite", "signbit", "round", "real", "conjugate", "nan_to_num",
+    "degrees", "radians", "sinc", "isnan", "isinf", "isfinite", "signbit", "round", "real", "conjugate",
 ]  # fmt: skip
 POSITIVE = ["log", "log2", "log10", "log1p", "sqrt"]
 BINARY = [
@@ -54,7 +54,7 @@ BINARY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [x for x in UNARY if x != "nan_to_num"])
+@pytest.mark.parametrize("name", UNARY)
 def test_unary_function(name):
     g = getattr(np, name)
     assert_captured(lambda u, p, t: g(u))
@@ -141,11 +141,10 @@ def test_shapes():
     assert_captured(lambda u, p, t: np.append(np.diff(u), 0.0) + np.gradient(u) + np.pad(u[1:3], 1))
     assert_captured(lambda u, p, t: np.tile(u[:2], 2) + np.repeat(u[:2], 2) + np.ravel(u.reshape(2, 2).T))
     assert_captured(lambda u, p, t: np.vstack([u[1], u[0]]) + np.transpose(u) + np.expand_dims(u[0], 0), u=U.reshape(2, 2))
-    assert_captured(lambda u, p, t: np.meshgrid(u[:2], u[2:])[0] + u[np.ix_([1, 0], [0, 1])[0], [0, 1]][0], u=U.reshape(2, 2)[:, :])\
-        if False else None
+    assert_captured(lambda u, p, t: np.meshgrid(u[0], u[1])[0] + u[[1, 0]] + u[np.ix_([1, 0], [0, 1])], u=U.reshape(2, 2))
     assert_captured(lambda u, p, t: np.broadcast_to(u[0], (4,)) + np.squeeze(u[None]) + np.atleast_1d(u[3]) + u[[3, 2, 1, 0]])
-    assert_captured(lambda u, p, t: u.copy().astype(float) + np.asarray(u) + np.split(u, 2)[0][0] + np.trapezoid(u)
-                    if hasattr(np, "trapezoid") else u)  # fmt: skip
+    integral = getattr(np, "trapezoid", None) or np.trapz
+    assert_captured(lambda u, p, t: u.copy().astype(float) + np.asarray(u) + np.split(u, 2)[0][0] + integral(u))
     assert_captured(lambda u, p, t: u[..., ::-1] + u[:, None, 0], u=np.ones((2, 2)))
 
 
@@ -466,7 +465,7 @@ EXPRESSIONS = [
     sympy.Max(x, y, 0) - sympy.Min(x, 1), sympy.Heaviside(x) + sympy.Heaviside(x, 1), sympy.floor(y) + sympy.ceiling(x),
     sympy.Mod(x, 2), sympy.atan2(x, y), sympy.sec(x) + sympy.csc(y) + sympy.cot(y), sympy.sinh(x) * sympy.tanh(y),
     sympy.asinh(x) + sympy.atan(x) + sympy.acot(y), sympy.erf(x) + sympy.erfc(y), sympy.gamma(y) + sympy.loggamma(y),
-    sympy.gamma(x), sympy.digamma(y), x**y if False else y**x, sympy.Symbol("t") * x, sympy.E**x + sympy.GoldenRatio,
+    sympy.gamma(x), sympy.digamma(y), y**x, sympy.Symbol("t") * x, sympy.E**x + sympy.GoldenRatio,
     sympy.sinc(x), sympy.Integer(0), sympy.Integer(7), sympy.Or(x > 0, y > 5).to_nnf(), sympy.ITE(x > 0, y > 1, y < 1),
     sympy.coth(y) + sympy.sech(x), sympy.factorial(y), sympy.exp(-(x**2) / (2 * a**2)), sympy.log(y, 2),
     sympy.Piecewise((x**2, x < 5)),

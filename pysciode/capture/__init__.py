@@ -109,7 +109,7 @@ def _python(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: lis
     from .trace import trace_function
 
     model = trace_function(f, tuple(np.shape(u0)), layout.size, layout.unflatten)
-    check_capture(model, f, _array(u0), layout, leaves, t0)
+    check_capture(model, f, u0, layout, leaves, t0)
     return model
 
 
@@ -145,7 +145,3 @@ def _callback(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: l
             raise CaptureError("a model on another device than the CPU can't be called from the solver")
         return capture_torch_callback(f, layout, u0 if isinstance(u0, torch.Tensor) else torch.as_tensor(np.asarray(u0)))
     return capture_callback(f, layout, np.asarray(u0).dtype if np.asarray(u0).dtype.kind == "f" else np.float64)
-
-
-def _array(x: Any) -> np.ndarray:
-    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def check_capture(
-    model: ScalarModel, f: Callable[..., Any], u0: np.ndarray, layout: ParameterLayout, leaves: list[Any], t0: float
+    model: ScalarModel, f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float
 ) -> None:
-    """Call `f` once at `u0` and compare.
+    """Call `f` once at `u0`, on NumPy arrays or tensors as `u0` is, and compare.
 
     A function that runs on symbols may still be another one on numbers: one that counts its calls, draws random numbers, or
     branches on the type of its arguments.
@@ -26,32 +26,32 @@ def check_capture(
     Raises
     ------
     CaptureError
-        If both are finite and differ.
+        If both are finite and differ; also if `u0` is a tensor and `f` fails on it.
     """
     from ..lowering.python import evaluate
-    from ..parameters import flat_array
+    from ..parameters import flat_array, is_tensor
 
     flat = np.array(flat_array(leaves, np.float64), float)
-    u = np.array(u0, float)
-    expected = _call(f, u.copy(), layout.unflatten(flat.copy()), float(t0))
+    if is_tensor(u0):
+        u = u0.detach().double().cpu().numpy()
+        expected = _call_torch(f, u, layout, flat, t0)
+    else:
+        u = np.array(u0, float)
+        expected = _call(f, u.copy(), layout.unflatten(flat.copy()), float(t0))
     if expected is None:
         return
     found = evaluate(model, u, flat, float(t0)).reshape(u.shape)
     scale = np.maximum(np.abs(expected), np.abs(found))
+    # Cancellation leaves errors of the size of the largest entry.
+    tolerance = 1e-6 * (scale + scale[np.isfinite(scale)].max(initial=0.0))
     with np.errstate(all="ignore"):
-        wrong = np.isfinite(expected) & np.isfinite(found) & (np.abs(expected - found) > 1e-6 * (scale + _sum_scale(scale)))
+        wrong = np.isfinite(expected) & np.isfinite(found) & (np.abs(expected - found) > tolerance)
     if wrong.any():
         index = tuple(int(k) for k in np.argwhere(wrong)[0])
         raise CaptureError(
             f"at the initial state the model gives du{list(index)} = {expected[index]:g}, but the formula captured from it "
             f"gives {found[index]:g}: does it use random numbers, count its calls, or look at the type of its arguments?"
         )
-
-
-def _sum_scale(scale: np.ndarray) -> float:
-    """Cancellation leaves errors of the size of the largest entry."""
-    finite = scale[np.isfinite(scale)]
-    return float(finite.max(initial=0.0))
 
 
 def _call(f: Callable[..., Any], u: np.ndarray, p: Any, t: float) -> np.ndarray | None:
@@ -67,3 +67,20 @@ def _call(f: Callable[..., Any], u: np.ndarray, p: Any, t: float) -> np.ndarray 
     except Exception:
         # Python's own functions raise where the formula gives NaN, such as math.log(-1).
         return None
+
+
+def _call_torch(f: Callable[..., Any], u: np.ndarray, layout: ParameterLayout, flat: np.ndarray, t: float) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        state, p, time = torch.tensor(u), layout.unflatten(torch.tensor(flat)), torch.tensor(t, dtype=torch.float64)
+        try:
+            if is_in_place(f):
+                result = torch.zeros_like(state)
+                f(result, state, p, time)
+            else:
+                result = f(state, p, time)
+            result = result.numpy() if isinstance(result, torch.Tensor) else np.array(result, float)
+        except Exception as error:
+            raise CaptureError(f"the model fails on tensors: {error}") from error
+    return result.reshape(u.shape)

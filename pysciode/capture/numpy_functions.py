@@ -38,6 +38,11 @@ def np_clip(a, a_min=None, a_max=None, out=None, *, min=None, max=None, **kwargs
     return _clip(objects(a), objects(low), objects(high))
 
 
+def np_sinc(x):
+    y = np.pi * x
+    return np_where(y == 0, 1.0, np.sin(y) / np.where(y == 0, 1.0, y))
+
+
 def np_select(condlist, choicelist, default=0):
     out = objects(default)
     for condition, choice in zip(reversed(condlist), reversed(choicelist), strict=True):
@@ -203,6 +208,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "select": np_select,
     "piecewise": np_piecewise,
     "interp": np_interp,
+    "sinc": np_sinc,
     "zeros_like": _like(0.0),
     "empty_like": _like(0.0),
     "ones_like": _like(1.0),

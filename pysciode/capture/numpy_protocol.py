@@ -309,7 +309,13 @@ def apply_function(function: Callable[..., Any], args: tuple, kwargs: dict[str, 
         raise CaptureError(
             f"np.{function.__name__} has no rule here", operation=f"np.{function.__name__}", where=user_line()
         )
-    return _finish(implementation(*args, **kwargs))
+    try:
+        return _finish(implementation(*args, **kwargs))
+    except TypeError as error:
+        if "not supported for the input types" not in str(error) and "dtype('O')" not in str(error):
+            raise
+        name = f"np.{function.__name__}"
+        raise CaptureError(f"{name} does not work on formulas: {error}", operation=name, where=user_line()) from error
 
 
 class ScalarArray(np.ndarray):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -153,12 +154,13 @@ def rebind(f: Callable[..., Any]) -> Callable[..., Any]:
 class _Rebinder:
     def __init__(self) -> None:
         self.done: dict[int, Any] = {}
+        self.classes: dict[type, type | None] = {}
 
     def callable(self, f: Any) -> Any:
         if isinstance(f, FunctionType):
             return self.function(f)
         if isinstance(f, MethodType):
-            return MethodType(self.callable(f.__func__), f.__self__)
+            return MethodType(self.callable(f.__func__), self.value(f.__self__))
         if isinstance(f, functools.partial):
             return functools.partial(self.callable(f.func), *f.args, **f.keywords)
         compiled = getattr(f, "py_func", None)  # a function compiled by Numba
@@ -166,7 +168,7 @@ class _Rebinder:
             return self.function(compiled)
         call = getattr(type(f), "__call__", None)
         if isinstance(call, FunctionType) and not isinstance(f, type):
-            return MethodType(self.function(call), f)
+            return MethodType(self.function(call), self.value(f))
         return f
 
     def function(self, f: FunctionType) -> FunctionType:
@@ -205,7 +207,37 @@ class _Rebinder:
             return _FUNCTIONS.get(x, x)
         if isinstance(getattr(x, "py_func", None), FunctionType):
             return self.function(x.py_func)
-        return x
+        return self.instance(x)
+
+    def instance(self, x: Any) -> Any:
+        """An object of a user's class with rebuilt methods; its attributes are those of `x`, not copies."""
+        cls = type(x)
+        if not _is_model_class(cls) or not hasattr(x, "__dict__"):
+            return x
+        if id(x) not in self.done:
+            if cls not in self.classes:
+                self.classes[cls] = None  # while its methods are rebuilt: they may name objects of the same class
+                self.classes[cls] = type(cls.__name__, (cls,), self.methods(cls))
+            if self.classes[cls] is None:
+                return x
+            twin = object.__new__(self.classes[cls])
+            twin.__dict__ = x.__dict__
+            self.done[id(x)] = twin
+        return self.done[id(x)]
+
+    def methods(self, cls: type) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for base in reversed(cls.__mro__[:-1]):
+            for name, x in vars(base).items():
+                if name.startswith("__") and name != "__call__":
+                    continue
+                if isinstance(x, FunctionType):
+                    found[name] = self.function(x)
+                elif isinstance(x, staticmethod):
+                    found[name] = staticmethod(self.callable(x.__func__))
+                elif isinstance(x, property) and x.fget is not None:
+                    found[name] = property(self.callable(x.fget), x.fset, x.fdel)
+        return found
 
     def cell(self, cell: CellType) -> CellType:
         try:
@@ -217,11 +249,30 @@ class _Rebinder:
         return cell if replaced is content else CellType(replaced)
 
 
+def _is_model_class(cls: type) -> bool:
+    """Whether `cls` and all that it inherits from is ordinary Python of the user's."""
+    return (
+        cls.__mro__[1:] != ()
+        and type(cls) is type
+        and all(b.__module__ == "__main__" or _is_users_module(b.__module__) for b in cls.__mro__[:-1])
+        and not hasattr(cls, "__slots__")
+    )
+
+
+def _is_users_module(name: str) -> bool:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and _is_users_file(file)
+
+
+def _is_users_file(filename: str) -> bool:
+    filename = filename.replace("\\", "/")
+    return "/site-packages/" not in filename and "/lib/python" not in filename
+
+
 def _is_model_code(f: FunctionType) -> bool:
     """Whether `f` is the user's, and not a library's."""
-    filename = f.__code__.co_filename.replace("\\", "/")
     root = (f.__module__ or "").partition(".")[0]
-    return "/site-packages/" not in filename and "/lib/python" not in filename and root not in ("numpy", "scipy", "torch")
+    return _is_users_file(f.__code__.co_filename) and root not in ("numpy", "scipy", "torch")
 
 
 @functools.lru_cache(maxsize=1024)

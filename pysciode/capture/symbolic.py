@@ -307,6 +307,8 @@ def _to_rules() -> dict[str, Callable[..., Any]]:
         "log1p": lambda a: sp.log(1 + a),
         "sqrt": sp.sqrt,
         "sigmoid": lambda a: 1 / (1 + sp.exp(-a)),
+        # ours is log|gamma|, SymPy's goes on into the complex plane
+        "lgamma": lambda a: sp.loggamma(a) if a.is_positive else sp.log(sp.Abs(sp.gamma(a))),
         "digamma": lambda a: sp.polygamma(0, a),
         "trigamma": lambda a: sp.polygamma(1, a),
         "max": sp.Max,

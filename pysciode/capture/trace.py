@@ -133,8 +133,8 @@ def _entries(graph: ScalarGraph, result: Any, u_shape: tuple[int, ...], in_place
     out = []
     for index, x in zip(np.ndindex(array.shape), array.flat, strict=True):
         if x is None:
-            verb = "leaves du" if in_place else "returned du with"
-            raise ValueError(f"the model {verb}{list(index)} {'unset' if in_place else '= None'}")
+            entry = f"du{list(index)}"
+            raise ValueError(f"the model leaves {entry} unset" if in_place else f"the model returned {entry} = None")
         node = graph.lift(x)
         if node is NotImplemented:
             raise TypeError(f"du{list(index)} is a {type(x).__name__}, not a number")
