@@ -29,7 +29,7 @@ def save_times(saveat: Any, start: float, end: float) -> np.ndarray | None:
         return None
     direction = 1.0 if end > start else -1.0
     if is_tensor(saveat):
-        saveat = saveat.detach()
+        saveat = saveat.detach().numpy()
     try:
         times = np.array(saveat, dtype=np.float64)
     except (TypeError, ValueError):

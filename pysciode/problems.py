@@ -210,6 +210,10 @@ class ODEProblem:
         def build() -> CapturedModel:
             from .capture import capture
 
+            if self.is_torch:
+                from .torch_transforms import captured_outside
+
+                return captured_outside(lambda u0, p: capture(f, u0, p, t0, capture=choice), u0, p)
             return capture(f, u0, p, t0, capture=choice)
 
         return build

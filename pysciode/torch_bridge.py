@@ -9,14 +9,13 @@ import torch
 
 from .algorithms import Algorithm
 from .engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRequest
-from .errors import GradientFailed
+from .errors import GradientFailed, SolveFailed
 from .parameters import flat_array, is_tensor
 from .problems import ODEProblem
 from .sensitivity import SensitivityAlgorithm
 from .solution import SUCCESS, Solution
+from .torch_transforms import transforming
 from .validation import check_finite
-
-_transforming = torch._C._are_functorch_transforms_active
 
 
 def solve_torch(
@@ -34,9 +33,9 @@ def solve_torch(
     saved = saveat if is_tensor(saveat) and saveat.requires_grad and saveat.ndim == 1 else None
     leaves = [x for x in problem.leaves if is_tensor(x)]
     times = (span.start_tensor, span.end_tensor, saved)
-    transforming = _transforming()
-    wants_u0 = transforming or problem.u0.requires_grad
-    wants_p = transforming or any(x.requires_grad for x in leaves)
+    in_transform = transforming()
+    wants_u0 = in_transform or problem.u0.requires_grad
+    wants_p = in_transform or any(x.requires_grad for x in leaves)
     wants_t = any(x is not None for x in times)
     save_idxs = options.save_idxs
     if not ((wants_u0 or wants_p or wants_t) and torch.is_grad_enabled()):
@@ -74,7 +73,8 @@ class _Call:
     """One solve: what goes in, and after the forward pass what is needed for the backward one."""
 
     __slots__ = (
-        "problem", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "request", "raw", "pullback"
+        "problem", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "members", "request", "raw",
+        "pullback",
     )  # fmt: skip
 
     def __init__(
@@ -94,9 +94,16 @@ class _Call:
         self.engine = engine
         self.wants = wants
         self.times_given = times_given
+        self.members: list[_Call] = []  # inside vmap, one for each member of the batch
         self.request: SolveRequest | None = None
         self.raw: RawSolution | None = None
         self.pullback: Pullback | None = None
+
+    def copy(self) -> _Call:
+        """Another call of the same kind, not yet made."""
+        return _Call(
+            self.problem, self.algorithm, self.options, self.sensealg, self.engine, self.wants, self.times_given
+        )
 
     def run(self, u0: torch.Tensor, leaves: list[torch.Tensor]) -> None:
         """Solve with the values of these tensors, which inside torch.func are not those of the problem."""
@@ -161,35 +168,27 @@ class _Call:
             if is_tensor(leaf)
         ]
 
-    def time_gradients(
-        self, grad: torch.Tensor, du0: np.ndarray
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Gradients with respect to the start, the end and the saved times."""
-        span = self.problem.span
-        g = grad.detach().numpy().reshape(len(self.raw.t), -1)
-        at = self.raw.t
-        given = self.problem.span.start_tensor, self.problem.span.end_tensor
+    def time_gradients(self, grad: torch.Tensor, du0: np.ndarray, moves: tuple[bool, ...]) -> list[torch.Tensor]:
+        """Gradients with respect to those of the start, the end and the saved times that move."""
+        span, at, rhs = self.problem.span, self.raw.t, self.engine.rhs
+        g = grad.detach().numpy().reshape(len(at), -1)
 
-        def flow(i: int) -> np.ndarray:
-            return self.engine.rhs(self.request, self.raw.u[i], float(at[i]))
+        def flow(i: int) -> float:
+            return float(g[i] @ rhs(self.request, self.raw.u[i], float(at[i])))
 
-        start = end = None
-        explicit = self.times_given
-        if given[0] is not None:
-            u0 = self.request.u0
-            moving = du0.copy()
-            if not explicit and at[0] == span.start:
-                moving -= g[0]  # a state saved at the start moves with it
-            start = -float(moving @ self.engine.rhs(self.request, u0, span.start))
-        if given[1] is not None:
-            end = float(g[-1] @ flow(len(at) - 1)) if not explicit and at[-1] == span.end else 0.0
-        dtype = self.problem.u0.dtype
-        saved = torch.tensor([float(g[i] @ flow(i)) for i in range(len(at))], dtype=dtype)
-        return (
-            None if start is None else torch.tensor(start, dtype=given[0].dtype).reshape(given[0].shape),
-            None if end is None else torch.tensor(end, dtype=given[1].dtype).reshape(given[1].shape),
-            saved,
-        )
+        found = []
+        if moves[0]:
+            sensitivity = du0
+            if not self.times_given and at[0] == span.start:
+                sensitivity = du0 - g[0]  # a state saved at the start moves with it
+            slope = rhs(self.request, self.request.u0, span.start)
+            found.append(span.start_tensor.new_tensor(-float(sensitivity @ slope)))
+        if moves[1]:
+            last = flow(len(at) - 1) if not self.times_given and at[-1] == span.end else 0.0
+            found.append(span.end_tensor.new_tensor(last))
+        if moves[2]:
+            found.append(torch.tensor([flow(i) for i in range(len(at))], dtype=self.problem.u0.dtype))
+        return found
 
 
 def _name_bad_leaf(problem: ODEProblem, leaves: list[torch.Tensor]) -> None:
@@ -212,27 +211,41 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        tensors = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        if torch.is_grad_enabled() or _transforming():
-            found = _Pullback.apply(ctx.call, any(needs[2:5]), grad, *tensors)
+        call, tensors, needs = ctx.call, ctx.saved_tensors, ctx.needs_input_grad
+        moves = tuple(needs[2:5])
+        if torch.is_grad_enabled() or transforming():
+            found = _Pullback.apply(call, moves, grad, *tensors)
         else:
-            found = _pull(ctx.call, any(needs[2:5]), grad)
-        return (None, *(x if wanted else None for x, wanted in zip(found, needs[1:], strict=True)))
+            found = _pull(call, moves, grad)
+        found = iter(found)
+        du0 = next(found)
+        times = [next(found) if moved else None for moved in moves]
+        return (None, du0, *times, *(x if wanted else None for x, wanted in zip(found, needs[5:], strict=True)))
 
-
-def _pull(call: _Call, with_times: bool, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    du0, dp = call.pull(grad)
-    times = call.time_gradients(grad, du0) if with_times else (None, None, None)
-    return (torch.from_numpy(du0).view(call.problem.u0.shape), *times, *call.split(dp))
+    @staticmethod
+    def vmap(info, in_dims, call, *tensors):
+        """One solve after the other: each takes its own steps."""
+        if call.options.saveat is None:
+            raise ValueError("vmap over solve needs saveat: the members of the batch take different steps")
+        call.members = [call.copy() for _ in range(info.batch_size)]
+        states = [
+            _Solve.apply(member, *(_member(x, dim, i) for x, dim in zip(tensors, in_dims[1:], strict=True)))
+            for i, member in enumerate(call.members)
+        ]
+        raws = [member.raw for member in call.members]
+        call.request = call.members[0].request
+        call.raw = next((raw for raw in raws if raw.retcode not in SUCCESS), raws[0])
+        if call.raw.retcode in SUCCESS:
+            return torch.stack(states), 0
+        raise SolveFailed(call.raw.retcode, call.raw.t_reached, None, "one member of the batch failed")
 
 
 class _Pullback(torch.autograd.Function):
-    """The backward pass where it might be differentiated itself, which it can't."""
+    """The backward pass where it might be differentiated itself, which it can't, or be vectorised."""
 
     @staticmethod
-    def forward(call, with_times, grad, *tensors):
-        return _pull(call, with_times, grad)
+    def forward(call, moves, grad, *tensors):
+        return _pull(call, moves, grad)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -244,3 +257,21 @@ class _Pullback(torch.autograd.Function):
             f"second derivatives of a solve are not available ({ctx.sensealg}): take the first derivative without "
             "create_graph=True, or difference first derivatives"
         )
+
+    @staticmethod
+    def vmap(info, in_dims, call, moves, grad, *tensors):
+        """One pullback for each cotangent; of a batch of solves, each member's own."""
+        members = call.members or [call] * info.batch_size
+        found = [_pull(member, moves, _member(grad, in_dims[2], i)) for i, member in enumerate(members)]
+        return tuple(torch.stack(x) for x in zip(*found, strict=True)), (0,) * len(found[0])
+
+
+def _member(x: Any, dim: int | None, i: int) -> Any:
+    return x if dim is None else x.select(dim, i)
+
+
+def _pull(call: _Call, moves: tuple[bool, ...], grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Gradients to u0, to those of start, end and saved times that move, and to the tensors among the parameters."""
+    du0, dp = call.pull(grad)
+    times = call.time_gradients(grad, du0, moves) if any(moves) else ()
+    return (torch.from_numpy(du0).view(call.problem.u0.shape), *times, *call.split(dp))

@@ -130,8 +130,10 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str], dtype: np.dtype, s
 def check_finite(x: Any, name: str) -> None:
     """No NaN and no infinity; tensors inside a torch.func transformation have no values to look at and pass."""
     if is_tensor(x):
+        from .torch_transforms import is_wrapped
+
         torch = _torch()
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if is_wrapped(x):
             return
         if torch.isfinite(x).all():
             return

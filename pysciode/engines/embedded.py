@@ -7,22 +7,27 @@ Only methods that are SciML's own are offered by SciML's names; whatever else is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torchdiffeq import odeint
 
 from ..capture.model import CallbackModel
 from ..errors import EngineUnavailable, GradientFailed
 from ..sensitivity import BacksolveAdjoint, ReverseDiffAdjoint, SensitivityAlgorithm, TrackerAdjoint, ZygoteAdjoint
 from . import embedded_methods
 from .base import Engine, Pullback, RawSolution, SolveRequest
-from .recorder import Recorder, SolverStopped, hermite, partial_states
+from .embedded_adjoint import backsolve
+from .recorder import Recorder, SolverStopped, first_step, hermite, partial_states
 from .torch_rhs import FlatRhs, torch_rhs
 
 ADAPTIVE = {"Tsit5": embedded_methods.TSIT5, "DP5": "dopri5", "BS3": "bosh3"}
 """SciML's name -> torchdiffeq's, for methods with step size control. Its ``adaptive_heun`` isn't SciML's Heun: it starts
 the next step from the slope at the predictor."""
+
+ORDERS = {"Tsit5": 5, "DP5": 5, "BS3": 3}
 
 FIXED = {"Euler": "euler", "Midpoint": "midpoint", "Heun": "heun2", "RK4": embedded_methods.RK4}
 """The same with ``adaptive=False``. torchdiffeq's ``rk4`` is the 3/8 rule, and its ``dopri8`` not SciML's DP8."""
@@ -44,6 +49,7 @@ class _Run:
 
     method: str
     adaptive: bool
+    order: int
     name: str
     options: dict[str, Any]
     times: torch.Tensor
@@ -69,118 +75,117 @@ class EmbeddedEngine(Engine):
     def solve(self, request: SolveRequest) -> RawSolution:
         run, rhs = _plan(request), torch_rhs(request.problem)
         with torch.no_grad():
-            return self._solve(request, run, rhs, *_tensors(request), keep_graph=False)[0]
+            return _integrate(request, run, rhs, *_tensors(request), keep_graph=False)[0]
 
     def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
         _check_sensealg(request.sensealg, request.problem.model)
         run, rhs = _plan(request), torch_rhs(request.problem)
+        u0, p = _tensors(request)
         if isinstance(request.sensealg, BacksolveAdjoint):
-            return self._backsolve(request, run, rhs)
+            with torch.no_grad():
+                raw, _, states = _integrate(request, run, rhs, u0, p, keep_graph=False)
+            return raw, partial(_backsolve, request, run, rhs, u0, p, raw, states)
         with torch.enable_grad():
-            u0, p = (x.requires_grad_() for x in _tensors(request))
-            raw, states = self._solve(request, run, rhs, u0, p, keep_graph=True)
+            raw, saved, _ = _integrate(request, run, rhs, u0.requires_grad_(), p.requires_grad_(), keep_graph=True)
+        return raw, partial(_through_the_solver, saved, u0, p)
 
-        def pullback(du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            grads = torch.autograd.grad(
-                states, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            return grads[0].numpy(), grads[1].numpy()
 
-        return raw, pullback
-
-    def _solve(
-        self, request: SolveRequest, run: _Run, rhs: FlatRhs, u0: torch.Tensor, p: torch.Tensor, *, keep_graph: bool
-    ) -> tuple[RawSolution, torch.Tensor]:
-        """The raw solution, and its states as a tensor (with its graph, if wanted)."""
-        from torchdiffeq import odeint
-
-        options = request.options
-        recorder = Recorder.make(run.adaptive, rhs, p, u0, run.times[0].item(), request, keep_graph)
-        try:
-            states = odeint(
-                recorder, u0, run.times, rtol=options.rtol, atol=_atol(options.atol), method=run.method, options=run.options
-            )
-        except SolverStopped as stop:
-            recorder.forget_last_if_bad()
-            times, states = partial_states(recorder, run.times[run.rows], options.saveat is None)
-            return _raw(request, run, recorder, times, states, stop.retcode), states
+def _integrate(
+    request: SolveRequest, run: _Run, rhs: FlatRhs, u0: torch.Tensor, p: torch.Tensor, *, keep_graph: bool
+) -> tuple[RawSolution, torch.Tensor, torch.Tensor]:
+    """The raw solution; what it saves as a tensor, with its graph if wanted; and the whole states at its times."""
+    options = request.options
+    every_step = options.saveat is None
+    recorder = Recorder.make(run.adaptive, rhs, p, u0, run.times[0].item(), request, keep_graph)
+    retcode = "Success"
+    solver_options = run.options
+    if run.adaptive and options.dt is None:
+        # Chosen here, so that no gradient flows through the choice of the steps.
+        solver_options = solver_options | {"first_step": first_step(recorder, u0, request, run.order)}
+    try:
+        states = odeint(recorder, u0, run.times, **_tolerances(request), method=run.method, options=solver_options)
+    except SolverStopped as stop:
+        retcode = stop.retcode
+        recorder.forget_last_if_bad()
+        times, states = partial_states(recorder, run.times[run.rows], every_step)
+    else:
         last = states[-1]
-        if options.saveat is None:
+        if every_step:
             times = torch.tensor([*recorder.times, run.times[-1].item()], dtype=torch.float64)
-            states = torch.cat([torch.stack(recorder.states), states[-1:]])
+            states = torch.cat([torch.stack(recorder.states), last[None]])
         else:
             times, states = run.times[run.rows], states[run.rows]
         recorder.finish(run.times[-1].item(), last)
-        if not torch.isfinite(states.detach()).all():
+        finite = torch.isfinite(states.detach()).all(1)
+        if not finite.all():
             # A fixed step goes on through overflow; what came before it is the partial solution.
-            good = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
+            retcode = "Unstable"
+            good = int((~finite).nonzero()[0])
             recorder.cut(times[good].item())
-            return _raw(request, run, recorder, times[:good], states[:good], "Unstable"), states[:good]
-        raw = _raw(request, run, recorder, times, states, "Success")
-        if options.save_idxs is not None:
-            states = states[:, torch.from_numpy(options.save_idxs)]
-        return raw, states
-
-    def _backsolve(self, request: SolveRequest, run: _Run, rhs: FlatRhs) -> tuple[RawSolution, Pullback]:
-        from torchdiffeq import odeint_adjoint
-
-        options = request.options
-        u0, p = (x.requires_grad_() for x in _tensors(request))
-        with torch.no_grad():
-            raw, _ = self._solve(request, run, rhs, u0, p, keep_graph=False)
-        if raw.retcode != "Success":
-            return raw, _no_gradient
-        # The steps taken become the times to save at, so that the adjoint sees what was handed out.
-        times = torch.from_numpy(raw.t) if options.saveat is None else run.times
-        recorder = Recorder.make(run.adaptive, rhs, p, u0, times[0].item(), request, False)
-        recorder.progress = None
-        with torch.enable_grad():
-            states = odeint_adjoint(
-                recorder,
-                u0,
-                times,
-                rtol=options.rtol,
-                atol=_atol(options.atol),
-                method=run.method,
-                options=run.options,
-                adjoint_params=(p,),
-            )
-            if options.saveat is not None:
-                states = states[run.rows]
-            if options.save_idxs is not None:
-                states = states[:, torch.from_numpy(options.save_idxs)]
-
-        def pullback(du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            recorder.begin_adjoint()
-            try:
-                grads = torch.autograd.grad(
-                    states, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True
-                )
-            except SolverStopped as stop:
-                raise GradientFailed(
-                    "BacksolveAdjoint", f"the backward solve stopped with retcode {stop.retcode}", _BACKSOLVE_ADVICE
-                ) from None
-            return grads[0].numpy(), grads[1].numpy()
-
-        return raw, pullback
+            times, states = times[:good], states[:good]
+    saved = states if options.save_idxs is None else states[:, torch.from_numpy(options.save_idxs)]
+    raw = RawSolution(
+        t=times.numpy().copy(),
+        u=np.ascontiguousarray(saved.detach().numpy()),
+        retcode=retcode,
+        stats=recorder.stats(),
+        t_reached=recorder.times[-1],
+        interpolant=hermite(recorder) if options.dense else None,
+        algorithm=run.name,
+    )
+    return raw, saved, states
 
 
-_BACKSOLVE_ADVICE = (
-    "The forward dynamics may be unstable backwards in time: use another sensealg (ReverseDiffAdjoint() on this engine)"
-)
+def _through_the_solver(
+    saved: torch.Tensor, u0: torch.Tensor, p: torch.Tensor, du: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    grads = torch.autograd.grad(
+        saved, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return grads[0].numpy(), grads[1].numpy()
 
 
-def _no_gradient(du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    raise GradientFailed("BacksolveAdjoint", "the forward solve did not reach the end")
+def _backsolve(
+    request: SolveRequest,
+    run: _Run,
+    rhs: FlatRhs,
+    u0: torch.Tensor,
+    p: torch.Tensor,
+    raw: RawSolution,
+    states: torch.Tensor,
+    du: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    times = torch.from_numpy(raw.t)
+    cotangents = torch.zeros_like(states)
+    columns = slice(None) if request.options.save_idxs is None else torch.from_numpy(request.options.save_idxs)
+    cotangents[:, columns] = torch.from_numpy(du)
+    if raw.t[0] != request.tspan[0]:
+        times = torch.cat([run.times[:1], times])
+        states = torch.cat([u0[None], states])
+        cotangents = torch.cat([torch.zeros_like(u0)[None], cotangents])
+    with torch.no_grad():
+        lam, mu = backsolve(
+            rhs,
+            p,
+            times,
+            states,
+            cotangents,
+            request.options.maxiters,
+            **_tolerances(request),
+            method=run.method,
+            options=run.options,
+        )
+    return lam.numpy(), mu.numpy()
+
+
+def _tolerances(request: SolveRequest) -> dict[str, Any]:
+    atol = request.options.atol
+    return {"rtol": request.options.rtol, "atol": torch.from_numpy(atol) if isinstance(atol, np.ndarray) else atol}
 
 
 def _tensors(request: SolveRequest) -> tuple[torch.Tensor, torch.Tensor]:
     # Copies: the request's arrays may change once the solve is over, and the pullback must not see that.
     return torch.from_numpy(np.array(request.u0)), torch.from_numpy(np.array(request.p))
-
-
-def _atol(atol: float | np.ndarray) -> float | torch.Tensor:
-    return torch.from_numpy(atol) if isinstance(atol, np.ndarray) else atol
 
 
 def _plan(request: SolveRequest) -> _Run:
@@ -208,7 +213,7 @@ def _plan(request: SolveRequest) -> _Run:
         times, rows = np.concatenate([[start], times]), slice(1, None)
     elif len(times) == 1:
         times, rows = np.array([start, end]), slice(0, 1)
-    return _Run(table[name], adaptive, name, _options(request, adaptive), torch.from_numpy(np.array(times)), rows)
+    return _Run(table[name], adaptive, ORDERS.get(name, 0), name, _options(request, adaptive), torch.from_numpy(np.array(times)), rows)
 
 
 def _options(request: SolveRequest, adaptive: bool) -> dict[str, Any]:
@@ -240,20 +245,3 @@ def _check_sensealg(sensealg: SensitivityAlgorithm | None, model: object) -> Non
         )
     if isinstance(model, CallbackModel) and model.vjp is None:
         raise GradientFailed(sensealg.name, "the model is a Python callback without a derivative", "Write it in torch")
-
-
-def _raw(
-    request: SolveRequest, run: _Run, recorder: Recorder, times: torch.Tensor, states: torch.Tensor, retcode: str
-) -> RawSolution:
-    u = states.detach()
-    if request.options.save_idxs is not None:
-        u = u[:, torch.from_numpy(request.options.save_idxs)]
-    return RawSolution(
-        t=times.numpy().copy(),
-        u=np.ascontiguousarray(u.numpy()),
-        retcode=retcode,
-        stats=recorder.stats(),
-        t_reached=recorder.times[-1],
-        interpolant=hermite(recorder) if request.options.dense else None,
-        algorithm=run.name,
-    )

@@ -15,9 +15,26 @@ from .torch_rhs import FlatRhs
 class SolverStopped(Exception):
     """The integration ends here, with SciML's return code."""
 
-    def __init__(self, retcode: str) -> None:
+    def __init__(self, retcode: str, t: float) -> None:
         self.retcode = retcode
+        self.t = t
         super().__init__(retcode)
+
+
+def check_step(t: float, dt: float, states: tuple[torch.Tensor, ...], dtmin: float = 0.0) -> None:
+    """Whether a step from `t` can lead anywhere; torchdiffeq itself would fail an assertion, or never end.
+
+    Raises
+    ------
+    SolverStopped
+        If not.
+    """
+    if not all(torch.isfinite(x).all() for x in states):
+        raise SolverStopped("Unstable", t)
+    if dt == 0 or dt != dt:
+        raise SolverStopped("DtNaN", t)  # the error estimate was not a number
+    if t + dt == t or dt < dtmin:
+        raise SolverStopped("DtLessThanMin", t)
 
 
 class Recorder:
@@ -42,7 +59,6 @@ class Recorder:
         self.times: list[float] = [start]
         self.states: list[torch.Tensor] = [u0]
         self.nf = self.naccept = self.nreject = self.steps = 0
-        self._adjoint_steps = 0
         self._last_report = time.monotonic()
 
     @staticmethod
@@ -61,31 +77,12 @@ class Recorder:
             self.times.append(now)
             self.states.append(u if self.keep_graph else u.detach())
         if self.steps >= self.maxiters:
-            raise SolverStopped("MaxIters")
+            raise SolverStopped("MaxIters", now)
         self.steps += 1
-        if not torch.isfinite(u).all():
-            raise SolverStopped("Unstable")
-        if step == 0 or step != step:
-            raise SolverStopped("DtNaN")  # the error estimate was not a number
-        if now + step == now or step < self.dtmin:
-            raise SolverStopped("DtLessThanMin")
+        check_step(now, step, (u,), self.dtmin)
         if self.progress is not None and time.monotonic() - self._last_report > 0.1:
             self._last_report = time.monotonic()
             self.progress(now)
-
-    def begin_adjoint(self) -> None:
-        self._adjoint_steps = 0
-
-    def callback_step_adjoint(self, t: torch.Tensor, u: object, dt: torch.Tensor) -> None:
-        """The same for a step of the backward solve."""
-        self._adjoint_steps += 1
-        if self._adjoint_steps > self.maxiters:
-            raise SolverStopped("MaxIters")
-        step = float(dt)
-        if step == 0 or step != step:
-            raise SolverStopped("DtNaN")
-        if float(t) + step == float(t):
-            raise SolverStopped("DtLessThanMin")
 
     def finish(self, t: float, u: torch.Tensor) -> None:
         """The end was reached; the solver may have stood beyond it."""
@@ -122,6 +119,27 @@ class AdaptiveRecorder(Recorder):
 
     def callback_reject_step(self, t: torch.Tensor, u: torch.Tensor, dt: torch.Tensor) -> None:
         self.nreject += 1
+
+
+def first_step(recorder: Recorder, u0: torch.Tensor, request: SolveRequest, order: int) -> float:
+    """A first step for a method of `order`: Hairer, Nørsett, Wanner, *Solving Ordinary Differential Equations I*, 2nd ed.,
+    sec. II.4."""
+    start, end = request.tspan
+    length = abs(end - start)
+    scale = torch.as_tensor(request.options.atol) + request.options.rtol * u0.detach().abs()
+
+    def size(x: torch.Tensor) -> float:
+        return (x / scale).square().mean().sqrt().item()
+
+    with torch.no_grad():
+        f0 = recorder(torch.tensor(start, dtype=u0.dtype), u0)
+        d0, d1 = size(u0), size(f0)
+        h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+        h0 = min(h0, length)
+        f1 = recorder(torch.tensor(start + recorder.direction * h0, dtype=u0.dtype), u0 + recorder.direction * h0 * f0)
+        d2 = size(f1 - f0) / h0
+    h1 = max(1e-6, 1e-3 * h0) if max(d1, d2) <= 1e-15 else (0.01 / max(d1, d2)) ** (1 / order)
+    return min(100 * h0, h1, length) if h1 == h1 else h0
 
 
 # Rows: the value at 0, 1/2 and 1 and the slope there, of 1, s, …, s^5.
