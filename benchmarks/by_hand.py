@@ -11,14 +11,15 @@ from measure import TimesItself
 
 
 @cache
-def _module() -> Any:
+def included(file: str) -> Any:
+    """Julia's Main after including a file of this directory."""
     from pysciode.engines.julia_runtime import start_julia
 
     start_julia()
     import juliacall
 
-    juliacall.Main.include(str(Path(__file__).with_name("by_hand.jl")))
-    return juliacall.Main.ByHand
+    juliacall.Main.include(str(Path(__file__).with_name(file)))
+    return juliacall.Main
 
 
 def julia(task: str, *data: np.ndarray) -> TimesItself:
@@ -26,7 +27,7 @@ def julia(task: str, *data: np.ndarray) -> TimesItself:
 
     With `data`, the function of by_hand.jl is called with it once and returns what is timed.
     """
-    module = _module()
+    module = included("by_hand.jl").ByHand
     function = getattr(module, task)
     if data:
         function = function(*data)

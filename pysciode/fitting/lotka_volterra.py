@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..algorithms import Tsit5
+from ..engines import get_engine
 from ..problems import ODEProblem
 from ..solving import solve
 from .maximum_likelihood import LogNormalFit, fit_log_normal
@@ -102,10 +104,13 @@ def fit_pelts(
     # Years since 1900: the solver sees small times, and its step control no large offset.
     since = (pelts["year"] - pelts["year"].iloc[0]).to_numpy(float)
     span = (since[0], since[-1])
+    backend = get_engine(engine)
+    # Named for Julia, where it comes compiled; the embedded engine has its own explicit method.
+    algorithm = Tsit5() if backend.name == "julia" else None
 
     def populations(parameters: torch.Tensor, times: np.ndarray):
         problem = ODEProblem(lotka_volterra, parameters[4:], span, parameters[:4])
-        return solve(problem, saveat=times, rtol=rtol, atol=rtol, engine=engine)
+        return solve(problem, algorithm, saveat=times, rtol=rtol, atol=rtol, engine=backend)
 
     fit = fit_log_normal(
         lambda parameters: populations(parameters, since).u,
