@@ -9,6 +9,7 @@ function again.
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import linecache
@@ -187,7 +188,10 @@ def _module_root(x: Any) -> str:
 
 
 def _global_names(code: Any) -> Iterator[str]:
-    yield from code.co_names
+    # co_names holds the names of attributes, too.
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval
     for constant in code.co_consts:
         if inspect.iscode(constant):
             yield from _global_names(constant)
@@ -348,7 +352,13 @@ class _quiet_torch:
 
 
 def _make_fx(f: Callable[..., Any], inputs: Sequence[torch.Tensor], **options: Any) -> torch.fx.GraphModule:
-    graph = make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True, **options)(*inputs)
+    def trace(f: Callable[..., Any]) -> torch.fx.GraphModule:
+        return make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True, **options)(*inputs)
+
+    graph = trace(f)
+    if any(_mutates(node) for node in graph.graph.nodes):
+        # Assignments to slices and in-place operations, the user's or a decomposition's, become pure ones.
+        graph = trace(torch.func.functionalize(f))
     for node in reversed(graph.graph.nodes):
         # Tracing leaves checks behind that count as impure; mutations, which must stay, are seen by their schema.
         if node.op in ("call_function", "get_attr") and not node.users and not _mutates(node):
@@ -363,9 +373,6 @@ def _trace(flat: Callable[..., Any], inputs: Sequence[torch.Tensor], f: Any) -> 
 
     try:
         graph = _make_fx(watched, inputs)
-        if any(_mutates(node) for node in graph.graph.nodes):
-            # Assignments to slices and in-place operations become pure ones.
-            graph = _make_fx(torch.func.functionalize(watched), inputs)
     except (CaptureError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -391,7 +398,7 @@ def _check(graph: torch.fx.GraphModule) -> None:
                 operation=name,
                 where=user_line(node),
             )
-        if torch.Tag.nondeterministic_seeded in node.target.tags:
+        if torch.Tag.nondeterministic_seeded in node.target.tags and not _without_noise(node):
             raise CaptureError(
                 f"{name} draws random numbers: a right-hand side must be deterministic. Draw them once, outside, or use an SDE",
                 operation=name,
@@ -406,6 +413,11 @@ def _check(graph: torch.fx.GraphModule) -> None:
                 )
             if isinstance(value, torch.Tensor) and value.is_complex():
                 raise CaptureError(f"{name} makes a complex tensor", operation=name, where=user_line(node))
+
+
+def _without_noise(node: torch.fx.Node) -> bool:
+    """Whether this is RReLU in evaluation mode, which draws nothing."""
+    return node.target is torch.ops.aten.rrelu_with_noise.default and (len(node.args) < 5 or not node.args[4])
 
 
 def _lift(graph: torch.fx.GraphModule, parameters: Sequence[torch.Tensor]) -> None:

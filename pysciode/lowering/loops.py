@@ -13,7 +13,7 @@ import numpy as np
 
 from ..capture.graph import Scalar, ScalarGraph
 from .interpreter import Kind
-from .scalar import straight_line
+from .straight_line import straight_line
 
 
 @dataclass(eq=False)
@@ -235,14 +235,15 @@ def _best_last(axes: Sequence[int], sizes: Sequence[int], accesses: Sequence[tup
     return [a for a in axes if a != best] + [best]
 
 
-def _body_lines(body: Body, nest: _Nest, stores: Sequence[tuple[str, Scalar]], dtype: np.dtype) -> list[str]:
-    code = straight_line(body.graph, stores, dtype)
-    reads = body.live_reads([value for _, value in stores])
+def _body_lines(body: Body, nest: _Nest, values: Sequence[Scalar], dtype: np.dtype) -> tuple[list[str], list[str]]:
+    """Statements that compute `values`, and the expressions that then are these."""
+    code = straight_line(body.graph, values, dtype)
+    reads = body.live_reads(values)
     lines = []
     for name, (buffer, index) in reads.items():
         text = access(buffer, nest.index(index), nest.names)
         lines.append(f"{name} = convert(T, {text})" if buffer.kind == "int" else f"{name} = {text}")
-    return [*lines, *code.lines()]
+    return [*lines, *code.statements], list(code.values)
 
 
 def _target(buffer: Buffer, index: Affine, nest: _Nest) -> str:
@@ -283,14 +284,11 @@ class Loop(Statement):
         writes = [index for _, index, _ in self.stores]
         axes = _best_last(range(len(self.sizes)), self.sizes, [(1, x) for x in reads] + [(2, x) for x in writes])
         nest = _Nest(self.sizes, [axes], [*reads, *writes])
-        stores = [(_target(buffer, index, nest), value) for buffer, index, value in self.stores]
-        lines = _body_lines(self.body, nest, stores, dtype)
-        split = len(lines) - len(stores)
-        for k, (buffer, *_) in enumerate(self.stores):
-            target, value = lines[split + k].split(" = ", 1)
-            if self.accumulate:
-                value = f"{target} + {value}"
-            lines[split + k] = f"{target} = {_converted(buffer, value)}"
+        lines, values = _body_lines(self.body, nest, [value for *_, value in self.stores], dtype)
+        for (buffer, index, _), value in zip(self.stores, values, strict=True):
+            target = _target(buffer, index, nest)
+            value = f"{target} + {value}" if self.accumulate else value
+            lines.append(f"{target} = {_converted(buffer, value)}")
         return nest.wrap(nest.order[0], lines, simd=not self.ordered)
 
 
@@ -330,8 +328,7 @@ class Reduction(Statement):
         start, step = _START[self.how], _STEP[self.how]
         if 0 in self.sizes:
             return nest.wrap(outer, [f"{target} = {start}"], simd=True)
-        *before, last = _body_lines(self.body, nest, [("r", self.value)], dtype)
-        value = last.split(" = ", 1)[1]
+        before, (value,) = _body_lines(self.body, nest, [self.value], dtype)
 
         def stride(axis: int) -> int:
             return sum(min(abs(nest.index(x).coefficient(axis)), 2) for x in reads)
@@ -367,8 +364,7 @@ class ArgReduction(Statement):
         outer = [a for a in range(len(self.sizes)) if a != self.axis]
         nest = _Nest(self.sizes, [outer, [self.axis]], [*reads, place])
         target = _target(buffer, place, nest)
-        *before, last = _body_lines(self.body, nest, [("r", self.value)], dtype)
-        value = last.split(" = ", 1)[1]
+        before, (value,) = _body_lines(self.body, nest, [self.value], dtype)
         name = nest.names[self.axis] if self.sizes[self.axis] > 1 else "0"
         better = ">" if self.how == "max" else "<"
         start = "-Inf" if self.how == "max" else "Inf"
@@ -397,8 +393,7 @@ class Scan(Statement):
         reads = [index for _, index in self.body.live_reads([self.value]).values()]
         outer = [a for a in range(len(self.sizes)) if a != self.axis]
         nest = _Nest(self.sizes, [outer, [self.axis]], [*reads, place])
-        *before, last = _body_lines(self.body, nest, [("r", self.value)], dtype)
-        value = last.split(" = ", 1)[1]
+        before, (value,) = _body_lines(self.body, nest, [self.value], dtype)
         step = [*before, f"acc = {_STEP[self.how].format('acc', value)}",
                 f"{_target(buffer, place, nest)} = {_converted(buffer, 'acc')}"]  # fmt: skip
         return nest.wrap(nest.order[0], [f"acc = {_START[self.how]}", *nest.wrap(nest.order[1], step, simd=False)], simd=False)

@@ -392,4 +392,34 @@ def _filled(b: Backend, x: Array, *args: Any, **options: Any) -> Array:
     return b.full(tuple(b.node.meta["val"].shape), bool(value) if kind == "bool" else value, kind)
 
 
+# Some of torch's decompositions end in its primitives, which have other names or none.
+for _name in ("abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "ceil", "cos", "cosh", "digamma", "erf", "erfc",
+              "exp", "exp2", "expm1", "floor", "fmod", "isfinite", "lgamma", "log", "log10", "log1p", "log2", "maximum", "minimum",
+              "neg", "reciprocal", "remainder", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "tan", "tanh", "trunc"):  # fmt: skip
+    if hasattr(prims, _name) and getattr(aten, _name).default in ROWS:
+        ROWS[getattr(prims, _name).default] = ROWS[getattr(aten, _name).default]
+for _name in ("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge", "pow"):
+    _overload = "Tensor_Tensor" if _name == "pow" else "Tensor"
+    ROWS[getattr(prims, _name).default] = ROWS[getattr(getattr(aten, _name), _overload)]
+ROWS[prims.where.default] = _where
+ROWS[prims.signbit.default] = ROWS[aten.signbit.default] = lambda b, x: pointwise(
+    b, lambda g, x: g.apply("lt", x, g.const(0.0)), x, kind="bool"
+)
+ROWS[prims.clone.default] = ROWS[prims.view_of.default] = _same
+
+
+@row(aten.atan2.default, prims.atan2.default)
+def _atan2(b: Backend, y: Any, x: Any) -> Array:
+    return pointwise(b, apply("atan2"), y, x)
+
+
+@row(aten.copysign.Tensor, aten.copysign.Scalar)
+def _copysign(b: Backend, x: Any, y: Any) -> Array:
+    def fn(g: ScalarGraph, x: Scalar, y: Scalar) -> Scalar:
+        size = g.apply("abs", x)
+        return g.apply("select", g.apply("lt", y, g.const(0.0)), -size, size)
+
+    return pointwise(b, fn, x, y)
+
+
 from . import structural as _structural, windows as _windows  # noqa: E402, F401  (they enter their rows)

@@ -408,6 +408,21 @@ def _addr(b: Backend, x: Array, y: Array, z: Array, *, beta: float = 1, alpha: f
     return pointwise(b, lambda g, x, y, z: _scaled(g, x, y * z, beta, alpha), x, column, z)
 
 
+@row(aten._trilinear.default)
+def _trilinear(
+    b: Backend, x: Array, y: Array, z: Array, new_x: Sequence[int], new_y: Sequence[int], new_z: Sequence[int],
+    summed: Sequence[int], unroll_dim: int = 1,
+) -> Array:  # fmt: skip
+    def widened(x: Array, new: Sequence[int]) -> Array:
+        for axis in sorted(new):
+            x = b.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
+        return x
+
+    spread = [widened(x, new_x), widened(y, new_y), widened(z, new_z)]
+    product = pointwise(b, lambda g, x, y, z: x * y * z, *spread, kind="float")
+    return total(b, product, list(summed))
+
+
 # --- indexing --------------------------------------------------------------------------------------------------------
 
 
