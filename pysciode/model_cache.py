@@ -105,6 +105,22 @@ def fingerprint(f: Any) -> Hashable:
     return tuple(seen)
 
 
+def is_plain(f: Any) -> bool:
+    """Whether `f` is a function that reaches nothing but numbers, strings and Python modules: then it reaches no tensors."""
+    if type(f) is not types.FunctionType or f.__defaults__ or f.__kwdefaults__ or hasattr(f, "__wrapped__"):
+        return False
+    code, scope = f.__code__, f.__globals__
+    if any(isinstance(x, types.CodeType) for x in code.co_consts):
+        return False
+    reached = [scope[name] for name in code.co_names if name in scope]
+    for cell in f.__closure__ or ():
+        try:
+            reached.append(cell.cell_contents)
+        except ValueError:
+            return False
+    return all(isinstance(x, (*_SIMPLE, types.ModuleType)) for x in reached)
+
+
 def _seen(value: Any) -> Hashable:
     if isinstance(value, _SIMPLE):
         return (type(value).__name__, repr(value))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .model_cache import Captured, fingerprint, store
+from .model_cache import Captured, fingerprint, is_plain, store
 from .parameters import ParameterLayout, flat_array, is_tensor
 from .validation import TimeSpan, check_function, check_leaves, check_matrix, check_time_span, state_of
 
@@ -86,9 +86,10 @@ class ODEProblem:
         jac_sparsity: Any,
         mass_matrix: Any,
         name: str | None,
-        captured: Captured | None = None,
+        modules: list[tuple[str, Any]] | None = None,
     ) -> None:
-        modules = module_parameters(f)
+        if modules is None:
+            modules = module_parameters(f)
         layout, leaves = ParameterLayout.of(p, modules)
         leaves.extend(x for _, x in modules)
         is_torch = is_tensor(u0) or any(is_tensor(x) for x in leaves)
@@ -125,7 +126,8 @@ class ODEProblem:
             span=span,
             n=n,
             _flat_p=flat,
-            _captured=captured,
+            _modules=modules,
+            _captured=None,
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -385,6 +387,7 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
         changes.get("jac_sparsity", problem.jac_sparsity),
         changes.get("mass_matrix", problem.mass_matrix),
         changes.get("name", problem.name),
+        problem._modules,
     )
     if (
         out.layout == problem.layout
@@ -416,7 +419,7 @@ def _argument(problem: ODEProblem, key: str) -> Any:
 
 def module_parameters(f: Any) -> list[tuple[str, Any]]:
     """``(name, parameter)`` of the trainable tensors that `f` reaches without being given them."""
-    if "torch" not in sys.modules or not callable(f):
+    if "torch" not in sys.modules or not callable(f) or is_plain(f):
         return []  # no module can exist
     from .capture.torch_fx import discover_parameters
 
