@@ -180,6 +180,11 @@ class ODEProblem:
         """All parameters as one contiguous vector, with the values that tensors have now."""
         return flat_array(self.leaves, self.dtype) if self._flat_p is None else self._flat_p
 
+    @property
+    def compiled(self) -> dict[Any, Any]:
+        """What engines keep with the captured model, by keys of theirs."""
+        return self._capture().compiled
+
     def _capture(self) -> Captured:
         if self._captured is None:
             shared = store(self.f)

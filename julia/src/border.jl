@@ -16,8 +16,8 @@ function hold!(h::Handles, object)
         return h.next[]
     end
 end
-get_object(h::Handles, id::Integer) = @lock h.lock h.objects[Int64(id)]
-drop!(h::Handles, id::Integer) = @lock h.lock pop!(h.objects, Int64(id), nothing)
+get_object(h::Handles, id::Integer) = @lock h.lock (h.objects[Int64(id)])
+drop!(h::Handles, id::Integer) = @lock h.lock (pop!(h.objects, Int64(id), nothing))
 
 const MODELS = Handles()
 const PLANS = Handles()
@@ -119,7 +119,8 @@ function dispatch(plan::Plan, u0, p, tspan, saveat, progress)
     return run_adjoint(Val(:SciMLSensitivity), plan, u0, p, tspan, saveat, progress)
 end
 
-run_adjoint(::Any, args...) = throw(ArgumentError("adjoint methods need SciMLSensitivity, which is not loaded"))
+"""Defined by the extension of SciMLSensitivity."""
+function run_adjoint end
 
 """    c_fetch(answer, t_out, u_out) -> status: copy the saved times and states."""
 function c_fetch(id::Int64, t_out::Ptr{Float64}, u_out::Ptr{Cvoid})::Cint
@@ -161,7 +162,7 @@ function guarded_pullback(a::Answer{T}, du, du0, dp, report) where {T}
         isempty(gp) || unsafe_copyto!(Ptr{T}(dp), pointer(gp), length(gp))
     end
     inst = a.instance
-    unsafe_store!(report, Report(a, id, inst === nothing ? 0 : inst.nvjp))
+    unsafe_store!(report, Report(a, 0, inst === nothing ? 0 : inst.nvjp))
     return OK
 end
 
@@ -297,7 +298,7 @@ function make_plan(model_id::Integer, text::AbstractString, packages;
         Sensitivity(; name=Symbol(sensealg), autojacvec=Symbol(autojacvec), options=symbolic_pairs(sensealg_options),
                     abstol=sense_abstol, reltol=sense_reltol, u0=want_u0, p=want_p)
     needs_adjoints = sensitivity !== nothing && !(sensitivity.name in (:ForwardDiffSensitivity, :ForwardSensitivity))
-    needs_adjoints && require("SciMLSensitivity")
+    needs_adjoints && isempty(methods(run_adjoint)) && require("SciMLSensitivity")
     second = other == 0 ? nothing : get_object(MODELS, other)
     mass = mass_matrix === nothing ? nothing : Matrix{Float64}(mass_matrix)
     return hold!(PLANS, plan(get_object(MODELS, model_id), alg; reverse, kind=ProblemKind(kind), other=second, odekind=Symbol(odekind),

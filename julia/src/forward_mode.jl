@@ -1,10 +1,8 @@
 # Forward mode through the solver: SciML's ForwardDiffSensitivity, with dual numbers of one tag and a few widths, so that its solvers
 # are compiled ahead of time, and without loading the adjoint stack.
 
-"""Widths of the dual numbers; fewer derivatives are padded to the next, more of them run in several passes."""
-const WIDTHS = (2, 4, 8)
-
-width(n) = n <= 2 ? 2 : n <= 4 ? 4 : 8
+"""Width of the dual numbers: 4 or 8; fewer derivatives are padded, more of them run in several passes."""
+width(n) = n <= 4 ? 4 : 8
 
 """
     run_forward_mode(plan, u0, p, tspan, saveat) -> Answer
@@ -20,7 +18,7 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
     inst.progress = progress
     try
         m = nu + np
-        N = m <= 4 ? width(m) : (m <= 8 ? 8 : 8)
+        N = width(m)
         first_pass = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N))
         result, jacobian = first_pass
         for offset in N:N:(m - 1)

@@ -84,6 +84,7 @@ end
 
 @inline erf(x) = SpecialFunctions.erf(x)
 @inline erfc(x) = SpecialFunctions.erfc(x)
+@inline erfinv(x) = SpecialFunctions.erfinv(x)
 @inline digamma(x) = SpecialFunctions.digamma(x)
 @inline trigamma(x) = SpecialFunctions.trigamma(x)
 @inline lgamma(x) = NaNMath.lgamma(x)

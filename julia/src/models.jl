@@ -327,9 +327,14 @@ struct Model{T}
 end
 Model{T}(g::Generated) where {T} = Model{T}(g, Instance{T}[], ReentrantLock())
 
-checkout(model::Model{T}) where {T} =
-    reset!(@lock model.lock(isempty(model.idle) ? Instance{T}(model.generated) : pop!(model.idle)))
-checkin(model::Model{T}, inst::Instance{T}) where {T} = (@lock model.lock push!(model.idle, inst); nothing)
+function checkout(model::Model{T}) where {T}
+    inst = @lock model.lock (isempty(model.idle) ? nothing : pop!(model.idle))
+    return reset!(inst === nothing ? Instance{T}(model.generated) : inst)
+end
+function checkin(model::Model{T}, inst::Instance{T}) where {T}
+    @lock model.lock push!(model.idle, inst)
+    return nothing
+end
 
 """
     odefunction(inst, kind)

@@ -23,14 +23,16 @@ end
 
 keywords(plan::Plan{T}, tspan) where {T} = keywords(plan.options, plan.alg, tspan)
 
-# One set of keywords with one set of types, whatever the user gave: the solver's big functions are compiled once.
+# One set of keywords with one set of types, whatever the user gave: the solver's big functions are compiled once (and once more for
+# those who give `dt`, which has no neutral value).
 function keywords(o::Options, alg, tspan::Tuple{T,T}) where {T}
     dtmax = isfinite(o.dtmax) ? T(o.dtmax) : abs(tspan[2] - tspan[1])
-    return (;
+    common = (;
         reltol=T(o.reltol), abstol=o.abstol isa Vector ? T.(o.abstol) : T(o.abstol),
-        dt=copysign(T(o.dt), tspan[2] - tspan[1]), dtmin=T(o.dtmin), dtmax=copysign(dtmax, tspan[2] - tspan[1]),
+        dtmin=T(o.dtmin), dtmax=copysign(dtmax, tspan[2] - tspan[1]),
         maxiters=o.maxiters, adaptive=o.adaptive && isadaptive(alg), tstops=T.(o.tstops), verbose=SILENT,
     )
+    return o.dt == 0 ? common : (; dt=copysign(T(o.dt), tspan[2] - tspan[1]), common...)
 end
 
 """
@@ -67,7 +69,7 @@ function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S
 end
 
 # A function barrier: `odefunction` is not inferred.
-odeproblem(f::F, u0, tspan, p) where {F} = ODEProblem{true,FullSpecialize}(f, u0, tspan, p)
+odeproblem(f::F, u0, tspan, p) where {F<:ODEFunction} = ODEProblem(f, u0, tspan, p)
 
 """
 One half of a partitioned system: the model computes the derivatives of velocities and positions together, from both.

@@ -1,27 +1,27 @@
 # What every user needs is compiled into the package image: the common solvers, forward and in forward mode, for both element types.
 
-const WORKLOAD_SOURCE = """
+# A model as generated source would define it; evaluating source is not possible while a package image is made.
+module Rehearsal
 workspace(::Type{T}) where {T} = nothing
 f!(du, u, p, t, w) = (@inbounds du[1] = p[1] * u[1]; @inbounds du[2] = -p[2] * u[2] + t; nothing)
-function jac!(J, u, p, t, w)
-    @inbounds J[1] = p[1]; @inbounds J[2] = zero(p[1]); @inbounds J[3] = zero(p[1]); @inbounds J[4] = -p[2]
-    return nothing
-end
+jac!(J, u, p, t, w) = (@inbounds J[1] = p[1]; @inbounds J[2] = J[3] = zero(p[1]); @inbounds J[4] = -p[2]; nothing)
 tgrad!(d, u, p, t, w) = (@inbounds d[1] = zero(p[1]); @inbounds d[2] = one(p[1]); nothing)
 vjp!(dl, l, u, p, t, w) = (@inbounds dl[1] = p[1] * l[1]; @inbounds dl[2] = -p[2] * l[2]; nothing)
 vjp_p!(dp, l, u, p, t, w) = (@inbounds dp[1] = u[1] * l[1]; @inbounds dp[2] = -u[2] * l[2]; nothing)
 vjp_both!(dl, dp, l, u, p, t, w) = (vjp!(dl, l, u, p, t, w); vjp_p!(dp, l, u, p, t, w))
-paramjac!(P, u, p, t, w) = (@inbounds P[1] = u[1]; @inbounds P[2] = zero(u[1]); @inbounds P[3] = zero(u[1]); @inbounds P[4] = -u[2]; nothing)
+paramjac!(P, u, p, t, w) = (@inbounds P[1] = u[1]; @inbounds P[2] = P[3] = zero(u[1]); @inbounds P[4] = -u[2]; nothing)
 jvp!(dv, v, u, p, t, w) = (@inbounds dv[1] = p[1] * v[1]; @inbounds dv[2] = -p[2] * v[2]; nothing)
-"""
+end
+
+rehearsed(np) = Generated(Rehearsal, 2, np, Dict{Symbol,Any}(
+    name => getfield(Rehearsal, name) for name in FUNCTION_NAMES if isdefined(Rehearsal, name)), nothing)
 
 """Solve a small model the way Python does, for one element type, algorithm and sensitivity method."""
-function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pullback=false) where {T}
-    dtype = T === Float64 ? "float64" : "float32"
-    model = register(WORKLOAD_SOURCE, dtype, 2, 2, (), nothing, nothing)
+function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pullback=false, np=2) where {T}
+    model = hold!(MODELS, Model{T}(rehearsed(np)))
     id = make_plan(model, "$name()", (package,); odekind, sensealg, dense, reltol=1e-4, abstol=1e-4)
-    u0, p, ts = T[1, 1], T[-1, 2], [0.5, 1.0]
-    out, du0, dp, report = zeros(T, 4), zeros(T, 2), zeros(T, 2), Ref{Report}()
+    u0, p, ts = T[1, 1], vcat(T[-1, 2], zeros(T, np - 2)), [0.5, 1.0]
+    out, du0, dp, report = zeros(T, 4), zeros(T, 2), zeros(T, np), Ref{Report}()
     GC.@preserve u0 p ts out du0 dp report begin
         at(x) = Ptr{Cvoid}(pointer(x))
         where_to = Base.unsafe_convert(Ptr{Report}, report)
@@ -48,10 +48,14 @@ end
         for T in (Float64, Float32)
             rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", nothing)
             rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", nothing; dense=true)
-            rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", "ForwardDiffSensitivity"; pullback=true)
+            for np in (2, 6)  # dual numbers of width 4 and 8
+                rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", "ForwardDiffSensitivity"; pullback=true, np)
+            end
             rehearse(T, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", nothing)
         end
         rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", nothing; dense=true)
-        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", "ForwardDiffSensitivity"; pullback=true)
+        for np in (2, 6)
+            rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", "ForwardDiffSensitivity"; pullback=true, np)
+        end
     end
 end

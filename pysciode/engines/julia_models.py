@@ -37,15 +37,16 @@ class Registered:
     handle: int
     functions: frozenset[str]
     keep: Any = None  # C functions that must live as long as the model
-    plans: dict[tuple, Plan] = field(default_factory=dict)
+    plans: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Handle of a plan, and of what it needs alive."""
+    """Handle of a plan, and what it needs alive."""
 
     id: int
     registered: Registered
+    other: Registered | None
 
 
 class RegisteredModels:
@@ -90,58 +91,51 @@ class RegisteredModels:
     def _forget(self, key: tuple[int, str]) -> None:
         with self._lock:
             for registered in self._known.pop(key, []):
-                for plan in registered.plans.values():
-                    self._module.release_plan(plan.id)
+                for plan in registered.plans:
+                    self._module.release_plan(plan)
                 self._module.release_model(registered.handle)
 
 
 def make_plan(module: Any, models: RegisteredModels, request: SolveRequest) -> Plan:
     """The plan for a request; made once for each model, algorithm, set of options and sensitivity method."""
-    problem = request.problem
-    algorithm = request.algorithm if request.algorithm is not None else _DEFAULT
-    kind = _KINDS[problem.kind] if algorithm.family in _PARTITIONED[problem.kind] else 0
-    form, want = _form(problem, algorithm, request.sensealg)
-    main, other = problem.model, None
-    if kind == 2:
-        first, second = problem.parts
-        main, other = first, models.get(second, frozenset({"f!"}), request)
-    registered = models.get(main, want, request)
-    options = request.options
+    problem, options = request.problem, request.options
+    atol, tstops, save_idxs = options.atol, options.tstops, options.save_idxs
     key = (
-        kind,
-        form,
-        algorithm,
+        request.algorithm,
+        request.sensealg,
+        request.wants,
+        request.u0.dtype.char,
         options.rtol,
-        options.atol if isinstance(options.atol, float) else np.asarray(options.atol).tobytes(),
+        atol if type(atol) is float else np.asarray(atol).tobytes(),
         options.dt,
         options.dtmin,
         options.dtmax,
         options.maxiters,
         options.adaptive,
         options.dense,
-        None if options.tstops is None else options.tstops.tobytes(),
-        None if options.save_idxs is None else options.save_idxs.tobytes(),
+        None if tstops is None else tstops.tobytes(),
+        None if save_idxs is None else save_idxs.tobytes(),
         repr(options.extra) if options.extra else None,
-        request.sensealg,
-        request.wants,
         None if problem.mass_matrix is None else np.asarray(problem.mass_matrix).tobytes(),
+        problem.jac_sparsity is not None,
     )
-    plan = registered.plans.get(key)
+    plans = problem.compiled
+    plan = plans.get(key)
     if plan is None:
-        plan = registered.plans[key] = _new_plan(module, registered, other, kind, form, algorithm, request)
+        plan = plans[key] = _new_plan(module, models, request)
     return plan
 
 
-def _new_plan(
-    module: Any,
-    registered: Registered,
-    other: Registered | None,
-    kind: int,
-    form: str,
-    algorithm: Algorithm,
-    request: SolveRequest,
-) -> Plan:
+def _new_plan(module: Any, models: RegisteredModels, request: SolveRequest) -> Plan:
     options, problem = request.options, request.problem
+    algorithm = request.algorithm if request.algorithm is not None else _DEFAULT
+    kind = _KINDS[problem.kind] if algorithm.family in _PARTITIONED[problem.kind] else 0
+    form, want = _form(problem, algorithm, request.sensealg)
+    main, other = problem.model, None
+    if kind == 2:
+        main, second = problem.parts
+        other = models.get(second, frozenset({"f!"}), request)
+    registered = models.get(main, want, request)
     keywords: dict[str, Any] = {}
     for name in ("dt", "dtmin", "dtmax"):
         value = getattr(options, name)
@@ -173,7 +167,9 @@ def _new_plan(
         extra=list(options.extra.items()),
         **keywords,
     )
-    return Plan(int(handle), registered)
+    plan = Plan(int(handle), registered, other)
+    registered.plans.append(plan.id)
+    return plan
 
 
 def _sensitivity_keywords(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -> dict[str, Any]:
