@@ -145,6 +145,21 @@ def michaelis_menten(u, p, t):
     return [-hill * e + pulse, np.tanh(hill) - np.abs(e - 0.5) * np.log1p(s) + np.arctan2(s, e) * np.hypot(s, e)]
 
 
+def diffusion_in_a_rod(u, p, t):
+    """Unlike coefficients at each place, fixed ends, a nonlinear source, and one sum over all places."""
+    n = len(u)
+    conductivity = 1 + np.sin(np.arange(n + 1.0)) ** 2
+    padded = np.concatenate([[p[0]], u, [0.0]])
+    flux = conductivity * np.diff(padded)
+    source = np.where(u > p[1], u**2.5, np.exp(-u)) - np.arange(n) ** 1.5 * np.tanh(u * t)
+    return np.diff(flux) * p[2] + source * np.sum(u**2) / n
+
+
+def all_to_all(u, p, t):
+    """Kuramoto's oscillators."""
+    return p[0] + p[1] / len(u) * np.sum(np.sin(u[None, :] - u[:, None]), axis=1) + 0.1 * np.arange(len(u))
+
+
 _POLLU_K = np.array(
     [0.35, 26.6, 123.0, 8.6e-4, 8.2e-4, 1.5e3, 1.3e-4, 2.4e4, 1.65e4, 9.0e3, 0.22e-1, 1.2e4, 1.88, 1.63e4, 4.8e6, 3.5e-4,
      0.175e-1, 1e8, 4.44e11, 1.24e3, 2.1, 5.78, 4.74e-2, 1.78e3, 3.12]
@@ -168,6 +183,14 @@ MODELS: dict[str, Model] = {
     ),
     "michaelis_menten": Model(michaelis_menten, np.array([0.8, 0.3]), np.array([2.2, 0.6, 1.7])),
 }
+
+
+LARGE: dict[str, Model] = {
+    "brusselator": Model(brusselator, _rng.uniform(0.5, 2, (8, 8, 2)), np.array([3.4, 1.0, 10.0])),
+    "diffusion": Model(diffusion_in_a_rod, _rng.uniform(0.1, 2, 60), np.array([0.5, 0.9, 2.0])),
+    "kuramoto": Model(all_to_all, _rng.uniform(0, 6, 24), np.array([0.3, 1.7])),
+}
+"""Models that are written as loops."""
 
 
 def call(model: Model, u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:

@@ -8,14 +8,16 @@ import subprocess
 
 import numpy as np
 import pytest
-from ode_models import MODELS, Model
+from ode_models import LARGE, MODELS, Model
 
 from pysciode.capture.derivatives import jacobian
 from pysciode.capture.model import JuliaModel
 from pysciode.capture.trace import trace_function
-from pysciode.lowering import lower
+from pysciode.errors import CaptureError
+from pysciode.lowering import LoweredModel, lower, scalar
 from pysciode.lowering.python import evaluate, python_function
-from pysciode.lowering.scalar import FUNCTIONS, julia_literal, lower_scalar, strip_parentheses
+from pysciode.lowering.scalar import FUNCTIONS, lower_scalar
+from pysciode.lowering.straight_line import julia_literal, strip_parentheses
 
 JULIA = shutil.which("julia")
 needs_julia = pytest.mark.skipif(JULIA is None, reason="needs a Julia executable")
@@ -97,27 +99,66 @@ def script(name: str, source: str, point: Model, dtype: type, sizes: dict[str, i
     return "\n".join([*lines, "end"])
 
 
+# Model -> point, and whether it is written as loops.
+CASES = {name: (point, False) for name, point in MODELS.items()}
+CASES |= {f"{name}_loops": (point, True) for name, point in LARGE.items()}
+
+
+def lowered_as(point: Model, dtype: type, loops: bool) -> LoweredModel:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scalar, "_LONG", 30 if loops else 10**9)
+        return lower_scalar(trace_function(point.f, point.u.shape, point.p.size), dtype)
+
+
 @pytest.fixture(scope="module")
 def julia_results():
     """All models in both precisions, in one process."""
     if JULIA is None:
         pytest.skip("needs a Julia executable")
     scripts = []
-    for name, point in MODELS.items():
+    for name, (point, loops) in CASES.items():
         for dtype in (np.float64, np.float32):
-            lowered = lower_scalar(trace_function(point.f, point.u.shape, point.p.size), dtype)
+            lowered = lowered_as(point, dtype, loops)
             label = f"{name}_{np.dtype(dtype).name}"
-            scripts.append(script(label, lowered.source, point, dtype, {"nnz": len(lowered.sparsity[1])}))
+            tables = "".join(
+                f"const {table} = {'Int' if values.dtype.kind == 'i' else dtype.__name__.title()}{values.tolist()}\n"
+                for table, values in lowered.constants.items()
+            )
+            sizes = {"nnz": len(lowered.sparsity[1])}
+            scripts.append(script(label, tables + lowered.source, point, dtype, sizes))
     return run_julia(*scripts)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_repeated_formulas_become_loops(name):
+    """Kuramoto's adjoint has a sum for each oscillator; otherwise the code does not grow with the model."""
+    point = LARGE[name]
+    source = lowered_as(point, np.float64, loops=True).source
+    for function in ("f!", "vjp!", "vjp_p!", "vjp_both!", "jac!", "jac_sparse!"):
+        body = source[source.index(f"function {function}") :].split("\nend\n")[0]
+        assert "for k in 1:" in body, function
+        assert body.count("\n") < (900 if name == "kuramoto" else 200), function
+
+
+def test_a_model_that_neither_repeats_nor_ends(monkeypatch):
+    monkeypatch.setattr(scalar, "_HOPELESS", 2000)
+    monkeypatch.setattr(scalar, "_CHUNK", 100)
+    point = MODELS["pollu"]
+    monkeypatch.setattr(scalar, "_LONG", 10**9)
+    model = trace_function(point.f, point.u.shape, point.p.size)
+    assert "f_part2!" in lower_scalar(model, want={"f!"}).source
+    monkeypatch.setattr(scalar, "_HOPELESS", 150)
+    with pytest.raises(CaptureError, match="torch"):
+        lower_scalar(model, want={"f!"})
 
 
 @needs_julia
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CASES)
 def test_julia_agrees_with_numpy(julia_results, name, dtype):
-    point = MODELS[name]
+    point, loops = CASES[name]
     model = trace_function(point.f, point.u.shape, point.p.size)
-    lowered = lower_scalar(model, dtype)
+    lowered = lowered_as(point, dtype, loops)
     label = f"{name}_{np.dtype(dtype).name}"
     n, n_params = point.u.size, point.p.size
     weights = np.linspace(-1, 1, n)

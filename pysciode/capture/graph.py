@@ -7,7 +7,7 @@ subexpressions are shared by construction.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -264,8 +264,8 @@ class ScalarGraph:
             ids = (ids[1], ids[0])
         return self._node(op, ids)
 
-    def reachable(self, roots: Iterable[Scalar]) -> list[int]:
-        """Numbers of all nodes that `roots` depend on, in topological order."""
+    def reachable(self, roots: Iterable[Scalar], stop: Container[int] = frozenset()) -> list[int]:
+        """Numbers of all nodes that `roots` depend on, in topological order; those in `stop` without what they depend on."""
         seen: set[int] = set()
         stack = [r.id for r in roots]
         while stack:
@@ -273,7 +273,7 @@ class ScalarGraph:
             if i in seen:
                 continue
             seen.add(i)
-            if self.ops[i] not in ("symbol", "const"):
+            if self.ops[i] not in ("symbol", "const") and i not in stop:
                 stack.extend(self.args[i])
         return sorted(seen)
 

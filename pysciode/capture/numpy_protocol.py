@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -241,8 +242,18 @@ def wrap(x: Any) -> Any:
 
 def _wrap_deep(x: Any) -> Any:
     if isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
+        # A (nested) list of numbers is an array to NumPy, but it would not see the Scalars in it.
+        if _holds(x, Scalar) and not _holds(x, np.ndarray):
+            try:
+                return np.array(x, object).view(ScalarArray)
+            except ValueError:  # rows of different lengths
+                pass
         return type(x)(_wrap_deep(y) for y in x)
     return wrap(x)
+
+
+def _holds(x: Any, kind: type) -> bool:
+    return any(map(_holds, x, repeat(kind))) if isinstance(x, (list, tuple)) else isinstance(x, kind)
 
 
 def _unwrap(x: Any) -> Any:

@@ -16,7 +16,7 @@ from .numpy_protocol import ScalarArray
 from .rebind import rebind
 from .user_code import user_line_of
 
-NODE_LIMIT = 20_000
+NODE_LIMIT = 200_000
 
 
 def is_in_place(f: Callable[..., Any]) -> bool:
@@ -44,7 +44,7 @@ def trace_function(
     unflatten: Callable[[Any], Any] | None = None,
     *,
     in_place: bool | None = None,
-    limit: int = NODE_LIMIT,
+    limit: int | None = NODE_LIMIT,
 ) -> ScalarModel:
     """Run ``f(u, p, t)`` (or ``f(du, u, p, t)``) once on symbols.
 
@@ -59,7 +59,7 @@ def trace_function(
     in_place
         Whether `f` fills its first argument; None decides by the number of arguments.
     limit
-        Number of operations above which capture gives up.
+        Number of operations above which capture gives up; None for none.
 
     Raises
     ------

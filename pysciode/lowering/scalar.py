@@ -1,31 +1,30 @@
-"""Scalar graphs as straight-line Julia: no loop, no allocation, each common subexpression computed once."""
+"""Scalar graphs as Julia functions that don't allocate: straight-line code, or loops where a model repeats one formula."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..capture.derivatives import forward, jacobian, reverse
 from ..capture.graph import Scalar, ScalarGraph
 from ..capture.model import ScalarModel
-from ..capture.scalar_ops import SCALAR_OPS
+from ..errors import CaptureError
 from .model import LoweredModel
+from .rolled import Roller
+from .straight_line import Store, straight_line
 
 FUNCTIONS = ("f!", "f_oop", "vjp!", "vjp_p!", "vjp_both!", "jvp!", "tgrad!", "jac!", "paramjac!", "jac_sparse!")
 """What can be generated, in the order in which it is written."""
 
-# An expression used once is written inside the one that uses it, up to this many characters: fewer names to read and to compile.
-_INLINE_LENGTH = 90
 # Zeros of a matrix are written one by one up to this many, beyond by a loop.
 _EXPLICIT_ZEROS = 64
-# LLVM's time grows faster than linearly with the length of a function.
-_CHUNK_STATEMENTS = 500
-
-Store = tuple[str, Scalar]
-"""Where a value goes, as Julia text, and the value."""
+# Straight-line code runs quickest, but the compiler takes about 0.2 ms for each statement. Beyond this many, loops are looked for.
+_LONG = 1500
+# What can't be rolled up is split beyond this many, as LLVM's time then grows faster than the length.
+_CHUNK = 3000
+# Beyond this the compiler would be at it for minutes.
+_HOPELESS = 60_000
 
 
 def lower_scalar(model: ScalarModel, dtype: np.dtype | type = np.float64, want: Collection[str] = FUNCTIONS) -> LoweredModel:
@@ -50,110 +49,9 @@ def lower_scalar(model: ScalarModel, dtype: np.dtype | type = np.float64, want: 
         n=len(model.u),
         n_params=len(model.p),
         dtype=np.dtype(dtype),
+        constants=writer.tables,
         sparsity=writer.sparsity if "jac_sparse!" in want else None,
     )
-
-
-def julia_literal(value: float | bool, dtype: np.dtype) -> str:
-    """A Julia literal of `value`: ``0.5``, ``0.5f0``, ``Inf32``, ``true``."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    single = dtype == np.float32
-    if single:
-        with np.errstate(over="ignore"):
-            value = np.float32(value)
-    if math.isnan(value):
-        return "NaN32" if single else "NaN"
-    if math.isinf(value):
-        text = "Inf32" if single else "Inf"
-        return text if value > 0 else f"(-{text})"
-    text = str(value) if single else repr(float(value))
-    if single:
-        text = text.replace("e", "f") if "e" in text else text + "f0"
-    return f"({text})" if text.startswith("-") else text
-
-
-def strip_parentheses(text: str) -> str:
-    """Without the outermost pair, where one encloses it all."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    depth = 0
-    for k, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if depth == 0 and k < len(text) - 1:
-            return text
-    return text[1:-1]
-
-
-def select_text(c: str, a: str, b: str, constant: bool) -> str:
-    """``ifelse``; a literal beside a dual number is made one, or the result has no single type."""
-    return f"ifelse({c}, promote({a}, {b})...)" if constant else f"ifelse({c}, {a}, {b})"
-
-
-@dataclass
-class Code:
-    """Straight-line code: loads, then statements, then stores."""
-
-    loads: list[str]
-    statements: list[str]
-    results: list[tuple[str, str]]
-
-    def lines(self) -> list[str]:
-        return [*self.loads, *self.statements, *(f"{target} = {value}" for target, value in self.results)]
-
-
-def half_integer_power(x: str, exponent: float, dtype: np.dtype) -> str:
-    """``x^(k + 1/2)`` by multiplications and a square root, many times quicker than ``pow``; `x` is a name."""
-    product = " * ".join([x] * int(abs(exponent) - 0.5) + [f"NaNMath.sqrt({x})"])
-    return f"({product})" if exponent > 0 else f"({julia_literal(1.0, dtype)} / ({product}))"
-
-
-def _is_half_integer(graph: ScalarGraph, i: int) -> bool:
-    """Whether node `i` is a small half-integer power."""
-    if graph.ops[i] != "pow" or graph.ops[graph.args[i][1]] != "const":
-        return False
-    exponent = graph.args[graph.args[i][1]][0]
-    return abs(exponent) <= 4.5 and float(exponent - 0.5).is_integer()
-
-
-def straight_line(graph: ScalarGraph, stores: Sequence[Store], dtype: np.dtype) -> Code:
-    """Code that computes the values of `stores`; everything is read before anything is written."""
-    order = graph.reachable(value for _, value in stores)
-    uses = dict.fromkeys(order, 0)
-    for i in order:
-        if graph.ops[i] not in ("symbol", "const"):
-            for a in graph.args[i]:
-                uses[a] += 1
-            if _is_half_integer(graph, i):
-                uses[graph.args[i][0]] += 1  # so that the base has a name
-    for _, value in stores:
-        uses[value.id] += 1
-    text: dict[int, str] = {}
-    loads: list[str] = []
-    statements: list[str] = []
-    for i in order:
-        op, args = graph.ops[i], graph.args[i]
-        if op == "const":
-            text[i] = julia_literal(args[0], dtype)
-        elif op == "symbol":
-            name = args[0].replace("[", "").replace("]", "")
-            if name != args[0]:
-                loads.append(f"{name} = {args[0]}")
-            text[i] = name
-        else:
-            if op == "select":
-                constant = graph.ops[args[1]] == "const" or graph.ops[args[2]] == "const"
-                expression = select_text(*(text[a] for a in args), constant)
-            elif _is_half_integer(graph, i):
-                expression = half_integer_power(text[args[0]], graph.args[args[1]][0], dtype)
-            else:
-                expression = SCALAR_OPS[op].julia.format(*(text[a] for a in args))
-            if uses[i] > 1 or len(expression) > _INLINE_LENGTH:
-                text[i] = f"x{len(statements) + 1}"
-                statements.append(f"{text[i]} = {strip_parentheses(expression)}")
-            else:
-                text[i] = expression
-    return Code(loads, statements, [(target, strip_parentheses(text[value.id])) for target, value in stores])
 
 
 class _Writer:
@@ -163,6 +61,7 @@ class _Writer:
         self.model = model
         self.graph = model.graph
         self.dtype = dtype
+        self.tables: dict[str, np.ndarray] = {}
         self._jacobian: dict[tuple[int, int], Scalar] | None = None
 
     def symbols(self, name: str, n: int) -> list[Scalar]:
@@ -185,35 +84,51 @@ class _Writer:
 
     def function(self, name: str, arguments: Sequence[str], stores: Sequence[Store], *, zeros: str = "") -> str:
         """``function name(arguments..., w)`` that stores all of `stores`; `zeros` is code that runs first."""
-        code = straight_line(self.graph, stores, self.dtype)
-        if len(code.statements) + len(stores) > _CHUNK_STATEMENTS:
-            return self._chunked(name, arguments, stores, zeros)
-        return _function(name, [*arguments, "w"], [*([zeros] if zeros else []), *code.lines()])
-
-    def _chunked(self, name: str, arguments: Sequence[str], stores: Sequence[Store], zeros: str) -> str:
-        """The same as a sequence of shorter functions; what two of them need, both compute."""
-        groups = _group(self.graph, stores)
+        first = [zeros] if zeros else []
+        values = [x for _, _, x in stores]
+        if len(stores) > _LONG or len(self.graph.reachable(values)) > _LONG:
+            rolled = self._rolled(name, stores)
+            if rolled is not None:
+                return _function(name, [*arguments, "w"], [*first, *rolled])
+        groups = _chunks(self.graph, stores)
+        if len(groups) == 1:
+            return _function(name, [*arguments, "w"], [*first, *self._lines(stores)])
+        if len(groups) * _CHUNK > _HOPELESS:
+            raise CaptureError(
+                f"{name} of this model takes more than {_HOPELESS} scalar operations that don't repeat; written with torch it "
+                "is captured as array operations, which stay few"
+            )
         parts, calls = [], []
         for k, group in enumerate(groups, 1):
             part = f"{name[:-1]}_part{k}!"
-            lines = straight_line(self.graph, group, self.dtype).lines()
-            parts.append("@noinline " + _function(part, arguments, lines))
+            parts.append("@noinline " + _function(part, arguments, self._lines(group)))
             calls.append(f"{part}({', '.join(arguments)})")
-        return "\n".join([*parts, _function(name, [*arguments, "w"], [*([zeros] if zeros else []), *calls])])
+        return "\n".join([*parts, _function(name, [*arguments, "w"], [*first, *calls])])
+
+    def _lines(self, stores: Sequence[Store]) -> list[str]:
+        code = straight_line(self.graph, [x for _, _, x in stores], self.dtype)
+        targets = [f"{vector}[{index}]" for vector, index, _ in stores]
+        results = [f"{target} = {value}" for target, value in zip(targets, code.values, strict=True)]
+        return [*code.loads, *code.statements, *results]
+
+    def _rolled(self, name: str, stores: Sequence[Store]) -> list[str] | None:
+        roller = Roller(self.graph, self.dtype, name[:-1])
+        lines = roller.lines(stores)
+        if lines is not None:
+            self.tables.update(roller.tables)
+        return lines
 
     def matrix(self, name: str, target: str, entries: dict[tuple[int, int], Scalar], n_columns: int) -> str:
         """A function that fills a flat column-major matrix; `entries` are by ``(column, row)``."""
         n = len(self.model.u)
         missing = n * n_columns - len(entries)
-        stores = [(f"{target}[{j * n + i + 1}]", x) for (j, i), x in entries.items()]
+        stores = [(target, j * n + i + 1, x) for (j, i), x in entries.items()]
         zeros = ""
         if missing > _EXPLICIT_ZEROS:
             zeros = f"for i in 1:{n * n_columns}\n        {target}[i] = 0\n    end"
         elif missing:
             zero = self.graph.const(0.0)
-            stores = [
-                (f"{target}[{j * n + i + 1}]", entries.get((j, i), zero)) for j in range(n_columns) for i in range(n)
-            ]
+            stores = [(target, j * n + i + 1, entries.get((j, i), zero)) for j in range(n_columns) for i in range(n)]
         return self.function(name, (target, "u", "p", "t"), stores, zeros=zeros)
 
 
@@ -222,23 +137,25 @@ def _function(name: str, arguments: Sequence[str], lines: Sequence[str]) -> str:
     return f"function {name}({', '.join(arguments)})\n    @inbounds begin\n{body}    end\n    return nothing\nend"
 
 
-def _group(graph: ScalarGraph, stores: Sequence[Store]) -> list[list[Store]]:
-    """Consecutive stores that together need about `_CHUNK_STATEMENTS` operations."""
-    groups: list[list[Store]] = [[]]
+def _chunks(graph: ScalarGraph, stores: Sequence[Store]) -> list[list[Store]]:
+    """Consecutive stores that together need about `_CHUNK` operations; what two chunks need, both compute."""
+    if len(stores) + len(graph.reachable(x for _, _, x in stores)) <= _CHUNK:
+        return [list(stores)]
+    chunks: list[list[Store]] = [[]]
     seen: set[int] = set()
     for store in stores:
-        new = [i for i in graph.reachable([store[1]]) if graph.ops[i] not in ("symbol", "const")]
+        new = [i for i in graph.reachable([store[2]]) if graph.ops[i] not in ("symbol", "const")]
         grown = seen.union(new)
-        if groups[-1] and len(grown) + len(groups[-1]) > _CHUNK_STATEMENTS:
-            groups.append([])
+        if chunks[-1] and len(grown) + len(chunks[-1]) > _CHUNK:
+            chunks.append([])
             grown = set(new)
-        groups[-1].append(store)
+        chunks[-1].append(store)
         seen = grown
-    return groups
+    return chunks
 
 
 def _vector(target: str, values: Sequence[Scalar]) -> list[Store]:
-    return [(f"{target}[{i}]", x) for i, x in enumerate(values, 1)]
+    return [(target, i, x) for i, x in enumerate(values, 1)]
 
 
 def _f(w: _Writer) -> str:
@@ -246,9 +163,9 @@ def _f(w: _Writer) -> str:
 
 
 def _f_oop(w: _Writer) -> str:
-    code = straight_line(w.graph, _vector("du", w.model.rhs), w.dtype)
+    code = straight_line(w.graph, w.model.rhs, w.dtype)
     body = "".join(f"    {line}\n" for line in [*code.loads, *code.statements])
-    return f"function f_oop(u, p, t)\n{body}    return [{', '.join(value for _, value in code.results)}]\nend"
+    return f"function f_oop(u, p, t)\n{body}    return [{', '.join(code.values)}]\nend"
 
 
 def _vjp(w: _Writer) -> str:
