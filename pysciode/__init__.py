@@ -19,6 +19,7 @@ _HOMES = {
         "GaussKronrodAdjoint ReverseDiffAdjoint TrackerAdjoint ZygoteAdjoint EnzymeAdjoint MooncakeAdjoint"
     ),
     "parameters": "ParameterLayout",
+    "capture.symbolic": "SymbolicModel",
     "model_cache": "clear_models",
     "engines": "set_engine get_engine",
     "errors": "PysciodeError CaptureError SolveFailed GradientFailed EngineUnavailable JuliaError",
