@@ -118,6 +118,7 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "sigmoid": ScalarOp("Kernels.sigmoid({0})", None, (lambda g, y, a: y * (1 - y),)),
     "erf": ScalarOp("Kernels.erf({0})", math.erf, (lambda g, y, a: _TWO_OVER_SQRT_PI * g.apply("exp", -(a * a)),)),
     "erfc": ScalarOp("Kernels.erfc({0})", math.erfc, (lambda g, y, a: -_TWO_OVER_SQRT_PI * g.apply("exp", -(a * a)),)),
+    "erfinv": ScalarOp("Kernels.erfinv({0})", None, (lambda g, y, a: g.apply("exp", y * y) * (1 / _TWO_OVER_SQRT_PI),)),
     "lgamma": ScalarOp("Kernels.lgamma({0})", math.lgamma, (lambda g, y, a: g.apply("digamma", a),)),
     "digamma": ScalarOp("Kernels.digamma({0})", None, (lambda g, y, a: g.apply("trigamma", a),)),
     "trigamma": ScalarOp("Kernels.trigamma({0})"),

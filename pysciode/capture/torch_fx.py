@@ -298,7 +298,14 @@ def capture_torch(
                 f"but the state has shape {tuple(u0.shape)} and {u0.dtype}"
             )
         _lift(graph, list(found.values()))
-    inputs += [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in found.values()]
+        _cut_gradients(graph)
+        inputs = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in [*inputs, *found.values()]]
+        _drop_unused(graph)
+        graph = _pure(graph, inputs)
+        _check(graph)
+        for node in graph.graph.nodes:
+            if node.target is torch.ops.aten.copy.default:
+                _rewrite_copy(graph, node)
     return ArrayModel(
         f=_decomposed(graph, inputs),
         u_shape=tuple(u0.shape),
@@ -352,23 +359,31 @@ class _quiet_torch:
 
 
 def _make_fx(f: Callable[..., Any], inputs: Sequence[torch.Tensor], **options: Any) -> torch.fx.GraphModule:
-    def trace(f: Callable[..., Any]) -> torch.fx.GraphModule:
-        return make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True, **options)(*inputs)
+    graph = make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True, **options)(*inputs)
+    _drop_unused(graph)
+    return graph
 
-    graph = trace(f)
+
+def _pure(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> torch.fx.GraphModule:
+    """`graph` without in-place operations: assignments to slices become functions of the whole."""
     if any(_mutates(node) for node in graph.graph.nodes):
-        # Assignments to slices and in-place operations, the user's or a decomposition's, become pure ones.
-        graph = trace(torch.func.functionalize(f))
+        return _make_fx(torch.func.functionalize(_replay(graph)), inputs)
+    return graph
+
+
+def _drop_unused(graph: torch.fx.GraphModule) -> None:
     for node in reversed(graph.graph.nodes):
         # Tracing leaves checks behind that count as impure; mutations, which must stay, are seen by their schema.
         if node.op in ("call_function", "get_attr") and not node.users and not _mutates(node):
             graph.graph.erase_node(node)
-    return graph
 
 
 def _trace(flat: Callable[..., Any], inputs: Sequence[torch.Tensor], f: Any) -> torch.fx.GraphModule:
+    # The state requires a gradient, as it does in a gradient's evaluation: models ask for that.
+    inputs = [x.requires_grad_() for x in inputs]
+
     def watched(*inputs: torch.Tensor) -> torch.Tensor:
-        with torch.fx.traceback.preserve_node_meta(), _SourceLines():
+        with torch.fx.traceback.preserve_node_meta(), torch.enable_grad(), _SourceLines():
             return flat(*inputs)
 
     try:
@@ -377,8 +392,34 @@ def _trace(flat: Callable[..., Any], inputs: Sequence[torch.Tensor], f: Any) -> 
         raise
     except Exception as error:
         raise _explain(error, f) from error
-    _check(graph)
     return graph
+
+
+def _cut_gradients(graph: torch.fx.GraphModule) -> None:
+    """Keep gradients from flowing where the user stopped them, and only there: autograd detaches what it saves, too."""
+    for node in list(graph.graph.nodes):
+        stopped = _WITHOUT_GRADIENT in (node.meta.get("stack_trace") or "")
+        if node.target is torch.ops.aten.detach.default:
+            if not stopped:
+                node.replace_all_uses_with(node.args[0])
+        elif stopped and node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor):
+            with graph.graph.inserting_after(node):
+                cut = graph.graph.call_function(torch.ops.aten.detach.default, (node,))
+            cut.meta.update(node.meta)
+            node.replace_all_uses_with(cut, delete_user_cb=lambda user, cut=cut: user is not cut and not _mutates(user))
+
+
+def _rewrite_copy(graph: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+    """``copy(to, source)``, which torch can't differentiate, becomes a conversion and an expansion of the source."""
+    source, to = node.args[1], node.meta["val"]
+    with graph.graph.inserting_before(node):
+        if source.meta["val"].dtype != to.dtype:
+            source = graph.graph.call_function(torch.ops.aten._to_copy.default, (source,), {"dtype": to.dtype})
+        new = graph.graph.call_function(torch.ops.aten.expand.default, (source, list(to.shape)))
+    for made in {source, new} - {node.args[1]}:
+        made.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    graph.graph.erase_node(node)
 
 
 def _mutates(node: torch.fx.Node) -> bool:
@@ -391,6 +432,12 @@ def _check(graph: torch.fx.GraphModule) -> None:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
         name = str(node.target)
+        if _mutates(node):
+            raise CaptureError(
+                "the model changes its arguments or its constants in place; work on a copy, such as u.clone()",
+                operation=name,
+                where=user_line(node),
+            )
         if node.target is torch.ops.aten._local_scalar_dense.default:
             raise CaptureError(
                 "the model takes a number out of a tensor (.item(), float() or int() of a tensor), which would freeze it "
@@ -417,7 +464,8 @@ def _check(graph: torch.fx.GraphModule) -> None:
 
 def _without_noise(node: torch.fx.Node) -> bool:
     """Whether this is RReLU in evaluation mode, which draws nothing."""
-    return node.target is torch.ops.aten.rrelu_with_noise.default and (len(node.args) < 5 or not node.args[4])
+    names = ("aten::rrelu_with_noise", "aten::rrelu_with_noise_functional")
+    return node.target._schema.name in names and (len(node.args) < 5 or not node.args[4])
 
 
 def _lift(graph: torch.fx.GraphModule, parameters: Sequence[torch.Tensor]) -> None:
@@ -477,7 +525,7 @@ def _decomposed(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> 
     targets = {n.target for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)}
     if targets <= ROWS.keys():
         return graph
-    return _make_fx(_replay(graph), inputs, decomposition_table=_decompositions())
+    return _pure(_make_fx(_replay(graph), inputs, decomposition_table=_decompositions()), inputs)
 
 
 def _replay(graph: torch.fx.GraphModule) -> Callable[..., torch.Tensor]:
@@ -500,19 +548,27 @@ class _Derivatives:
 
     def __call__(self, name: str) -> torch.fx.GraphModule:
         if name not in self._known:
-            function, inputs = self._function(name)
-            with _quiet_torch():
-                try:
-                    self._known[name] = _make_fx(function, inputs, decomposition_table=_decompositions())
-                except Exception as error:
-                    raise CaptureError(f"torch can't trace the model's {name}: {error}", operation=name) from error
+            self._known[name] = self._trace(name)
         return self._known[name]
 
-    def _function(self, name: str) -> tuple[Callable[..., Any], tuple[torch.Tensor, ...]]:
+    def _trace(self, name: str) -> torch.fx.GraphModule:
+        error: Exception | None = None
+        for jvp in (torch.func.jvp, _jvp_by_transposition):
+            function, inputs = self._function(name, jvp)
+            try:
+                with _quiet_torch():
+                    return _pure(_make_fx(function, inputs, decomposition_table=_decompositions()), inputs)
+            except Exception as caught:
+                # Some operations lack a forward derivative; the transpose of the backward one is the same.
+                error = error or caught
+        reason = str(error).strip().splitlines()[0]
+        raise CaptureError(f"torch can't trace the model's {name}: {reason}", operation=name) from error
+
+    def _function(self, name: str, jvp: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[torch.Tensor, ...]]:
         g, inputs = _replay(self._graph), self._inputs
         # Tracing knows its inputs by identity: each must be a tensor of its own.
         u = torch.zeros_like(inputs[1])
-        vjp, jvp = torch.func.vjp, torch.func.jvp
+        vjp = torch.func.vjp
         match name:
             case "vjp":
                 return lambda lam, t, u, *ps: vjp(lambda u: g(t, u, *ps), u)[1](lam)[0], (u, *inputs)
@@ -533,7 +589,20 @@ class _Derivatives:
         raise ValueError(f"unknown derivative {name!r}")
 
 
+def _jvp_by_transposition(
+    f: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], tangents: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``torch.func.jvp`` as the transpose of the linear map that ``torch.func.vjp`` is."""
+    out, pullback = torch.func.vjp(f, *inputs)
+    return out, torch.func.vjp(pullback, torch.zeros_like(out))[1](tuple(tangents))[0]
+
+
 # --- where it happened -----------------------------------------------------------------------------------------------
+
+
+# Stands in a node's stack trace, the one note that every version of torch passes on.
+_WITHOUT_GRADIENT = "model without gradient"
+_DETACHING = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.data.__get__})
 
 
 class _SourceLines(TorchFunctionMode):
@@ -546,7 +615,9 @@ class _SourceLines(TorchFunctionMode):
         if frame is not None:
             file, number = frame.f_code.co_filename, frame.f_lineno
             line = linecache.getline(file, number).strip()
-            torch.fx.traceback.current_meta["stack_trace"] = f'File "{file}", line {number}, in model\n    {line}'
+            stopped = func in _DETACHING or not torch.is_grad_enabled()
+            name = _WITHOUT_GRADIENT if stopped else "model"
+            torch.fx.traceback.current_meta["stack_trace"] = f'File "{file}", line {number}, in {name}\n    {line}'
         return func(*args, **(kwargs or {}))
 
 

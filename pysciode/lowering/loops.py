@@ -287,14 +287,14 @@ class Loop(Statement):
         lines, values = _body_lines(self.body, nest, [value for *_, value in self.stores], dtype)
         for (buffer, index, _), value in zip(self.stores, values, strict=True):
             target = _target(buffer, index, nest)
-            value = f"{target} + {value}" if self.accumulate else value
+            value = f"{target} + ({value})" if self.accumulate else value
             lines.append(f"{target} = {_converted(buffer, value)}")
         return nest.wrap(nest.order[0], lines, simd=not self.ordered)
 
 
 _START = {"sum": "zero(T)", "prod": "one(T)", "max": "convert(T, -Inf)", "min": "convert(T, Inf)", "any": "false", "all": "true"}
-_STEP = {"sum": "{0} + {1}", "prod": "{0} * {1}", "max": "max({0}, {1})", "min": "min({0}, {1})",
-         "any": "{0} | {1}", "all": "{0} & {1}"}  # fmt: skip
+_STEP = {"sum": "{0} + ({1})", "prod": "{0} * ({1})", "max": "max({0}, {1})", "min": "min({0}, {1})",
+         "any": "{0} | ({1})", "all": "{0} & ({1})"}  # fmt: skip
 
 
 @dataclass

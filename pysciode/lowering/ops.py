@@ -111,7 +111,7 @@ _UNARY = {
     "log": "log", "log2": "log2", "log10": "log10", "log1p": "log1p", "sqrt": "sqrt",
     "sin": "sin", "cos": "cos", "tan": "tan", "asin": "asin", "acos": "acos", "atan": "atan",
     "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "asinh": "asinh", "acosh": "acosh", "atanh": "atanh",
-    "sigmoid": "sigmoid", "erf": "erf", "erfc": "erfc", "lgamma": "lgamma", "digamma": "digamma",
+    "sigmoid": "sigmoid", "erf": "erf", "erfinv": "erfinv", "erfc": "erfc", "lgamma": "lgamma", "digamma": "digamma",
     "abs": "abs", "sign": "sign", "sgn": "sign",
     "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "round",
     "isnan": "isnan", "isinf": "isinf",
@@ -359,6 +359,55 @@ def _log_sigmoid_backward(b: Backend, grad: Array, x: Array, buffer: Array) -> A
     return pointwise(b, lambda g, grad, x: grad * g.apply("sigmoid", -x), grad, x)
 
 
+@row(aten.hardshrink.default, aten.softshrink.default)
+def _shrink(b: Backend, x: Array, width: float = 0.5) -> Array:
+    soft = "soft" in b.node.target._schema.name
+
+    def fn(g: ScalarGraph, x: Scalar) -> Scalar:
+        low, high = g.apply("lt", x, g.const(-width)), g.apply("gt", x, g.const(width))
+        if not soft:
+            return g.apply("select", g.apply("or", low, high), x, g.const(0.0))
+        return g.apply("select", high, x - width, g.apply("select", low, x + width, g.const(0.0)))
+
+    return pointwise(b, fn, x)
+
+
+@row(aten.hardshrink_backward.default, aten.softshrink_backward.default)
+def _shrink_backward(b: Backend, grad: Array, x: Array, width: float) -> Array:
+    def fn(g: ScalarGraph, grad: Scalar, x: Scalar) -> Scalar:
+        return g.apply("select", g.apply("gt", g.apply("abs", x), g.const(width)), grad, g.const(0.0))
+
+    return pointwise(b, fn, grad, x)
+
+
+@row(aten.rrelu_with_noise.default, aten.rrelu_with_noise_functional.default)
+def _rrelu(b: Backend, x: Array, noise: Array, lower: float = 1 / 8, upper: float = 1 / 3, *options: Any, **others: Any) -> Any:
+    slope = (lower + upper) / 2
+    fn = lambda g, x: g.apply("select", g.apply("gt", x, g.const(0.0)), x, x * slope)  # noqa: E731
+    out = pointwise(b, fn, x, kind="float")
+    return (out, noise) if "functional" in b.node.target._schema.name else out
+
+
+@row(aten.rrelu_with_noise_backward.default)
+def _rrelu_backward(b: Backend, grad: Array, x: Array, noise: Array, lower: float, upper: float, *options: Any) -> Array:
+    slope = (lower + upper) / 2
+    fn = lambda g, grad, x: g.apply("select", g.apply("gt", x, g.const(0.0)), grad, grad * slope)  # noqa: E731
+    return pointwise(b, fn, grad, x)
+
+
+@row(aten.glu_jvp.default)
+def _glu_jvp(b: Backend, y: Array, x: Array, dx: Array, axis: int) -> Array:
+    axis = axis_of(axis, x.ndim)
+    half = x.shape[axis] // 2
+    gate, slope, dgate = b.slice(x, axis, half, 2 * half), b.slice(dx, axis, 0, half), b.slice(dx, axis, half, 2 * half)
+
+    def fn(g: ScalarGraph, y: Scalar, gate: Scalar, da: Scalar, dgate: Scalar) -> Scalar:
+        s = g.apply("sigmoid", gate)
+        return da * s + y * (1 - s) * dgate
+
+    return pointwise(b, fn, y, gate, slope, dgate)
+
+
 # --- conversions and copies ------------------------------------------------------------------------------------------
 
 
@@ -405,6 +454,7 @@ ROWS[prims.where.default] = _where
 ROWS[prims.signbit.default] = ROWS[aten.signbit.default] = lambda b, x: pointwise(
     b, lambda g, x: g.apply("lt", x, g.const(0.0)), x, kind="bool"
 )
+ROWS[prims.erf_inv.default] = ROWS[aten.erfinv.default]
 ROWS[prims.clone.default] = ROWS[prims.view_of.default] = _same
 
 

@@ -497,6 +497,17 @@ def _scatter(b: Backend, x: Array, axis: int, index: Array, source: Any) -> Arra
     return b.put(x, _along(b, index, axis_of(axis, x.ndim), x.ndim), source, accumulate)
 
 
+@row(aten.take.default)
+def _take(b: Backend, x: Array, index: Array) -> Array:
+    return _index(b, b.reshape(x, (math.prod(x.shape),)), [index])
+
+
+@row(aten.put.default)
+def _put(b: Backend, x: Array, index: Array, source: Array, accumulate: bool = False) -> Array:
+    flat = b.reshape(x, (math.prod(x.shape),))
+    return b.reshape(_index_put(b, flat, [index], source, accumulate), x.shape)
+
+
 @row(aten.index_select.default)
 def _index_select(b: Backend, x: Array, axis: int, index: Array) -> Array:
     axis = axis_of(axis, x.ndim)
