@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .parameters import is_module
+from .parameters import is_module, is_tensor
 
 if TYPE_CHECKING:
     from .capture.model import CapturedModel
@@ -82,16 +82,33 @@ def store(f: Any) -> _Store:
     return found
 
 
-def fingerprint(f: Any) -> Hashable:
-    """What a capture of `f` bakes in and can be seen cheaply: globals and closure cells of a function, a module's mode.
+class _Same:
+    """An object that equals itself alone; held, so that no other one can come to have its number."""
 
-    A plain number is compared by value and anything else by identity; so ``K = 0.3`` changed to ``K = 0.4`` between two
-    problems gives a new capture. Arrays and attributes of objects changed in place are not noticed: see `clear_models`.
+    __slots__ = ("thing",)
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.thing is self.thing
+
+
+def fingerprint(f: Any) -> Hashable:
+    """What a capture of `f` bakes in and can be seen cheaply: globals, closure cells and default arguments of a function,
+    and the mode, buffers and frozen parameters of a module.
+
+    A plain number is compared by value and a tensor by its version too; so ``K = 0.3`` changed to ``K = 0.4`` between two
+    problems gives a new capture, as do new weights in a frozen network. Other things are compared by identity: arrays and
+    attributes of objects changed in place are not noticed, see `clear_models`.
     """
     if is_module(f):
-        return ("module", f.training)
+        return _seen(f)
     if isinstance(f, types.MethodType):
-        f = f.__func__
+        return (_seen(f.__self__), fingerprint(f.__func__))
     code = getattr(f, "__code__", None)
     if code is None:
         return None
@@ -102,7 +119,20 @@ def fingerprint(f: Any) -> Hashable:
             seen.append(_seen(cell.cell_contents))
         except ValueError:  # a cell that is not filled yet
             seen.append(None)
+    if f.__defaults__:
+        seen.extend(map(_seen, f.__defaults__))
     return tuple(seen)
+
+
+def _seen(value: Any) -> Hashable:
+    if isinstance(value, _SIMPLE):
+        return (type(value).__name__, repr(value))
+    if is_module(value):
+        frozen = [x._version for x in value.parameters() if not x.requires_grad]
+        return (_Same(value), value.training, *frozen, *(x._version for x in value.buffers()))
+    if is_tensor(value):
+        return (_Same(value), value.requires_grad, 0 if value.requires_grad else value._version)
+    return _Same(value)
 
 
 def is_plain(f: Any) -> bool:
@@ -119,14 +149,6 @@ def is_plain(f: Any) -> bool:
         except ValueError:
             return False
     return all(isinstance(x, (*_SIMPLE, types.ModuleType)) for x in reached)
-
-
-def _seen(value: Any) -> Hashable:
-    if isinstance(value, _SIMPLE):
-        return (type(value).__name__, repr(value))
-    if is_module(value):
-        return (id(value), value.training)
-    return id(value)
 
 
 def clear_models(f: Any) -> None:

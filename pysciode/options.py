@@ -138,6 +138,38 @@ def saved_entries(save_idxs: Any, problem: ODEProblem) -> np.ndarray | None:
     return flat % problem.n
 
 
+_REFUSED = {
+    "reltol": "the relative tolerance is called rtol",
+    "abstol": "the absolute tolerance is called atol",
+    "verbose": "messages of the solver come as exceptions",
+    "save_everystep": "saveat=None saves every step, and saveat the times it names",
+    "save_start": "name the start in saveat",
+    "save_end": "name the end in saveat",
+    "save_on": "saveat says what is saved",
+    "alias": "arrays are never aliased",
+    "alias_u0": "arrays are never aliased",
+    # In solve these are without effect, and without a word, in SciML's current line.
+    **dict.fromkeys(
+        ("gamma", "beta1", "beta2", "qmin", "qmax", "qsteady_min", "qsteady_max", "qoldinit", "failfactor"),
+        "SciML takes options of the step size controller no longer in solve",
+    ),
+}
+"""SciML's keywords that would be ignored or contradict what is asked for here, each with the way out."""
+
+
+def check_extra(extra: dict[str, Any]) -> None:
+    """Refuse options that would be ignored.
+
+    Raises
+    ------
+    TypeError
+        Naming the option.
+    """
+    for name in extra:
+        if name in _REFUSED:
+            raise TypeError(f"solve has no option {name!r}: {_REFUSED[name]}")
+
+
 class ProgressBar:
     """A line on stderr that shows how far a solve has come."""
 
@@ -182,6 +214,8 @@ def solve_options(
     TypeError, ValueError
         For an option of a wrong type or value, naming it.
     """
+    if extra:
+        check_extra(extra)
     start, end = problem.tspan
     default_rtol, default_atol = DEFAULT_TOLERANCES[problem.dtype]
     times = save_times(saveat, start, end)

@@ -153,6 +153,13 @@ class ParameterLayout:
     tree: Tree
     modules: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.tree, self.modules))
+
     @classmethod
     def of(cls, p: Any, modules: Sequence[tuple[str, Any]] = ()) -> tuple[ParameterLayout, list[Any]]:
         """The layout of `p`, and its leaves in order (module parameters not among them).

@@ -180,28 +180,20 @@ class ODEProblem:
         """All parameters as one contiguous vector, with the values that tensors have now."""
         return flat_array(self.leaves, self.dtype) if self._flat_p is None else self._flat_p
 
-    @property
-    def compiled(self) -> dict[Any, Any]:
-        """What engines keep with the captured model, by keys of theirs."""
-        return self._capture().compiled
-
     def _capture(self) -> Captured:
         if self._captured is None:
             shared = store(self.f)
-            key = (
-                self.kind,
-                tuple(self.u0.shape),
-                self.dtype,
-                self.is_torch,
-                self.layout,
-                self.capture,
-                self._fingerprint(),
-            )
+            key = self._key()
             captured = shared.get(key)
             if captured is None:
                 captured = shared[key] = self._new_capture()
-            self.__dict__["_captured"] = captured
+            self.__dict__.update(_captured=captured, _captured_key=key)
         return self._captured
+
+    def _key(self) -> Any:
+        """What a captured model depends on, beside `f` itself."""
+        shape = tuple(self.u0.shape)
+        return (self.kind, shape, self.dtype, self.is_torch, self.layout, self.capture, self._fingerprint())
 
     def _fingerprint(self) -> Any:
         return fingerprint(self.f)
@@ -383,6 +375,8 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
         u0 = changes.get("u0", problem.u0)
     if problem.kind != "ode":
         out.__dict__.update(functions=problem.functions, _first_order=problem._first_order)
+    # Looking for modules takes longer than all the rest, and the fingerprint tells whether they are as they were.
+    known_model = problem._captured is not None and problem._fingerprint() == problem._captured_key[-1]
     out._prepare(
         problem.f,
         u0,
@@ -392,16 +386,10 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
         changes.get("jac_sparsity", problem.jac_sparsity),
         changes.get("mass_matrix", problem.mass_matrix),
         changes.get("name", problem.name),
-        problem._modules,
+        problem._modules if known_model else None,
     )
-    if (
-        out.layout == problem.layout
-        and out.u0.shape == problem.u0.shape
-        and out.dtype == problem.dtype
-        and out.is_torch == problem.is_torch
-        and out.capture == problem.capture
-    ):
-        out.__dict__["_captured"] = problem._captured
+    if known_model and out._key() == problem._captured_key:
+        out.__dict__.update(_captured=problem._captured, _captured_key=problem._captured_key)
     return out
 
 

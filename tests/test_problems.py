@@ -150,6 +150,16 @@ def test_a_changed_global_is_seen(monkeypatch):
     assert ps.ODEProblem(with_global, [1.0], (0, 1)).model is not first
 
 
+def test_new_weights_in_a_frozen_network_are_seen():
+    net = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
+    problem = ps.ODEProblem(lambda u, p, t: net(u), torch.ones(1), (0.0, 1.0))
+    first = ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine="embedded").u.item()
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    second = ps.solve(ps.remake(problem, tspan=(0.0, 1.0)), ps.Tsit5(), saveat=[1.0], engine="embedded").u.item()
+    assert second == pytest.approx(first * np.exp(1.0), rel=1e-3)
+
+
 def test_clear_models_forgets():
     first = ps.ODEProblem(decay, [1.0, 1.0], (0, 1), [1.0, 2.0]).model
     ps.clear_models(decay)
