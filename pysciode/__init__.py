@@ -10,7 +10,8 @@ from .algorithm_table import ALGORITHMS
 
 # The names and where they are: nothing is imported before it is used, so that `import pysciode` is quick.
 _HOMES = {
-    "problems": "ODEProblem SecondOrderODEProblem DynamicalODEProblem SplitODEProblem remake",
+    "problems": "ODEProblem remake",
+    "partitioned": "SecondOrderODEProblem DynamicalODEProblem SplitODEProblem",
     "solving": "solve",
     "solution": "Solution Statistics",
     "algorithms": "Algorithm list_algorithms",

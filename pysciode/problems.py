@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -47,6 +46,17 @@ class ODEProblem:
     name
         A name for messages and plots.
 
+    Attributes
+    ----------
+    kind
+        What is posed: ``"ode"``, or what the other classes of problems stand for.
+    functions
+        The user's functions.
+    layout
+        How the parameters lie in one flat vector, a :class:`~pysciode.parameters.ParameterLayout`.
+    n
+        Number of entries of the state.
+
     Raises
     ------
     TypeError, ValueError
@@ -59,7 +69,10 @@ class ODEProblem:
     are tensors, and gradients flow.
     """
 
-    kind: Kind = "ode"
+    kind: ClassVar[Kind] = "ode"
+    _arguments: ClassVar[tuple[str, ...]] = (
+        "f", "u0", "tspan", "p", "capture", "jac_sparsity", "mass_matrix", "name"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,6 +87,7 @@ class ODEProblem:
         name: str | None = None,
     ) -> None:
         check_function(f)
+        self.__dict__["functions"] = (f,)
         self._prepare(f, u0, tspan, p, capture, jac_sparsity, mass_matrix, name)
 
     def _prepare(
@@ -196,10 +210,18 @@ class ODEProblem:
         return (self.kind, shape, self.dtype, self.is_torch, self.layout, self.capture, self._fingerprint())
 
     def _fingerprint(self) -> Any:
-        return fingerprint(self.f)
+        return tuple(map(fingerprint, self.functions))
 
     def _new_capture(self) -> Captured:
         return Captured(self._capturing(self.f))
+
+    def _argument(self, key: str) -> Any:
+        """An argument of the class, as it can be passed again."""
+        return self.span if key == "tspan" else getattr(self, key)
+
+    def _changed_state(self, changes: dict[str, Any]) -> Any:
+        """The state with what `remake` was told about it."""
+        return changes.get("u0", self.u0)
 
     def _capturing(self, f: Any) -> Callable[[], CapturedModel]:
         # Lists of numbers are arrays by now.
@@ -216,127 +238,6 @@ class ODEProblem:
             return capture(f, u0, p, t0, capture=choice)
 
         return build
-
-
-class SecondOrderODEProblem(ODEProblem):
-    """The problem ``d²u/dt² = f(du, u, p, t)`` with ``du(t0) = du0`` and ``u(t0) = u0``.
-
-    Solved by the symplectic and Nyström methods as it stands, and by every other algorithm as a first-order system in
-    ``[du, u]``. A solution's ``u`` holds the positions, its ``v`` the velocities.
-
-    Parameters
-    ----------
-    f
-        ``f(du, u, p, t) -> ddu``, or in place ``f(ddu, du, u, p, t)``.
-    du0, u0
-        Velocity and position at the start, of one shape.
-    tspan, p, capture, name
-        As for :class:`ODEProblem`.
-    """
-
-    kind = "second_order"
-
-    def __init__(
-        self,
-        f: Callable[..., Any],
-        du0: Any,
-        u0: Any,
-        tspan: Any,
-        p: Any = None,
-        *,
-        capture: str = "auto",
-        name: str | None = None,
-    ) -> None:
-        _check_python(f, "f")
-        f1 = _out_of_place(f, 4)
-        functions = _derived(f, "second_order", lambda: _partitioned(f1, lambda v, u, p, t: v))
-        self.__dict__.update(functions=(f,), _first_order=functions)
-        self._prepare(functions[0], _stacked(du0, u0, "du0"), tspan, p, capture, None, None, name)
-
-    def _new_capture(self) -> Captured:
-        return _capture_with_parts(self)
-
-    def _fingerprint(self) -> Any:
-        return tuple(fingerprint(f) for f in self.functions)
-
-
-class DynamicalODEProblem(ODEProblem):
-    """The partitioned problem ``dv/dt = f1(v, u, p, t)``, ``du/dt = f2(v, u, p, t)``.
-
-    Parameters
-    ----------
-    f1, f2
-        Out of place, or in place with the result as a first argument.
-    v0, u0
-        Both parts of the state at the start, of one shape.
-    tspan, p, capture, name
-        As for :class:`ODEProblem`.
-    """
-
-    kind = "dynamical"
-
-    def __init__(
-        self,
-        f1: Callable[..., Any],
-        f2: Callable[..., Any],
-        v0: Any,
-        u0: Any,
-        tspan: Any,
-        p: Any = None,
-        *,
-        capture: str = "auto",
-        name: str | None = None,
-    ) -> None:
-        _check_python(f1, "f1")
-        _check_python(f2, "f2")
-        a, b = _out_of_place(f1, 4), _out_of_place(f2, 4)
-        functions = _derived(f1, ("dynamical", f2), lambda: _partitioned(a, b))
-        self.__dict__.update(functions=(f1, f2), _first_order=functions)
-        self._prepare(functions[0], _stacked(v0, u0, "v0"), tspan, p, capture, None, None, name)
-
-    def _new_capture(self) -> Captured:
-        return _capture_with_parts(self)
-
-    def _fingerprint(self) -> Any:
-        return tuple(fingerprint(f) for f in self.functions)
-
-
-class SplitODEProblem(ODEProblem):
-    """The problem ``du/dt = f1(u, p, t) + f2(u, p, t)``, of which IMEX methods treat `f1` implicitly and `f2` explicitly.
-
-    Parameters
-    ----------
-    f1, f2
-        The stiff and the other part; out of place, or in place with the result as a first argument.
-    u0, tspan, p, capture, name
-        As for :class:`ODEProblem`.
-    """
-
-    kind = "split"
-
-    def __init__(
-        self,
-        f1: Callable[..., Any],
-        f2: Callable[..., Any],
-        u0: Any,
-        tspan: Any,
-        p: Any = None,
-        *,
-        capture: str = "auto",
-        name: str | None = None,
-    ) -> None:
-        _check_python(f1, "f1")
-        _check_python(f2, "f2")
-        a, b = _out_of_place(f1, 3), _out_of_place(f2, 3)
-        functions = _derived(f1, ("split", f2), lambda: (_sum_of(a, b), a, b))
-        self.__dict__.update(functions=(f1, f2), _first_order=functions)
-        self._prepare(functions[0], u0, tspan, p, capture, None, None, name)
-
-    def _new_capture(self) -> Captured:
-        return _capture_with_parts(self)
-
-    def _fingerprint(self) -> Any:
-        return tuple(fingerprint(f) for f in self.functions)
 
 
 def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
@@ -356,30 +257,20 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
     --------
     >>> longer = remake(problem, tspan=(0.0, 100.0))
     """
-    known = _REMAKE[problem.kind]
+    known = problem._arguments
     for key in changes:
         if key not in known:
             raise TypeError(f"{type(problem).__name__} has no argument {key!r}; it has {', '.join(known)}")
     out = object.__new__(type(problem))
     if any(key in changes for key in ("f", "f1", "f2")):
-        out.__init__(**{key: changes[key] if key in changes else _argument(problem, key) for key in known})
+        out.__init__(**{key: changes[key] if key in changes else problem._argument(key) for key in known})
         return out
-    if problem.kind in ("second_order", "dynamical"):
-        velocity = "v0" if problem.kind == "dynamical" else "du0"
-        if velocity in changes or "u0" in changes:
-            old = problem.u0
-            u0 = _stacked(changes.get(velocity, old[0]), changes.get("u0", old[1]), velocity)
-        else:
-            u0 = problem.u0
-    else:
-        u0 = changes.get("u0", problem.u0)
-    if problem.kind != "ode":
-        out.__dict__.update(functions=problem.functions, _first_order=problem._first_order)
+    out.__dict__["functions"] = problem.functions
     # Looking for modules takes longer than all the rest, and the fingerprint tells whether they are as they were.
     known_model = problem._captured is not None and problem._fingerprint() == problem._captured_key[-1]
     out._prepare(
         problem.f,
-        u0,
+        problem._changed_state(changes),
         changes.get("tspan", problem.span),
         changes.get("p", problem.p),
         changes.get("capture", problem.capture),
@@ -391,23 +282,6 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
     if known_model and out._key() == problem._captured_key:
         out.__dict__.update(_captured=problem._captured, _captured_key=problem._captured_key)
     return out
-
-
-_REMAKE: dict[str, tuple[str, ...]] = {
-    "ode": ("f", "u0", "tspan", "p", "capture", "jac_sparsity", "mass_matrix", "name"),
-    "second_order": ("f", "du0", "u0", "tspan", "p", "capture", "name"),
-    "dynamical": ("f1", "f2", "v0", "u0", "tspan", "p", "capture", "name"),
-    "split": ("f1", "f2", "u0", "tspan", "p", "capture", "name"),
-}
-
-
-def _argument(problem: ODEProblem, key: str) -> Any:
-    """The value of an argument of the problem's class, as it can be passed again."""
-    if problem.kind != "ode" and key in ("f", "f1", "f2"):
-        return problem.functions[1 if key == "f2" else 0]
-    if problem.kind in ("second_order", "dynamical") and key in ("du0", "v0", "u0"):
-        return problem.u0[1 if key == "u0" else 0]
-    return problem.span if key == "tspan" else getattr(problem, key)
 
 
 def module_parameters(f: Any) -> list[tuple[str, Any]]:
@@ -427,88 +301,3 @@ def _as_floats_of(leaves: list[Any], u0: Any) -> Any:
             if array.dtype.kind in "iuf":
                 return array.astype(str(x.dtype).removeprefix("torch."))
     return u0
-
-
-def _check_python(f: Any, name: str) -> None:
-    if not callable(f):
-        raise TypeError(f"{name} must be a Python function for this kind of problem, not {type(f).__name__}")
-
-
-def _out_of_place(f: Callable[..., Any], n_arguments: int) -> Callable[..., Any]:
-    """`f` itself, or where it takes one argument more, a function that returns what `f` writes into it."""
-    try:
-        positional = [
-            x for x in inspect.signature(f).parameters.values() if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)
-        ]
-    except (TypeError, ValueError):
-        return f
-    if len(positional) != n_arguments + 1 or positional[-1].default is not inspect.Parameter.empty:
-        return f
-
-    def out_of_place(*arguments: Any) -> Any:
-        like = arguments[0]
-        out = like.new_zeros(like.shape) if is_tensor(like) else np.zeros_like(like)
-        f(out, *arguments)
-        return out
-
-    return out_of_place
-
-
-def _stack(a: Any, b: Any) -> Any:
-    if is_tensor(a) or is_tensor(b):
-        import torch
-
-        return torch.stack((torch.as_tensor(a), torch.as_tensor(b)))
-    return np.stack([np.asarray(a), np.asarray(b)])
-
-
-def _partitioned(f1: Callable[..., Any], f2: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
-    """The whole right-hand side on ``x = [v, u]``, and its two parts with zeros for the other."""
-
-    def whole(x: Any, p: Any, t: Any) -> Any:
-        return _stack(f1(x[0], x[1], p, t), f2(x[0], x[1], p, t))
-
-    def first(x: Any, p: Any, t: Any) -> Any:
-        return _stack(f1(x[0], x[1], p, t), 0 * x[1])
-
-    def second(x: Any, p: Any, t: Any) -> Any:
-        return _stack(0 * x[0], f2(x[0], x[1], p, t))
-
-    return whole, first, second
-
-
-def _sum_of(f1: Callable[..., Any], f2: Callable[..., Any]) -> Callable[..., Any]:
-    def whole(u: Any, p: Any, t: Any) -> Any:
-        a, b = f1(u, p, t), f2(u, p, t)
-        # Lists would be concatenated.
-        return (a if hasattr(a, "shape") else np.asarray(a)) + (b if hasattr(b, "shape") else np.asarray(b))
-
-    return whole
-
-
-def _derived(f: Any, tag: Any, make: Callable[[], tuple[Callable[..., Any], ...]]) -> tuple[Callable[..., Any], ...]:
-    """Functions made from `f`, the same ones each time, so that their captures are shared."""
-    shared = store(f)
-    found = shared.get(tag)
-    if found is None:
-        found = shared[tag] = make()
-    return found
-
-
-def _capture_with_parts(problem: Any) -> Captured:
-    builds = [problem._capturing(f) for f in problem._first_order]
-    return Captured(builds[0], lambda: (builds[1](), builds[2]()))
-
-
-def _stacked(v0: Any, u0: Any, velocity: str) -> Any:
-    """``[v0, u0]`` as one state."""
-    for x, name in ((v0, velocity), (u0, "u0")):
-        if x is None:
-            raise TypeError(f"{name} is missing")
-    if tuple(np.shape(v0)) != tuple(np.shape(u0)):
-        raise ValueError(f"{velocity} has shape {tuple(np.shape(v0))} and u0 {tuple(np.shape(u0))}; they must be the same")
-    if is_tensor(v0) and is_tensor(u0) and v0.dtype != u0.dtype:
-        raise TypeError(f"{velocity} is {v0.dtype} and u0 {u0.dtype}; they must be the same")
-    if is_tensor(v0) or is_tensor(u0):
-        return _stack(v0, u0)
-    return np.stack([np.asarray(v0), np.asarray(u0)])
