@@ -4,12 +4,17 @@ The adjoint methods of SciMLSensitivity over generated models. Loaded when the f
 module PySciODESciMLSensitivityExt
 
 using LinearAlgebra
+using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
 using PySciODE: Answer, CallbackFailed, GradientFailed, Instance, Interrupted, LOUD, Model, Plan, RHS, Sensitivity, answer, checkin,
     checkout, flat, keywords, lastvalue, odefunction, odeproblem, solve_raw
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, solve, successful_retcode
 using SciMLSensitivity
+
+# Julia crashes on loading a package image that holds ReverseDiff's tracked arrays (JuliaLang/julia#62047), and inference meets them
+# wherever it follows SciMLSensitivity with types that it does not know. This keeps it out; what runs is compiled all the same.
+at_runtime(f, args...; options...) = Base.invokelatest(f, args...; options...)
 
 const DISCRETE = (:ReverseDiffAdjoint, :TrackerAdjoint, :ZygoteAdjoint, :EnzymeAdjoint, :MooncakeAdjoint)
 
@@ -25,18 +30,17 @@ end
 
 """SciML's choice of VJP. With generated VJPs the choice is never consulted, and this one needs no buffers."""
 function vjp_choice(s::Sensitivity, generated)
-    s.autojacvec === :generated && return haskey(generated.functions, :vjp!) || haskey(generated.functions, :vjp_both!) ?
-        ZygoteVJP() : ReverseDiffVJP()
-    options = Dict(s.options)
-    s.autojacvec === :ReverseDiffVJP && return ReverseDiffVJP(get(options, :compile, false))
-    return getfield(SciMLSensitivity, s.autojacvec)()
+    name = s.autojacvec
+    if name === :generated
+        name = haskey(generated.functions, :vjp!) ? :ZygoteVJP : :ReverseDiffVJP
+    end
+    return getfield(SciMLSensitivity, name)()
 end
 
 function sensealg(s::Sensitivity, generated)
-    options = filter(o -> first(o) !== :compile, s.options)
     constructor = getfield(SciMLSensitivity, s.name)
-    s.name in DISCRETE && return constructor(; options...)
-    return constructor(; autojacvec=vjp_choice(s, generated), options...)
+    s.name in DISCRETE && return constructor(; s.options...)
+    return constructor(; autojacvec=vjp_choice(s, generated), s.options...)
 end
 
 # These differentiate the model's own code, and want it out of place.
@@ -71,9 +75,9 @@ function run_continuous(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple
         checkpointing = s.name === :BacksolveAdjoint || any(o -> first(o) === :checkpointing && last(o) === true, s.options)
         sol = if checkpointing
             at = isempty(saveat) || saveat[1] == tspan[1] ? saveat : vcat(tspan[1], saveat)
-            solve_raw(plan, prob, at, false)
+            at_runtime(solve_raw, plan, prob, at, false)
         else
-            solve_raw(plan, prob, T[], true)
+            at_runtime(solve_raw, plan, prob, T[], true)
         end
         result = answer(plan, inst, sol; keep=true)
         if !successful_retcode(sol.retcode)
@@ -151,8 +155,11 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
     reltol = isnan(s.reltol) ? forward.reltol : T(s.reltol)
     fixed = forward.adaptive ? (;) : (; dt=-forward.dt, adaptive=false)
     du0, dp = try
-        adjoint_sensitivities(sol, plan.reverse; t=ts, dgdu_discrete=cotangent, sensealg=sensealg(s, b.inst.generated), abstol, reltol,
-                              maxiters=o.maxiters, verbose=LOUD, fixed...)
+        # The exception says what the log would.
+        with_logger(NullLogger()) do
+            at_runtime(adjoint_sensitivities, sol, plan.reverse; t=ts, dgdu_discrete=cotangent,
+                       sensealg=sensealg(s, b.inst.generated), abstol, reltol, maxiters=o.maxiters, verbose=LOUD, fixed...)
+        end
     catch e
         # What SciML would only have warned of arrives as an ErrorException.
         e isa ErrorException ? throw(GradientFailed("the reverse solve failed: $(e.msg)")) : rethrow()
@@ -184,8 +191,8 @@ function run_discrete(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T
         prob = adjoint_problem(plan, inst, u0, p, tspan)
         common = keywords(plan, tspan)
         times = isempty(saveat) ? (;) : (; saveat)
-        sol, back = SciMLBase._concrete_solve_adjoint(prob, plan.alg, sensealg(s, inst.generated), u0, p,
-                                                      SciMLBase.ChainRulesOriginator(); times..., common...)
+        sol, back = at_runtime(SciMLBase._concrete_solve_adjoint, prob, plan.alg, sensealg(s, inst.generated), u0, p,
+                               SciMLBase.ChainRulesOriginator(); times..., common...)
         result = Answer{T}(Vector{T}(sol.t), Vector{T}[Vector{T}(u) for u in sol.u], Symbol(sol.retcode), lastvalue(sol), inst.nf,
                            nothing, plan, nothing, nothing, nothing)
         result.pullback = function (du)

@@ -18,7 +18,7 @@ using OrdinaryDiffEqNonlinearSolve: OrdinaryDiffEqNonlinearSolve
 using OrdinaryDiffEqRosenbrock: OrdinaryDiffEqRosenbrock
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5
 using PrecompileTools: @compile_workload, @setup_workload
-using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitODEProblem, remake, solve
+using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitFunction, SplitODEProblem, remake, solve
 using SciMLLogging: SciMLLogging
 using SparseArrays: SparseMatrixCSC, nonzeros
 

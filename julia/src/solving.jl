@@ -56,10 +56,12 @@ end
 function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S}, tspan) where {T,S}
     if plan.kind == dynamical
         n = length(u0) ÷ 2
-        return DynamicalODEProblem(Half{T}(inst, true), Half{T}(inst, false), u0[1:n], u0[(n + 1):end], tspan, p)
+        return DynamicalODEProblem{true}(Half{T}(inst, true), Half{T}(inst, false), u0[1:n], u0[(n + 1):end], tspan, p)
     elseif plan.kind == split
-        second = checkout(plan.other)
-        return SplitODEProblem(odefunction(inst, plan.odekind), RHS{T}(second), u0, tspan, p)
+        second = companion(inst, plan.other)
+        S <: DualOf{T} && prepare_duals!(second, S)
+        f = SplitFunction{true,FullSpecialize}(odefunction(inst, plan.odekind), ODEFunction{true,FullSpecialize}(RHS{T}(second)))
+        return SplitODEProblem(f, u0, tspan, p)
     end
     f = odefunction(inst, plan.odekind)
     if plan.mass_matrix !== nothing
@@ -67,6 +69,10 @@ function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S
     end
     return odeproblem(f, u0, tspan, p)
 end
+
+"""The instance of a split problem's second right-hand side that goes with `inst`."""
+companion(inst::Instance{T}, other::Model{T}) where {T} =
+    get!(() -> Instance{T}(other.generated), inst.odefunctions, Symbol(:companion, objectid(other)))::Instance{T}
 
 # A function barrier: `odefunction` is not inferred.
 odeproblem(f::F, u0, tspan, p) where {F<:ODEFunction} = ODEProblem(f, u0, tspan, p)
