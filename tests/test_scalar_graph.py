@@ -175,7 +175,7 @@ def test_truth_values_become_numbers_in_arithmetic():
 
 # --- each operation, and random expressions of them, against NumPy and torch ----------------------------------------
 
-POINTS = {"atanh": 0.4, "asin": 0.4, "acos": 0.4, "acosh": 1.7}
+POINTS = {"atanh": 0.4, "erfinv": 0.4, "asin": 0.4, "acos": 0.4, "acosh": 1.7}
 
 
 @pytest.mark.parametrize("op", [op for op, row in SCALAR_OPS.items() if row.partials is not None])

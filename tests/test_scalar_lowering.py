@@ -194,6 +194,91 @@ def test_julia_agrees_with_numpy(julia_results, name, dtype):
             assert found(f"{function}.bytes") == [0], f"{function} allocates"
 
 
+def random_expression(rng: np.random.Generator, leaves: list, depth: int):
+    """A NumPy expression of `leaves`, finite for all values."""
+    if depth == 0 or rng.random() < 0.1:
+        return leaves[rng.integers(len(leaves))] if rng.random() < 0.8 else float(np.round(rng.normal(), 2))
+
+    def inner():
+        return random_expression(rng, leaves, depth - 1)
+
+    match rng.integers(14):
+        case 0:
+            return inner() + inner()
+        case 1:
+            return inner() - inner()
+        case 2:
+            return inner() * inner()
+        case 3:
+            return inner() / (2 + np.sin(inner()))
+        case 4:
+            return -inner()
+        case 5:
+            return np.where(inner() < inner(), inner(), inner())
+        case 6:
+            return np.maximum(inner(), inner()) - np.minimum(inner(), 0.5)
+        case 7:
+            return np.tanh(inner()) ** int(rng.integers(2, 5))
+        case 8:
+            return (1 + inner() ** 2) ** float(rng.choice([0.5, 1.5, -0.5, -2.5, 0.3]))
+        case 9:
+            return np.exp(-(np.sin(inner()) ** 2))
+        case 10:
+            return np.log(1.5 + np.cos(inner())) + np.arctan2(inner(), 2.0)
+        case 11:
+            return np.clip(inner(), -1.0, 1.0) + np.abs(inner())
+        case 12:
+            return np.sign(inner()) * np.mod(inner(), 1.25) + np.floor(np.sin(inner()))
+        case _:
+            return np.hypot(inner(), 1.0) + ((inner() > 0.2) & (inner() <= 1.0))
+
+
+@needs_julia
+def test_random_models():
+    """Values and vector-Jacobian products of random expressions, printed and run, are those of torch."""
+    torch = pytest.importorskip("torch")
+    cases, scripts = {}, []
+    for k in range(25):
+        rng = np.random.default_rng(k)
+        seed = int(rng.integers(2**31))
+
+        def f(u, p, t, seed=seed):
+            inner = np.random.default_rng(seed)
+            return [random_expression(inner, [u[0], u[1], u[2], p[0], p[1], t], 5) for _ in range(3)]
+
+        point = Model(f, rng.normal(size=3), rng.normal(size=2), 0.4)
+        model = trace_function(f, (3,), 2)
+        lowered = lower_scalar(model, want=set(FUNCTIONS))
+        scripts.append(script(f"r{k}", lowered.source, point, np.float64, {"nnz": len(lowered.sparsity[1])}))
+        cases[f"r{k}"] = (point, model)
+    found = run_julia(*scripts)
+    compared = 0
+    for name, (point, model) in cases.items():
+        with np.errstate(all="ignore"):
+            expected = np.array(point.f(point.u, point.p, point.t), float)
+        np.testing.assert_allclose(found[f"{name}.f!.du"], expected, rtol=1e-10, atol=1e-12)
+        leaves = [torch.tensor(x, requires_grad=True) for x in (point.u, point.p)]
+        out = python_function(model, "torch")(*leaves, point.t)
+        lam = torch.linspace(-1, 1, 3, dtype=torch.float64)
+        if not out.requires_grad:
+            continue
+        du, dp = (
+            np.zeros(x.numel()) if g is None else g.numpy()
+            for x, g in zip(leaves, torch.autograd.grad(out @ lam, leaves, allow_unused=True), strict=True)
+        )
+        if not (np.isfinite(du).all() and np.isfinite(dp).all()):
+            continue
+        compared += 1
+        for function in ("vjp_both!.dlam", "vjp!.dlam"):
+            np.testing.assert_allclose(found[f"{name}.{function}"], du, rtol=1e-8, atol=1e-9, err_msg=name)
+        for function in ("vjp_both!.dp", "vjp_p!.dp"):
+            np.testing.assert_allclose(found[f"{name}.{function}"], dp, rtol=1e-8, atol=1e-9, err_msg=name)
+        jacobian = found[f"{name}.jac!.J"].reshape(3, 3).T
+        np.testing.assert_allclose(lam.numpy() @ jacobian, du, rtol=1e-8, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(found[f"{name}.jvp!.dv"], jacobian @ lam.numpy(), rtol=1e-8, atol=1e-9, err_msg=name)
+    assert compared > 15
+
+
 @needs_julia
 def test_generated_code_takes_dual_numbers():
     """In one pass with duals of each precision: f! and jac! stay of the dual's type, also where a literal is chosen."""

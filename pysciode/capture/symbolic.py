@@ -185,7 +185,7 @@ def _folded(op: str) -> Callable[..., Scalar]:
 _SAME = {
     "Pow": "pow", "exp": "exp", "sin": "sin", "cos": "cos", "tan": "tan", "asin": "asin", "acos": "acos",
     "atan": "atan", "atan2": "atan2", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "asinh": "asinh", "acosh": "acosh",
-    "atanh": "atanh", "erf": "erf", "erfc": "erfc", "loggamma": "lgamma", "digamma": "digamma", "trigamma": "trigamma",
+    "atanh": "atanh", "erf": "erf", "erfc": "erfc", "erfinv": "erfinv", "loggamma": "lgamma", "digamma": "digamma", "trigamma": "trigamma",
     "Abs": "abs", "sign": "sign", "floor": "floor", "ceiling": "ceil", "Mod": "mod", "Not": "not",
     "StrictLessThan": "lt", "LessThan": "le", "StrictGreaterThan": "gt", "GreaterThan": "ge", "Equality": "eq",
     "Unequality": "ne", "ITE": "select",

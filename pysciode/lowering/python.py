@@ -111,6 +111,7 @@ def _numpy_scope() -> dict[str, Any]:
         "sigmoid": special("expit"),
         "erf": special("erf"),
         "erfc": special("erfc"),
+        "erfinv": special("erfinv"),
         "lgamma": special("gammaln"),
         "digamma": special("digamma"),
         "trigamma": lambda x: _trigamma(x),
@@ -143,7 +144,7 @@ def _torch_scope() -> dict[str, Any]:
 
     names = {*_CALLS["torch"].values()} | {
         "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan",
-        "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "digamma", "pow", "fmod",
+        "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "lgamma", "digamma", "pow", "fmod",
         "abs", "sign", "floor", "ceil", "trunc", "round", "sigmoid", "isnan", "isinf",
     }  # fmt: skip
     return {
