@@ -16,6 +16,8 @@ import torch.fx
 
 from ..capture.graph import Scalar, ScalarGraph
 from ..capture.model import ArrayModel
+from .constants import Constants
+from .functional import lower_functional
 from .interpreter import Array, AxisMap, Backend, Kind, ScalarFunction, as_number, interpret, kind_of, run_scalar
 from .loops import (
     Affine,
@@ -476,25 +478,6 @@ def _split_maps(old: Sequence[int], new: Sequence[int]) -> list[AxisMap] | None:
     return maps if math.prod(new[k:]) == 1 else None
 
 
-class Constants:
-    """The tensors that are part of a model, each bound once under a name of its own."""
-
-    def __init__(self, dtype: np.dtype) -> None:
-        self.dtype = dtype
-        self.arrays: dict[str, np.ndarray] = {}
-        self._known: dict[tuple[bytes, str], Buffer] = {}
-
-    def buffer(self, value: torch.Tensor, kind: Kind) -> Buffer:
-        types = {"float": self.dtype, "int": np.dtype(np.int64), "bool": np.dtype(np.bool_)}
-        data = np.ascontiguousarray(value.numpy(), dtype=types[kind]).reshape(-1)
-        key = (data.tobytes(), kind)
-        if key not in self._known:
-            name = f"c{len(self.arrays) + 1}"
-            self.arrays[name] = data
-            self._known[key] = Buffer(data.size, kind, name)
-        return self._known[key]
-
-
 # --- the functions of a model ----------------------------------------------------------------------------------------
 
 # name of the Julia function -> (graph to trace, outputs, inputs in the order of the graph)
@@ -513,6 +496,8 @@ FUNCTIONS = (*_TRACED, *_NEEDS, "f_oop")
 
 def lower_array(model: ArrayModel, want: Collection[str] = FUNCTIONS) -> LoweredModel:
     """Julia source of `model`, with the functions named in `want`.
+
+    ``f_oop`` is left out where the model needs what can't be done without mutation, such as indices computed from the state.
 
     Raises
     ------
@@ -536,9 +521,15 @@ def lower_array(model: ArrayModel, want: Collection[str] = FUNCTIONS) -> Lowered
         workspace.vector("unit", n)
         workspace.vector("row", n_params)
         parts.append(_PARAMJAC.format(n=n, n_params=n_params))
+    functions = {*names, *(set(want) & set(_NEEDS))}
+    if "f_oop" in want:
+        source = lower_functional(model, constants)
+        if source is not None:
+            parts.append(source)
+            functions.add("f_oop")
     return LoweredModel(
         source="\n".join([workspace.source(), *parts]),
-        functions=frozenset(want) | frozenset(names),
+        functions=frozenset(functions),
         form="array",
         n=n,
         n_params=n_params,

@@ -450,6 +450,8 @@ for _name in ("abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh",
 for _name in ("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge", "pow"):
     _overload = "Tensor_Tensor" if _name == "pow" else "Tensor"
     ROWS[getattr(prims, _name).default] = ROWS[getattr(getattr(aten, _name), _overload)]
+for _name in ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"):
+    ROWS[getattr(prims, _name).default] = ROWS[getattr(getattr(aten, _name), "default" if "not" in _name else "Tensor")]
 ROWS[prims.where.default] = _where
 ROWS[prims.signbit.default] = ROWS[aten.signbit.default] = lambda b, x: pointwise(
     b, lambda g, x: g.apply("lt", x, g.const(0.0)), x, kind="bool"

@@ -10,7 +10,7 @@ import torch
 
 from ..capture.graph import Scalar, ScalarGraph
 from .interpreter import Array, Backend
-from .ops import aten, axis_of, cast, node_kind, pointwise, reduce, row, to_bool, total
+from .ops import aten, axis_of, cast, node_kind, pointwise, prims, reduce, row, to_bool, total
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
@@ -234,6 +234,15 @@ def _as_strided(b: Backend, x: Array, shape: Sequence[int], strides: Sequence[in
         raise NotImplementedError("as_strided of a tensor that is itself a view")
     flat = b.reshape(x, (math.prod(x.shape),))
     return b.affine(flat, tuple(shape), _storage_maps(x.shape, shape, strides, offset or 0))
+
+
+@row(aten.as_strided_scatter.default, prims.as_strided_scatter.default)
+def _as_strided_scatter(
+    b: Backend, x: Array, source: Array, shape: Sequence[int], strides: Sequence[int], offset: int | None = None
+) -> Array:
+    places = torch.arange(math.prod(x.shape)).as_strided(tuple(shape), tuple(strides), offset or 0)
+    flat = b.reshape(x, (math.prod(x.shape),))
+    return b.reshape(b.put(flat, [b.constant(places.contiguous())], source, False), x.shape)
 
 
 # --- reductions ------------------------------------------------------------------------------------------------------

@@ -68,11 +68,11 @@ class Unroller(Backend):
         return self._checked(_objects([run_scalar(self.graph, fn, kinds, row) for row in rows], shape), kind)
 
     def affine(self, x: Elements, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> Elements:
-        return Elements(x.data[_grid(shape, maps)] if x.ndim else np.broadcast_to(x.data, shape), x.kind)
+        return Elements(x.data[grid(shape, maps)] if x.ndim else np.broadcast_to(x.data, shape), x.kind)
 
     def accumulate(self, x: Elements, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> Elements:
         out = np.full(shape, self.graph.const(0.0), dtype=object)
-        where = [np.broadcast_to(w, x.shape).reshape(-1) for w in _grid(x.shape, maps)]
+        where = [np.broadcast_to(w, x.shape).reshape(-1) for w in grid(x.shape, maps)]
         for i, item in enumerate(x.data.reshape(-1)):
             at = tuple(w[i] for w in where)
             out[at] = out[at] + item
@@ -164,7 +164,7 @@ class Unroller(Backend):
         return self._checked(out, x.kind)
 
 
-def _grid(shape: tuple[int, ...], maps: Sequence[AxisMap]) -> tuple[np.ndarray, ...]:
+def grid(shape: tuple[int, ...], maps: Sequence[AxisMap]) -> tuple[np.ndarray, ...]:
     """Index arrays, each of `shape`, for the axes of the base of a view."""
     indices = np.indices(shape, sparse=True)
     return tuple(
