@@ -281,10 +281,14 @@ def test_random_models():
 
 @needs_julia
 def test_generated_code_takes_dual_numbers():
-    """In one pass with duals of each precision: f! and jac! stay of the dual's type, also where a literal is chosen."""
+    """Values and derivatives in each precision; every intermediate is a dual, also where a literal is chosen."""
 
     def f(u, p, t):
-        return [np.where(u[0] > 1, 0.5 * u[0] * u[1] / p[0], 2.0), np.where(u[1] > 0, u[1] ** 3, 0.0) + np.maximum(u[0], 0.25)]
+        x, y = u
+        one = 1.0
+        for k in range(6):
+            one = one * np.where(x > k + 5, x * y, 1.0)
+        return [np.where(x > 1, 0.5 * x * y / p[0], 2.0) * one, np.where(y > 0, y**3, 0.0) + np.maximum(x, 0.25)]
 
     model = trace_function(f, (2,), 1)
     scripts = []
@@ -302,6 +306,8 @@ def test_generated_code_takes_dual_numbers():
                 report("{name}.derivative", [x.d for x in du])
                 report("{name}.bytes", [allocated({name}.f!, du, u, p, t, nothing)])
                 @assert {name}.f_oop(u, p, t) isa Vector{{D}}
+                types = only(code_typed({name}.f!, typeof.((du, u, p, t, nothing)))).first.ssavaluetypes
+                @assert !any(x -> x isa Union, types) "no single type"
             end""")
     found = run_julia(*scripts)
     for name in ("Dfloat64", "Dfloat32"):
