@@ -296,7 +296,7 @@ def module_parameters(f: Any) -> list[tuple[str, Any]]:
 def _as_floats_of(leaves: list[Any], u0: Any) -> Any:
     """Numbers without a dtype take that of the first floating tensor among the parameters."""
     for x in leaves:
-        if is_tensor(x) and x.is_floating_point():
+        if is_tensor(x) and x.is_floating_point() and not any(map(is_tensor, u0 if isinstance(u0, (list, tuple)) else ())):
             array = np.array(u0)
             if array.dtype.kind in "iuf":
                 return array.astype(str(x.dtype).removeprefix("torch."))

@@ -237,6 +237,13 @@ class _TransformedSolve(torch.autograd.Function):
         return _Solve.backward(ctx, grad)
 
     @staticmethod
+    def jvp(ctx, *tangents):
+        raise NotImplementedError(
+            "forward mode (torch.func.jvp, jacfwd, hessian) does not go through a solve: use jacrev, whose gradients "
+            "ForwardSensitivity() or ForwardDiffSensitivity() compute in forward mode"
+        )
+
+    @staticmethod
     def vmap(info, in_dims, call, *tensors):
         """One solve after the other: each takes its own steps."""
         if call.options.saveat is None:

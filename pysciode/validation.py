@@ -70,8 +70,10 @@ def state_of(u0: Any, leaves: Sequence[Any], torch_backend: bool, name: str = "u
 def _array(u0: Any, name: str) -> np.ndarray:
     if u0 is None or isinstance(u0, (str, bytes, dict, set)):
         raise TypeError(f"{name} must be a number or an array, not {type(u0).__name__}")
+    if isinstance(u0, (list, tuple)) and any(map(is_tensor, u0)):
+        raise TypeError(f"{name} is a {type(u0).__name__} of tensors; make it one: torch.stack({name}) or torch.cat({name})")
     try:
-        array = np.array(u0)  # a copy: the problem's state does not change with the caller's array
+        array = np.array(u0, order="C")  # a copy: the problem's state does not change with the caller's array
     except ValueError as error:
         raise ValueError(f"{name} is ragged: {error}") from None
     if array.dtype.kind in "iu":

@@ -46,6 +46,8 @@ def alive(engine):
         ((decay, "one", (0, 1)), TypeError, "u0"),
         ((decay, [], (0, 1)), ValueError, "u0 is empty"),
         ((decay, [[1.0], [1.0, 2.0]], (0, 1)), ValueError, "u0 is ragged"),
+        ((decay, [torch.tensor(1.0), 2.0], (0, 1)), TypeError, "u0 is a list of tensors"),
+        ((decay, [torch.tensor(1.0)], (0, 1), torch.ones(1)), TypeError, "u0 is a list of tensors"),
         ((decay, [1.0, np.nan], (0, 1)), ValueError, r"u0\[1\] is nan"),
         ((decay, torch.tensor([1.0, np.inf]), (0, 1)), ValueError, r"u0\[1\] is inf"),
         ((decay, [1j], (0, 1)), TypeError, "u0 is complex"),
@@ -400,6 +402,31 @@ def test_solves_in_threads(alive):
     for thread in threads:
         thread.join()
     assert found == {k: pytest.approx(np.exp(-k), rel=1e-6) for k in range(1, 9)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_solves_after_a_fork(engine):
+    """In a process of its own: a forked worker solves, or says why it can't; it never hangs or crashes."""
+    code = textwrap.dedent(
+        f"""
+        import os, pysciode as ps
+        problem = ps.ODEProblem(lambda u, p, t: [-u[0]], [1.0], (0.0, 1.0))
+        solve = lambda: ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine={engine!r}).u[0, 0]
+        first = solve()
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(0 if solve() == first else 1)
+            except RuntimeError as error:
+                os._exit(7 if "spawn" in str(error) else 2)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert solve() == first
+        print(status)
+        """
+    )
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    assert out.returncode == 0, out.stderr
+    assert int(out.stdout) == (0 if engine == "embedded" else 7)
 
 
 def test_gradients_in_threads(alive):

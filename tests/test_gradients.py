@@ -301,6 +301,44 @@ def test_torch_func_jacrev_and_vmap(engine):
     torch.testing.assert_close(torch.func.vmap(final)(batch), torch.exp(-batch), rtol=1e-7, atol=1e-9)
 
 
+def test_torch_func_says_what_does_not_work(engine):
+    problem = ps.ODEProblem(lambda u, p, t: [-p * u[0]], torch.ones(1, dtype=F64), (0.0, 1.0), torch.tensor(1.0, dtype=F64))
+
+    def final(p):
+        return ps.solve(ps.remake(problem, p=p), ps.Tsit5(), saveat=[1.0], engine=engine).u.sum()
+
+    p = torch.tensor(2.0, dtype=F64)
+    with pytest.raises(NotImplementedError, match="jacrev"):
+        torch.func.jvp(final, (p,), (torch.ones_like(p),))
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        torch.func.grad(torch.func.grad(final))(p)
+    with pytest.raises(ValueError, match="vmap over solve needs saveat"):
+        torch.func.vmap(lambda p: ps.solve(ps.remake(problem, p=p), ps.Tsit5(), engine=engine).u)(torch.ones(2, dtype=F64))
+
+
+def test_per_sample_gradients(engine):
+    problem = ps.ODEProblem(lambda u, p, t: [-p * u[0]], torch.ones(1, dtype=F64), (0.0, 1.0), torch.tensor(1.0, dtype=F64))
+
+    def final(p):
+        return ps.solve(ps.remake(problem, p=p), ps.Tsit5(), saveat=[1.0], rtol=1e-9, atol=1e-9, engine=engine).u.sum()
+
+    p = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(final))(p), -torch.exp(-p), rtol=1e-6, atol=1e-9)
+
+
+def test_other_modes_of_torch(engine):
+    net = torch.nn.Linear(2, 2)
+    problem = ps.ODEProblem(net, torch.ones(2), (0.0, 1.0))
+    plain = ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine=engine).u
+    with torch.inference_mode():
+        torch.testing.assert_close(ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine=engine).u, plain.detach())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine=engine).u
+        mixed.sum().backward()
+    torch.testing.assert_close(mixed, plain, rtol=0, atol=0)
+    assert net.weight.grad.dtype == torch.float32
+
+
 def test_a_gradient_that_is_not_finite_is_refused(engine):
     # sqrt has no derivative at 0, where this state starts and stays.
     u0 = torch.zeros(1, dtype=F64, requires_grad=True)

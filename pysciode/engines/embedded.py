@@ -90,6 +90,7 @@ class EmbeddedEngine(Engine):
         return raw, partial(_through_the_solver, saved, u0, p)
 
 
+@torch.autocast("cpu", enabled=False)  # a solver's arithmetic is not the place to save bits
 def _integrate(
     request: SolveRequest, run: _Run, rhs: FlatRhs, u0: torch.Tensor, p: torch.Tensor, *, keep_graph: bool
 ) -> tuple[RawSolution, torch.Tensor, torch.Tensor]:

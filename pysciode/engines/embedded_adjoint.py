@@ -17,6 +17,7 @@ ADVICE = (
 )
 
 
+@torch.autocast("cpu", enabled=False)
 def backsolve(
     rhs: FlatRhs,
     p: torch.Tensor,

@@ -29,7 +29,7 @@ def check_step(t: float, dt: float, states: tuple[torch.Tensor, ...], dtmin: flo
     SolverStopped
         If not.
     """
-    if not all(torch.isfinite(x).all() for x in states):
+    if not all(np.isfinite(x.detach().numpy()).all() for x in states):
         raise SolverStopped("Unstable", t)
     if dt == 0 or dt != dt:
         raise SolverStopped("DtNaN", t)  # the error estimate was not a number
