@@ -35,7 +35,7 @@ def julia_environment_is_resolved() -> bool:
     """
     given = _environment_given_by_hand()
     if given is not None:
-        return JULIA_PACKAGE in installed_packages(given[1])
+        return _manifest_is_current(given[1])
     try:
         import juliapkg
         from juliapkg.state import STATE
@@ -43,7 +43,7 @@ def julia_environment_is_resolved() -> bool:
         # Asked first, because juliapkg would create the project's directory.
         if not os.path.exists(STATE["meta"]):
             return False
-        return juliapkg.resolve(dry_run=True) and JULIA_PACKAGE in installed_packages(STATE["project"])
+        return juliapkg.resolve(dry_run=True) and _manifest_is_current(STATE["project"])
     except Exception:
         # A broken or read-only environment is one that can't start; `doctor` says what is wrong with it.
         return False
@@ -73,6 +73,23 @@ def installed_packages(project: str) -> dict[str, str]:
         version = re.search(r'^version = "(.*)"$', entry, re.MULTILINE)
         found[name] = version[1] if version else ""
     return found
+
+
+def _manifest_is_current(project: str) -> bool:
+    """Whether a project holds the Julia package with every dependency that its Project.toml names today.
+
+    juliapkg resolves again when a juliapkg.json changes; a checkout that moved on may have changed only Project.toml.
+    """
+    manifest = Path(project) / "Manifest.toml"
+    if not manifest.is_file():
+        return False
+    entry = re.search(rf"^\[\[deps\.{JULIA_PACKAGE}\]\]$(.*?)(?=^\[\[|\Z)", manifest.read_text(), re.MULTILINE | re.DOTALL)
+    if entry is None:
+        return False
+    described = files("pysciode").joinpath(required_packages()[JULIA_PACKAGE]["path"], "Project.toml").read_text()
+    named = re.search(r"^\[deps\]$(.*?)(?=^\[|\Z)", described, re.MULTILINE | re.DOTALL)
+    dependencies = re.findall(r"^(\w+) *=", named[1], re.MULTILINE) if named else []
+    return all(f'"{name}"' in entry[1] for name in dependencies)
 
 
 def resolve(progress: Callable[[str], None] = print, *, update: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,9 +76,15 @@ def test_an_environment_given_by_hand_is_not_resolved_over(monkeypatch, tmp_path
     monkeypatch.setenv("PYTHON_JULIACALL_EXE", "/usr/bin/julia")
     monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(tmp_path))
     assert not installation.julia_environment_is_resolved()
-    (tmp_path / "Manifest.toml").write_text('[[deps.PySciODE]]\npath = "x"\nversion = "0.1.0"\n')
-    assert installation.installed_packages(str(tmp_path)) == {"PySciODE": "0.1.0"}
+    dependencies = re.findall(r"^(\w+) = \"[0-9a-f-]{36}\"", (ROOT / "julia" / "Project.toml").read_text(), re.MULTILINE)
+    entry = '[[deps.PySciODE]]\ndeps = {}\npath = "x"\nversion = "0.1.0"\n\n[[deps.Other]]\nversion = "1.2.3"\n'
+    (tmp_path / "Manifest.toml").write_text(entry.format(json.dumps(dependencies)))
+    assert installation.installed_packages(str(tmp_path)) == {"PySciODE": "0.1.0", "Other": "1.2.3"}
     assert installation.julia_environment_is_resolved()
+    dependencies.remove("DiffEqBase")
+    # A checkout whose Julia package has since got another dependency must be resolved again.
+    (tmp_path / "Manifest.toml").write_text(entry.format(json.dumps(dependencies)))
+    assert not installation.julia_environment_is_resolved()
 
 
 def test_a_failed_installation_is_one_error_with_the_reason(monkeypatch):
