@@ -7,6 +7,7 @@ in this process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from pathlib import Path
 from .errors import EngineUnavailable
 
 JULIA_PACKAGE = "PySciODE"
+LOCK_PATIENCE = 2.0
+"""Seconds to wait for another process that has the environment."""
 
 
 def required_packages() -> dict[str, dict[str, str]]:
@@ -38,14 +41,19 @@ def julia_environment_is_resolved() -> bool:
         return _manifest_is_current(given[1])
     try:
         import juliapkg
+        from filelock import FileLock
         from juliapkg.state import STATE
 
         # Asked first, because juliapkg would create the project's directory.
         if not os.path.exists(STATE["meta"]):
             return False
+        # juliapkg waits without limit while another process installs, and says so on stdout. A mere question holds its lock
+        # for milliseconds.
+        with FileLock(os.path.join(STATE["project"], "lock.pid")).acquire(timeout=LOCK_PATIENCE):
+            pass
         return juliapkg.resolve(dry_run=True) and _manifest_is_current(STATE["project"])
     except Exception:
-        # A broken or read-only environment is one that can't start; `doctor` says what is wrong with it.
+        # A broken, read-only or just being installed environment is one that can't start; `doctor` says what is wrong.
         return False
 
 
@@ -124,7 +132,9 @@ def resolve(progress: Callable[[str], None] = print, *, update: bool = False) ->
     )
     try:
         # Forced: what juliapkg remembers may be newer than what was done, after an interrupted installation.
-        juliapkg.resolve(force=True, update=update)
+        # juliapkg's notes go to stderr, so that a script's own output stays clean.
+        with contextlib.redirect_stdout(sys.stderr):
+            juliapkg.resolve(force=True, update=update)
     except (Exception, SystemExit) as error:
         raise EngineUnavailable("The Julia engine", f"juliapkg could not resolve its environment ({error})") from error
     progress(f"[2/2] Loading {JULIA_PACKAGE} once, to see that it works.")
