@@ -108,7 +108,14 @@ class JuliaEngine(Engine):
 
     def _plan(self, request: SolveRequest) -> Any:
         self.module()
-        return make_plan(self._module, self._models, request)
+        import juliacall
+
+        try:
+            return make_plan(self._module, self._models, request)
+        except juliacall.JuliaError as error:
+            # the user's Julia source, or an option that a constructor refuses
+            message = str(error).partition("\nStacktrace:")[0].removeprefix("LoadError: ")
+            raise JuliaError(message) from error
 
     def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer | None]:
         plan = self._plan(request)
