@@ -106,6 +106,24 @@ def test_models_written_as_loops(name, monkeypatch):
     assert np.asarray(sol.u[-1]).ravel() == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
+def test_derivatives_that_a_julia_model_brings_are_used():
+    source = """
+    f!(du, u, p, t) = (du[1] = -p[1] * u[1] + t; nothing)
+    jac!(J, u, p, t) = (J[1, 1] = -p[1]; nothing)
+    tgrad!(dT, u, p, t) = (dT[1] = 1; nothing)
+    vjp!(dlam, lam, u, p, t) = (dlam[1] = -p[1] * lam[1]; nothing)
+    vjp_p!(dp, lam, u, p, t) = (dp[1] = -2 * u[1] * lam[1]; nothing)  # twice what is right: seen if it is used
+    """
+    p = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for text in (source, source.split("vjp!")[0]):
+        problem = ps.ODEProblem(text, torch.ones(1, dtype=torch.float64), (0.0, 1.0), p)
+        sol = ps.solve(problem, ps.Rodas5P(), saveat=[1.0], rtol=1e-9, atol=1e-9, sensealg=ps.GaussAdjoint())
+        gradients.append(torch.autograd.grad(sol.u[-1, 0], p)[0].item())
+        assert sol.u[-1, 0].item() == pytest.approx(1.25 * np.exp(-2) + 0.25, rel=1e-7)
+    assert gradients[0] == pytest.approx(2 * gradients[1], rel=1e-6)
+
+
 def test_julia_errors_name_the_cause():
     problem = ps.ODEProblem("f!(du, u, p, t) = (du[1] = undefined_name * u[1])", np.ones(1), SPAN)
     with pytest.raises(ps.JuliaError, match="undefined_name"):

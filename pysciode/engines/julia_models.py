@@ -12,6 +12,7 @@ import numpy as np
 from ..algorithms import PARTITIONED, STIFF, Algorithm
 from ..capture.model import CallbackModel, CapturedModel, JuliaModel, ScalarModel
 from ..lowering import lower
+from ..lowering.julia_source import defined_functions
 from ..sensitivity import (
     BacksolveAdjoint,
     ForwardDiffSensitivity,
@@ -224,8 +225,6 @@ def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | N
     """Which derivatives SciML gets (a `kind` of `odefunction` in julia/src/models.jl), and the functions for that."""
     model = problem.model
     adjoint = sensealg is not None and sensealg.continuous
-    if isinstance(model, JuliaModel):
-        return "plain", frozenset({"f!"})
     if isinstance(model, CallbackModel):
         return ("vjp" if adjoint and model.vjp is not None else "plain"), frozenset({"f!"})
     want = {"f!"}
@@ -247,6 +246,8 @@ def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | N
             want |= {"jvp!", "tgrad!"}
     if sensealg is not None:
         want |= _functions_for(sensealg)
+    if isinstance(model, JuliaModel) and not want <= defined_functions(model.source):
+        return "plain", frozenset({"f!"})  # SciML differentiates it
     return form, frozenset(want)
 
 
