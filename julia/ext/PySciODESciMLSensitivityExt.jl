@@ -7,20 +7,18 @@ using LinearAlgebra
 using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
-using PySciODE: Answer, CallbackFailed, GradientFailed, Instance, Interrupted, LOUD, Model, Plan, RHS, Sensitivity, answer, checkin,
-    checkout, flat, keywords, lastvalue, odefunction, odeproblem, solve_raw
+using PySciODE: Answer, CallbackFailed, GradientFailed, Instance, Interrupted, LOUD, Model, Plan, RHS, Sensitivity, answer, at_runtime,
+    checkin, checkout, counts, flat, keywords, lastvalue, odefunction, odeproblem, solve_raw
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, solve, successful_retcode
 using SciMLSensitivity
 
-# Julia crashes on loading a package image that holds ReverseDiff's tracked arrays (JuliaLang/julia#62047), and inference meets them
-# wherever it follows SciMLSensitivity with types that it does not know. This keeps it out; what runs is compiled all the same.
-at_runtime(f, args...; options...) = Base.invokelatest(f, args...; options...)
+# Besides what `at_runtime` is for: Julia crashes on loading a package image that holds ReverseDiff's tracked arrays
+# (JuliaLang/julia#62047), and inference meets them wherever it follows SciMLSensitivity with types that it does not know.
 
 const DISCRETE = (:ReverseDiffAdjoint, :TrackerAdjoint, :ZygoteAdjoint, :EnzymeAdjoint, :MooncakeAdjoint)
 
-PySciODE.run_adjoint(::Val{:SciMLSensitivity}, plan::Plan, u0, p, tspan, saveat, progress) =
-    plan.sensitivity.name in DISCRETE ? run_discrete(plan, u0, p, tspan, saveat, progress) :
-    run_continuous(plan, u0, p, tspan, saveat, progress)
+PySciODE.run_adjoint(plan::Plan, u0, p, tspan, saveat, progress) =
+    (plan.sensitivity.name in DISCRETE ? run_discrete : run_continuous)(plan, u0, p, tspan, saveat, progress)
 
 """The cotangent of the saved states, as SciML asks for it: one column at a time."""
 struct Cotangent{T}
@@ -61,52 +59,47 @@ end
 # ---------------------------------------------------------------------------------------------------------------------
 
 function run_continuous(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, progress) where {T}
-    s = plan.sensitivity
     inst = checkout(plan.model)
     inst.progress = progress
-    kept = false
+    # Nothing after the last saved time matters to the gradient.
+    stop = isempty(saveat) ? tspan[2] : saveat[end]
+    stop == tspan[1] && return initial_only(plan, inst, u0, p, tspan)
     try
-        # Nothing after the last saved time matters to the gradient.
-        stop = isempty(saveat) ? tspan[2] : saveat[end]
-        if stop == tspan[1]
-            return initial_only(plan, inst, u0, p, tspan)
-        end
         prob = adjoint_problem(plan, inst, u0, p, (tspan[1], stop))
-        checkpointing = s.name === :BacksolveAdjoint || any(o -> first(o) === :checkpointing && last(o) === true, s.options)
-        sol = if checkpointing
-            at = isempty(saveat) || saveat[1] == tspan[1] ? saveat : vcat(tspan[1], saveat)
-            at_runtime(solve_raw, plan, prob, at, false)
-        else
-            at_runtime(solve_raw, plan, prob, T[], true)
-        end
-        result = answer(plan, inst, sol; keep=true)
-        if !successful_retcode(sol.retcode)
-            trim!(result, saveat, tspan, sol, checkpointing)
-            result.pullback = Refusal(string(sol.retcode))
-            kept = true
-            return result
-        end
-        if !isempty(saveat)
-            if checkpointing
-                # the start was saved for the adjoint's sake
-                length(result.t) > length(saveat) && (popfirst!(result.t); popfirst!(result.u))
-            else
-                result.u = Vector{T}[t == tspan[1] ? copy(u0) : flat(sol(t)) for t in saveat]
-                result.t = copy(saveat)
-            end
-        end
-        result.pullback = ContinuousPullback{T}(plan, inst, sol, result.t, tspan[1])
-        kept = true
-        return result
-    finally
-        kept || checkin(plan.model, inst)
+        return at_runtime(run_continuous, plan, inst, prob, saveat)::Answer{T}
+    catch
+        checkin(plan.model, inst)
+        rethrow()
     end
 end
 
-function trim!(result::Answer{T}, saveat, tspan, sol, checkpointing) where {T}
-    (isempty(saveat) || checkpointing || isempty(sol.t)) && return result
-    reached = abs(sol.t[end] - tspan[1])
-    result.t = filter(t -> abs(t - tspan[1]) <= reached, saveat)
+function run_continuous(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}) where {T}
+    s = plan.sensitivity
+    start = prob.tspan[1]
+    sparse_in_time = s.name === :BacksolveAdjoint || any(o -> first(o) === :checkpointing && last(o) === true, s.options)
+    # Checkpoints are the saved times, and the start.
+    at = !sparse_in_time || isempty(saveat) || saveat[1] == start ? saveat : vcat(start, saveat)
+    sol = sparse_in_time ? solve_raw(plan, prob, at, false) : solve_raw(plan, prob, T[], true)
+    result = answer(plan, inst, sol; keep=true)
+    if !successful_retcode(sol.retcode)
+        sparse_in_time || isempty(saveat) || keep_reached!(result, saveat, start, sol)
+        result.pullback = Refusal(string(sol.retcode))
+        return result
+    end
+    if sparse_in_time
+        length(at) > length(saveat) && (popfirst!(result.t); popfirst!(result.u))
+    elseif !isempty(saveat)
+        result.u = Vector{T}[t == start ? copy(prob.u0) : flat(sol(t)) for t in saveat]
+        result.t = copy(saveat)
+    end
+    result.pullback = ContinuousPullback(plan, inst, sol, result.t, start)
+    return result
+end
+
+function keep_reached!(result::Answer{T}, saveat, start, sol) where {T}
+    isempty(sol.t) && return result
+    reached = abs(sol.t[end] - start)
+    result.t = filter(t -> abs(t - start) <= reached, saveat)
     result.u = Vector{T}[flat(sol(t)) for t in result.t]
     return result
 end
@@ -114,7 +107,7 @@ end
 function initial_only(plan::Plan{T}, inst, u0, p, tspan) where {T}
     checkin(plan.model, inst)
     stay(du) = (vec(sum(du; dims=2)), zeros(T, length(p)))
-    return Answer{T}([tspan[1]], [copy(u0)], :Success, Float64(tspan[1]), 0, nothing, plan, nothing, nothing, stay)
+    return Answer{T}([tspan[1]], [copy(u0)], :Success, Float64(tspan[1]), counts(0, nothing), plan, nothing, nothing, stay)
 end
 
 struct Refusal
@@ -122,10 +115,10 @@ struct Refusal
 end
 (r::Refusal)(_) = throw(GradientFailed("the forward solve ended with retcode $(r.retcode), so there is nothing to differentiate"))
 
-struct ContinuousPullback{T}
-    plan::Plan{T}
+struct ContinuousPullback{T,P<:Plan{T},S}
+    plan::P
     inst::Instance{T}
-    sol::Any
+    sol::S
     t::Vector{T}
     t0::T
 end
@@ -141,7 +134,7 @@ function (b::ContinuousPullback{T})(du::Matrix{T}) where {T}
     first_is_start = !isempty(b.t) && b.t[1] == b.t0
     ts = first_is_start ? b.t[2:end] : b.t
     cotangents = first_is_start ? du[:, 2:end] : du
-    du0, dp = reverse_solve(b, plan, b.sol, ts, Cotangent{T}(cotangents))
+    du0, dp = reverse_solve(b, plan, b.sol, ts, Cotangent{T}(cotangents))::Tuple{Vector{T},Vector{T}}
     check(b, plan, inst, du0, dp)
     first_is_start && (du0 .+= view(du, :, 1))
     return du0, dp
@@ -164,9 +157,10 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
         # What SciML would only have warned of arrives as an ErrorException.
         e isa ErrorException ? throw(GradientFailed("the reverse solve failed: $(e.msg)")) : rethrow()
     end
-    gradient = dp === nothing ? zeros(T, length(sol.prob.p)) : Vector{T}(vec(dp))
-    return Vector{T}(du0), gradient
+    return at_runtime(gradients, T, du0, dp, length(sol.prob.p))
 end
+
+gradients(::Type{T}, du0, dp, np) where {T} = (Vector{T}(vec(du0)), dp === nothing ? zeros(T, np) : Vector{T}(vec(dp)))
 
 """Refuse what can't be trusted: VJPs that are not finite, a reverse solve that stopped on its way, a gradient that is not finite."""
 function check(b::ContinuousPullback{T}, plan, inst, du0, dp) where {T}
@@ -193,11 +187,10 @@ function run_discrete(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T
         times = isempty(saveat) ? (;) : (; saveat)
         sol, back = at_runtime(SciMLBase._concrete_solve_adjoint, prob, plan.alg, sensealg(s, inst.generated), u0, p,
                                SciMLBase.ChainRulesOriginator(); times..., common...)
-        result = Answer{T}(Vector{T}(sol.t), Vector{T}[Vector{T}(u) for u in sol.u], Symbol(sol.retcode), lastvalue(sol), inst.nf,
-                           nothing, plan, nothing, nothing, nothing)
+        result = at_runtime(discrete_answer, plan, inst, sol)::Answer{T}
         result.pullback = function (du)
-            cotangents = back(du)
-            g0, gp = Vector{T}(vec(cotangents[4])), Vector{T}(vec(cotangents[5]))
+            cotangents = at_runtime(back, du)
+            g0, gp = at_runtime(gradients, T, cotangents[4], cotangents[5], length(p))::Tuple{Vector{T},Vector{T}}
             all(isfinite, g0) && all(isfinite, gp) || throw(GradientFailed("the gradient is not finite"))
             return g0, gp
         end
@@ -206,6 +199,10 @@ function run_discrete(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T
         checkin(plan.model, inst)
     end
 end
+
+discrete_answer(plan::Plan{T}, inst, sol) where {T} =
+    Answer{T}(Vector{T}(sol.t), Vector{T}[Vector{T}(u) for u in sol.u], Symbol(sol.retcode), lastvalue(sol), counts(inst.nf, nothing),
+              plan, nothing, nothing, nothing)
 
 # ---------------------------------------------------------------------------------------------------------------------
 

@@ -45,20 +45,24 @@ struct Report
 end
 
 function Report(a::Answer, id, nvjp=0)
-    s = a.stats
     name = codeunits(String(a.retcode))
-    retcode = ntuple(i -> i <= length(name) ? name[i] : 0x00, 32)
-    field(x) = s === nothing ? 0 : Int64(getfield(s, x))
-    return Report(id, length(a.t), 0, a.nf, field(:njacs), field(:nw), field(:nsolve), field(:nnonliniter),
-                  field(:naccept), field(:nreject), nvjp, a.t_reached, retcode)
+    retcode = ntuple(i -> i <= length(name) ? name[i] : 0x00, Val(32))
+    return Report(id, length(a.t), 0, a.counts..., nvjp, a.t_reached, retcode)
 end
-Report(error::Integer) = Report(0, 0, error, 0, 0, 0, 0, 0, 0, 0, 0, NaN, ntuple(_ -> 0x00, 32))
+Report(error::Integer) = Report(0, 0, error, 0, 0, 0, 0, 0, 0, 0, 0, NaN, ntuple(_ -> 0x00, Val(32)))
 
 status(::Interrupted) = INTERRUPTED
 status(::InterruptException) = INTERRUPTED
 status(::GradientFailed) = GRADIENT_FAILED
 status(::CallbackFailed) = CALLBACK_FAILED
 status(::Exception) = FAILED
+
+report_error(e, trace, report) = at_runtime(store_error, e, trace, report)::Cint
+
+function store_error(e, trace, report)
+    unsafe_store!(report, Report(keep_error(e, trace)))
+    return status(e)
+end
 
 """The message and the stack of an exception, kept for Python to fetch."""
 function keep_error(e, trace)
@@ -75,11 +79,9 @@ end
 function c_solve(id::Int64, u0::Ptr{Cvoid}, p::Ptr{Cvoid}, t0::Float64, t1::Float64, nsave::Int64, saveat::Ptr{Float64},
                  u_out::Ptr{Cvoid}, progress::Ptr{Cvoid}, report::Ptr{Report})::Cint
     try
-        plan = get_object(PLANS, id)
-        return guarded_solve(plan, u0, p, t0, t1, nsave, saveat, u_out, progress, report)
+        return at_runtime(guarded_solve, get_object(PLANS, id), u0, p, t0, t1, nsave, saveat, u_out, progress, report)::Cint
     catch e
-        unsafe_store!(report, Report(keep_error(e, catch_backtrace())))
-        return status(e)
+        return report_error(e, catch_backtrace(), report)
     end
 end
 
@@ -90,7 +92,7 @@ function guarded_solve(plan::Plan{T}, u0, p, t0, t1, nsave, saveat, u_out, progr
     pv = np == 0 ? T[] : copy(unsafe_wrap(Vector{T}, Ptr{T}(p), np))
     times = nsave > 0 ? T.(unsafe_wrap(Vector{Float64}, saveat, nsave)) : T[]
     tspan = (T(t0), T(t1))
-    a = dispatch(plan, u0v, pv, tspan, times, progress)
+    a = dispatch(plan, u0v, pv, tspan, times, progress)::Answer{T}
     if u_out != C_NULL && length(a.t) == nsave
         write_states(Ptr{T}(u_out), a)
     end
@@ -114,9 +116,8 @@ end
 function dispatch(plan::Plan, u0, p, tspan, saveat, progress)
     s = plan.sensitivity
     s === nothing && return run(plan, u0, p, tspan, saveat, progress)
-    s.name === :ForwardDiffSensitivity && return run_forward_mode(plan, u0, p, tspan, saveat, progress)
-    s.name === :ForwardSensitivity && return run_forward_sensitivity(plan, u0, p, tspan, saveat, progress)
-    return run_adjoint(Val(:SciMLSensitivity), plan, u0, p, tspan, saveat, progress)
+    method = s.name === :ForwardDiffSensitivity ? run_forward_mode : s.name === :ForwardSensitivity ? run_forward_sensitivity : run_adjoint
+    return at_runtime(method, plan, u0, p, tspan, saveat, progress)
 end
 
 """Defined by the extension of SciMLSensitivity."""
@@ -125,7 +126,7 @@ function run_adjoint end
 """    c_fetch(answer, t_out, u_out) -> status: copy the saved times and states."""
 function c_fetch(id::Int64, t_out::Ptr{Float64}, u_out::Ptr{Cvoid})::Cint
     try
-        fetch_answer(get_object(ANSWERS, id), t_out, u_out)
+        at_runtime(fetch_answer, get_object(ANSWERS, id), t_out, u_out)
         return OK
     catch
         return FAILED
@@ -141,22 +142,22 @@ function fetch_answer(a::Answer{T}, t_out, u_out) where {T}
 end
 
 """    c_width(answer): length of the saved states."""
-c_width(id::Int64)::Int64 = (a = get_object(ANSWERS, id); isempty(a.u) ? 0 : length(a.u[1]))
+c_width(id::Int64)::Int64 = at_runtime(width_of, get_object(ANSWERS, id))::Int64
+width_of(a::Answer) = isempty(a.u) ? 0 : length(a.u[1])
 
 """    c_pullback(answer, du, du0, dp, report) -> status"""
 function c_pullback(id::Int64, du::Ptr{Cvoid}, du0::Ptr{Cvoid}, dp::Ptr{Cvoid}, report::Ptr{Report})::Cint
     try
-        return guarded_pullback(get_object(ANSWERS, id), du, du0, dp, report)
+        return at_runtime(guarded_pullback, get_object(ANSWERS, id), du, du0, dp, report)::Cint
     catch e
-        unsafe_store!(report, Report(keep_error(e, catch_backtrace())))
-        return status(e)
+        return report_error(e, catch_backtrace(), report)
     end
 end
 
 function guarded_pullback(a::Answer{T}, du, du0, dp, report) where {T}
     width = isempty(a.u) ? 0 : length(a.u[1])
     cotangent = copy(unsafe_wrap(Matrix{T}, Ptr{T}(du), (width, length(a.u))))
-    g0, gp = a.pullback(cotangent)
+    g0, gp = at_runtime(a.pullback, cotangent)::Tuple{Vector{T},Vector{T}}
     GC.@preserve g0 gp begin
         unsafe_copyto!(Ptr{T}(du0), pointer(g0), length(g0))
         isempty(gp) || unsafe_copyto!(Ptr{T}(dp), pointer(gp), length(gp))
@@ -169,37 +170,35 @@ end
 """    c_interpolate(answer, times, count, derivative, out, report) -> status"""
 function c_interpolate(id::Int64, times::Ptr{Float64}, count::Int64, derivative::Int64, out::Ptr{Cvoid}, report::Ptr{Report})::Cint
     try
-        a = get_object(ANSWERS, id)
-        interpolate_into(a, times, count, derivative, out)
+        at_runtime(interpolate_into, get_object(ANSWERS, id), times, count, derivative, out)
         return OK
     catch e
-        unsafe_store!(report, Report(keep_error(e, catch_backtrace())))
-        return status(e)
+        return report_error(e, catch_backtrace(), report)
     end
 end
 
 function interpolate_into(a::Answer{T}, times, count, derivative, out) where {T}
-    width = length(a.solution.u[1])
     ts = copy(unsafe_wrap(Vector{Float64}, times, count))
-    interpolate!(unsafe_wrap(Matrix{T}, Ptr{T}(out), (width, count)), a, ts, Int(derivative))
+    interpolate!(unsafe_wrap(Matrix{T}, Ptr{T}(out), (a.plan.model.generated.n, count)), a, ts, Int(derivative))
     return nothing
 end
 
 """    c_release(answer): forget it, and give its instance back."""
 function c_release(id::Int64)::Cint
-    a = drop!(ANSWERS, id)
-    a isa Answer && a.instance !== nothing && checkin(a.plan.model, a.instance)
+    at_runtime(give_back, drop!(ANSWERS, id))
     return OK
 end
+
+give_back(::Nothing) = nothing
+give_back(a::Answer) = a.instance === nothing ? nothing : checkin(a.plan.model, a.instance)
 
 """    c_rhs(plan, u, p, t, du, report) -> status: one evaluation of the right-hand side."""
 function c_rhs(id::Int64, u::Ptr{Cvoid}, p::Ptr{Cvoid}, t::Float64, du::Ptr{Cvoid}, report::Ptr{Report})::Cint
     try
-        evaluate_rhs(get_object(PLANS, id), u, p, t, du)
+        at_runtime(evaluate_rhs, get_object(PLANS, id), u, p, t, du)
         return OK
     catch e
-        unsafe_store!(report, Report(keep_error(e, catch_backtrace())))
-        return status(e)
+        return report_error(e, catch_backtrace(), report)
     end
 end
 

@@ -19,12 +19,11 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
     try
         m = nu + np
         N = width(m)
-        first_pass = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N))
-        result, jacobian = first_pass
+        result, jacobian = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N))::Pass{T}
         for offset in N:N:(m - 1)
             # The step size follows the values and all partials; every pass saves at the first one's times.
             at = isempty(saveat) ? result.t : saveat
-            _, more = pass(plan, inst, u0, p, tspan, at, nu, np, offset, Val(N))
+            _, more = pass(plan, inst, u0, p, tspan, at, nu, np, offset, Val(N))::Pass{T}
             size(more, 3) == size(jacobian, 3) || throw(GradientFailed("a pass of forward mode stopped early"))
             jacobian = cat(jacobian, more; dims=2)
         end
@@ -63,17 +62,22 @@ end
 seed(::Type{D}, x::T, direction::Int) where {T,N,D<:DualOf{T,N}} =
     D(x, ForwardDiff.Partials(ntuple(j -> j == direction ? one(T) : zero(T), Val(N))))
 
+const Pass{T} = Tuple{Answer{T},Array{T,3}}
+
 function pass(plan::Plan{T}, inst::Instance{T}, u0, p, tspan, saveat, nu, np, offset, ::Val{N}) where {T,N}
     D = DualOf{T,N}
     prepare_duals!(inst, D)
     du0 = D[seed(D, u0[i], nu > 0 ? i - offset : 0) for i in eachindex(u0)]
     dp = D[seed(D, p[i], np > 0 ? nu + i - offset : 0) for i in eachindex(p)]
     prob = odeproblem(plan, inst, du0, dp, tspan)
+    return at_runtime(pass, plan, inst, prob, saveat, min(N, nu + np - offset))
+end
+
+function pass(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, directions::Int) where {T}
     sol = solve_raw(plan, prob, saveat, false)
-    directions = min(N, nu + np - offset)
     states, jacobian = unpack(sol.u, directions, T)
-    times = Vector{T}(sol.t)
-    result = Answer{T}(times, states, Symbol(sol.retcode), lastvalue(sol), inst.nf, sol.stats, plan, nothing, nothing, nothing)
+    result = Answer{T}(Vector{T}(sol.t), states, Symbol(sol.retcode), lastvalue(sol), counts(inst.nf, sol.stats), plan,
+                       nothing, nothing, nothing)
     return result, jacobian
 end
 

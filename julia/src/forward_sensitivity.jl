@@ -42,8 +42,7 @@ function run_forward_sensitivity(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tsp
                               zeros(T, n, length(p)))
         z0 = vcat(u0, nu > 0 ? vec(Matrix{T}(I, n, n)) : T[], zeros(T, n * np))
         prob = odeproblem(ODEFunction{true,FullSpecialize}(f), z0, tspan, p)
-        sol = solve_raw(plan, prob, saveat, false)
-        result = answer(plan, inst, sol)
+        result = at_runtime(run, plan, inst, prob, saveat, false)::Answer{T}
         jacobian = Array{T,3}(undef, n, nu + np, length(result.u))
         for (k, z) in enumerate(result.u)
             jacobian[:, :, k] .= reshape(view(z, (n + 1):length(z)), n, nu + np)

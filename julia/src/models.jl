@@ -78,6 +78,38 @@ const Wrapper5{S,T} = FunctionWrapper{Nothing,Tuple{Ptr{S},Ptr{S},Ptr{S},Ptr{S},
 const Wrapper6{S,T} = FunctionWrapper{Nothing,Tuple{Ptr{S},Ptr{S},Ptr{S},Ptr{S},Ptr{S},T}}
 
 """
+    at_runtime(f, args...)
+
+Call `f` by dynamic dispatch, and keep inference out of it. What comes after is compiled for the types that it meets; what comes before
+holds no inferred guesses about them, which every package that is loaded later would invalidate.
+"""
+at_runtime(f, args...; options...) = Base.invokelatest(f, args...; options...)
+
+"""
+Stands in a function wrapper until the function is first called, and then puts the real one there: compiling a dozen derivatives that
+nobody calls would be most of a new model's time.
+"""
+struct Lazy{K}
+    inst::Any
+    slot::Symbol
+    name::Symbol
+    m::Int
+end
+
+function (l::Lazy{K})(args...) where {K}
+    at_runtime(settle!, l)
+    at_runtime(getfield(l.inst, l.slot), args...)
+    return nothing
+end
+
+function settle!(l::Lazy{K}) where {K}
+    inst, g = l.inst, l.inst.generated
+    wrapper = fieldtype(typeof(inst), l.slot)
+    setfield!(inst, l.slot, wrapper(Call{K}(lookup(g, l.name), inst.workspace, g.n, g.np, l.m)))
+    return nothing
+end
+
+"""
     Instance{T}(generated)
 
 One model with buffers of its own: used by one solve at a time. Counts evaluations, and polls for Ctrl-C while it is called.
@@ -86,15 +118,16 @@ mutable struct Instance{T}
     const generated::Generated
     const n::Int
     const np::Int
-    const f::Wrapper4{T,T}
-    const jac::Wrapper4{T,T}
-    const paramjac::Wrapper4{T,T}
-    const tgrad::Wrapper4{T,T}
-    const jacsparse::Wrapper4{T,T}
-    const vjp::Wrapper5{T,T}
-    const vjpp::Wrapper5{T,T}
-    const jvp::Wrapper5{T,T}
-    const both::Wrapper6{T,T}
+    const workspace::Any
+    f::Wrapper4{T,T}
+    jac::Wrapper4{T,T}
+    paramjac::Wrapper4{T,T}
+    tgrad::Wrapper4{T,T}
+    jacsparse::Wrapper4{T,T}
+    vjp::Wrapper5{T,T}
+    vjpp::Wrapper5{T,T}
+    jvp::Wrapper5{T,T}
+    both::Wrapper6{T,T}
     # for vjp and vjp_p at one point in one pass
     joint::Bool
     joint_ready::Bool
@@ -117,28 +150,32 @@ mutable struct Instance{T}
     dual_f::Any
     dual_jac::Any
     dual_tgrad::Any
-    odefunctions::Dict{Symbol,Any}
-    generic_workspaces::IdDict{Any,Any}
-end
+    const odefunctions::Dict{Symbol,Any}
+    const generic_workspaces::IdDict{Any,Any}
 
-function Instance{T}(g::Generated) where {T}
-    n, np = g.n, g.np
-    w = workspace(g, T)
-    nnz = g.sparsity === nothing ? 0 : length(g.sparsity[2])
-    call(K, name, m=0) = Call{K}(lookup(g, name), w, n, np, m)
-    return Instance{T}(
-        g, n, np,
-        Wrapper4{T,T}(call(:f, :f!)), Wrapper4{T,T}(call(:matrix, :jac!, n * n)),
-        Wrapper4{T,T}(call(:matrix, :paramjac!, n * np)), Wrapper4{T,T}(call(:matrix, :tgrad!, n)),
-        Wrapper4{T,T}(call(:matrix, :jac_sparse!, nnz)),
-        Wrapper5{T,T}(call(:vjp, :vjp!)), Wrapper5{T,T}(call(:vjp_p, :vjp_p!)), Wrapper5{T,T}(call(:vjp, :jvp!)),
-        Wrapper6{T,T}(call(:both, :vjp_both!)),
-        false, false, zero(T), zeros(T, n), zeros(T, n), zeros(T, np),
-        0, 0, 0, zero(T), false, zero(T), zero(T), UInt64(0), C_NULL,
-        nothing, nothing, nothing, nothing, Dict{Symbol,Any}(), IdDict{Any,Any}(),
-    )
+    function Instance{T}(g::Generated) where {T}
+        n, np = g.n, g.np
+        unset = MissingCall{:none}()
+        four, five, six = Wrapper4{T,T}(unset), Wrapper5{T,T}(unset), Wrapper6{T,T}(unset)
+        inst = new{T}(
+            g, n, np, workspace(g, T), four, four, four, four, four, five, five, five, six,
+            false, false, zero(T), zeros(T, n), zeros(T, n), zeros(T, np),
+            0, 0, 0, zero(T), false, zero(T), zero(T), UInt64(0), C_NULL,
+            nothing, nothing, nothing, nothing, Dict{Symbol,Any}(), IdDict{Any,Any}(),
+        )
+        nnz = g.sparsity === nothing ? 0 : length(g.sparsity[2])
+        inst.f = Wrapper4{T,T}(Lazy{:f}(inst, :f, :f!, 0))
+        inst.jac = Wrapper4{T,T}(Lazy{:matrix}(inst, :jac, :jac!, n^2))
+        inst.paramjac = Wrapper4{T,T}(Lazy{:matrix}(inst, :paramjac, :paramjac!, n * np))
+        inst.tgrad = Wrapper4{T,T}(Lazy{:matrix}(inst, :tgrad, :tgrad!, n))
+        inst.jacsparse = Wrapper4{T,T}(Lazy{:matrix}(inst, :jacsparse, :jac_sparse!, nnz))
+        inst.vjp = Wrapper5{T,T}(Lazy{:vjp}(inst, :vjp, :vjp!, 0))
+        inst.vjpp = Wrapper5{T,T}(Lazy{:vjp_p}(inst, :vjpp, :vjp_p!, 0))
+        inst.jvp = Wrapper5{T,T}(Lazy{:vjp}(inst, :jvp, :jvp!, 0))
+        inst.both = Wrapper6{T,T}(Lazy{:both}(inst, :both, :vjp_both!, 0))
+        return inst
+    end
 end
-
 function reset!(inst::Instance{T}) where {T}
     inst.nf = inst.nvjp = inst.njac = 0
     inst.joint = inst.joint_ready = inst.nonfinite = false
@@ -287,14 +324,33 @@ end
 """Make the wrappers for dual numbers of type `D`, unless the instance has them."""
 function prepare_duals!(inst::Instance{T}, ::Type{D}) where {T,D}
     inst.dual_type === D && return inst
-    g = inst.generated
-    w = workspace(g, D)
-    call(K, name, m=0) = Call{K}(lookup(g, name), w, g.n, g.np, m)
-    inst.dual_f = Wrapper4{D,T}(call(:f, :f!))
-    inst.dual_jac = Wrapper4{D,T}(call(:matrix, :jac!, g.n^2))
-    inst.dual_tgrad = Wrapper4{D,T}(call(:matrix, :tgrad!, g.n))
+    n = inst.n
+    inst.dual_f = Wrapper4{D,T}(LazyDual{D,:f}(inst, :dual_f, :f!, 0))
+    inst.dual_jac = Wrapper4{D,T}(LazyDual{D,:matrix}(inst, :dual_jac, :jac!, n^2))
+    inst.dual_tgrad = Wrapper4{D,T}(LazyDual{D,:matrix}(inst, :dual_tgrad, :tgrad!, n))
     inst.dual_type = D
     return inst
+end
+
+"""As `Lazy`, for dual numbers of type `D`."""
+struct LazyDual{D,K}
+    inst::Any
+    slot::Symbol
+    name::Symbol
+    m::Int
+end
+
+function (l::LazyDual{D,K})(args...) where {D,K}
+    at_runtime(settle!, l)
+    at_runtime(getfield(l.inst, l.slot), args...)
+    return nothing
+end
+
+function settle!(l::LazyDual{D,K}) where {D,K}
+    inst, g = l.inst, l.inst.generated
+    call = Call{K}(lookup(g, l.name), workspace(g, D), g.n, g.np, l.m)
+    setfield!(inst, l.slot, Wrapper4{D,ForwardDiff.valtype(D)}(call))
+    return nothing
 end
 
 # Any other element type (nested duals, tracked numbers, views that are not contiguous): correct, not fast.

@@ -9,17 +9,15 @@ mutable struct Answer{T}
     u::Vector{Vector{T}}
     retcode::Symbol
     t_reached::Float64
-    nf::Int
-    stats::Any
+    counts::NTuple{7,Int}  # nf, njacs, nw, nsolve, nnonliniter, naccept, nreject
     plan::Any
     instance::Union{Nothing,Instance{T}}
     solution::Any   # for dense output and adjoints
     pullback::Any   # (du::Matrix{T}) -> (du0, dp)
 end
 
-function timespan(::Type{T}, t0, t1) where {T}
-    return (T(t0), T(t1))
-end
+counts(nf, s) = (nf, s.njacs, s.nw, s.nsolve, s.nnonliniter, s.naccept, s.nreject)
+counts(nf, ::Nothing) = (nf, 0, 0, 0, 0, 0, 0)
 
 keywords(plan::Plan{T}, tspan) where {T} = keywords(plan.options, plan.alg, tspan)
 
@@ -50,7 +48,7 @@ function solve_raw(plan::Plan{T}, prob, saveat::Vector{T}, dense::Bool) where {T
     end
     extra = copy(o.extra)
     o.save_idxs === nothing || dense || push!(extra, :save_idxs => o.save_idxs)
-    return solve(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common..., extra...)
+    return at_runtime(solve, prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common..., extra...)
 end
 
 function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S}, tspan) where {T,S}
@@ -101,12 +99,12 @@ lastvalue(sol) = isempty(sol.t) ? NaN : Float64(sol.t[end])
 function answer(plan::Plan{T}, inst, sol; keep=false) where {T}
     times = Vector{T}(sol.t)
     states = Vector{T}[flat(u) for u in sol.u]
-    return Answer{T}(times, states, Symbol(sol.retcode), lastvalue(sol), inst.nf, sol.stats, plan,
+    return Answer{T}(times, states, Symbol(sol.retcode), lastvalue(sol), counts(inst.nf, sol.stats), plan,
                      keep ? inst : nothing, keep ? sol : nothing, nothing)
 end
 
 """
-    run(plan, u0, p, tspan, saveat) -> Answer
+    run(plan, u0, p, tspan, saveat, progress) -> Answer
 
 Solve without derivatives.
 """
@@ -116,16 +114,21 @@ function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, save
     keep = plan.options.dense
     try
         prob = odeproblem(plan, inst, u0, p, tspan)
-        sol = solve_raw(plan, prob, saveat, keep)
-        result = answer(plan, inst, sol; keep)
-        if keep && !isempty(saveat)
-            reached = filter(t -> abs(t - tspan[1]) <= abs(sol.t[end] - tspan[1]), saveat)
-            result.t, result.u = reached, Vector{T}[flat(sol(t)) for t in reached]
-        end
-        return result
+        return at_runtime(run, plan, inst, prob, saveat, keep)::Answer{T}
     finally
         keep || checkin(plan.model, inst)
     end
+end
+
+function run(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, keep::Bool) where {T}
+    sol = solve_raw(plan, prob, saveat, keep)
+    result = answer(plan, inst, sol; keep)
+    if keep && !isempty(saveat)
+        t0 = prob.tspan[1]
+        reached = filter(t -> abs(t - t0) <= abs(sol.t[end] - t0), saveat)
+        result.t, result.u = reached, Vector{T}[flat(sol(t)) for t in reached]
+    end
+    return result
 end
 
 """
@@ -135,8 +138,13 @@ Dense output, one column of `out` for each time.
 """
 function interpolate!(out::AbstractMatrix{T}, a::Answer{T}, times::Vector{Float64}, derivative::Int) where {T}
     a.solution === nothing && throw(ArgumentError("no dense output was kept"))
+    at_runtime(interpolate!, out, a.solution, times, derivative)
+    return out
+end
+
+function interpolate!(out::AbstractMatrix{T}, sol, times::Vector{Float64}, derivative::Int) where {T}
     for (k, t) in enumerate(times)
-        out[:, k] .= flat(derivative == 0 ? a.solution(T(t)) : a.solution(T(t), Val{derivative}))
+        out[:, k] .= flat(derivative == 0 ? sol(T(t)) : sol(T(t), Val{derivative}))
     end
     return out
 end
