@@ -144,7 +144,28 @@ def np_average(a, axis=None, weights=None, **kwargs):
 
 
 def np_einsum(*operands, optimize=False, out=None, **kwargs):
-    return np.einsum(*(objects(x) if isinstance(x, np.ndarray) else x for x in operands))
+    """By broadcasting; NumPy has it for objects only from 1.25 on."""
+    if not isinstance(operands[0], str):
+        raise _cannot("np.einsum", "only with a subscripts string")
+    subscripts, arrays = operands[0].replace(" ", ""), [objects(x) for x in operands[1:]]
+    if "..." in subscripts:
+        raise _cannot("np.einsum", "an ellipsis is not supported: name all indices")
+    left, arrow, right = subscripts.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        letters = "".join(terms)
+        right = "".join(sorted(x for x in set(letters) if letters.count(x) == 1))
+    order = right + "".join(sorted(set("".join(terms)) - set(right)))
+    product: Any = 1.0
+    for term, x in zip(terms, arrays, strict=True):
+        for letter in set(term):
+            while term.count(letter) > 1:  # a diagonal
+                first, second = term.index(letter), term.rindex(letter)
+                x = np.diagonal(x, axis1=first, axis2=second)
+                term = term[:first] + term[first + 1 : second] + term[second + 1 :] + letter
+        x = x.transpose([term.index(letter) for letter in order if letter in term])
+        product = product * x.reshape([x.shape[sorted(term, key=order.index).index(k)] if k in term else 1 for k in order])
+    return product.sum(axis=tuple(range(len(right), len(order)))) if len(order) > len(right) else product
 
 
 def np_round(a, decimals=0, out=None):
