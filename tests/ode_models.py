@@ -172,15 +172,11 @@ MODELS: dict[str, Model] = {
     "robertson": Model(robertson, np.array([0.8, 1e-4, 0.2]), np.array([0.04, 3e7, 1e4])),
     "van_der_pol": Model(van_der_pol, np.array([2.0, 0.1]), np.array([1e3])),
     "oregonator": Model(oregonator, np.array([1.0, 2.0, 3.0]), np.array([77.27, 0.161, 8.375e-6])),
-    "hires": Model(
-        hires, _rng.uniform(0.1, 1, 8), np.array([1.71, 8.32, 8.75, 0.035, 1.12, 280.0, 1.81, 1.81])
-    ),
+    "hires": Model(hires, _rng.uniform(0.1, 1, 8), np.array([1.71, 8.32, 8.75, 0.035, 1.12, 280.0, 1.81, 1.81])),
     "pollu": Model(pollu, _rng.uniform(1e-3, 1, 20), _POLLU_K),
     "brusselator": Model(brusselator, _rng.uniform(0.5, 2, (5, 5, 2)), np.array([3.4, 1.0, 10.0])),
     "pleiades": Model(pleiades, _rng.normal(size=28), np.arange(1.0, 8.0)),
-    "hodgkin_huxley": Model(
-        hodgkin_huxley, np.array([-60.0, 0.4, 0.1, 0.5]), np.array([120.0, 36.0, 0.3, 50.0, -77.0, -54.4])
-    ),
+    "hodgkin_huxley": Model(hodgkin_huxley, np.array([-60.0, 0.4, 0.1, 0.5]), np.array([120.0, 36.0, 0.3, 50.0, -77.0, -54.4])),
     "michaelis_menten": Model(michaelis_menten, np.array([0.8, 0.3]), np.array([2.2, 0.6, 1.7])),
 }
 

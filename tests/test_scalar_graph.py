@@ -133,7 +133,7 @@ def test_equal_nodes_are_one():
         (lambda x, y: 0.0 - x, lambda x, y: -x),
         (lambda x, y: x * 1, lambda x, y: x),
         (lambda x, y: x * -1, lambda x, y: -x),
-        (lambda x, y: --x, lambda x, y: x),
+        (lambda x, y: -(-x), lambda x, y: x),
         (lambda x, y: x - -y, lambda x, y: x + y),
         (lambda x, y: x + -y, lambda x, y: x - y),
         (lambda x, y: x**1, lambda x, y: x),

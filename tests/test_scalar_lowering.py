@@ -324,9 +324,7 @@ def test_julia_reads_each_literal_back(dtype):
     lines = [f"@assert all(x -> x isa {kind}, [{', '.join(julia_literal(x, np.dtype(dtype)) for x in values)}])"]
     with np.errstate(over="ignore"):
         exact = [f"{float(np.dtype(dtype).type(x))!r}".replace("inf", "Inf") for x in values]
-    lines += [
-        f"@assert {julia_literal(x, np.dtype(dtype))} === {kind}({y})" for x, y in zip(values, exact, strict=True)
-    ]
+    lines += [f"@assert {julia_literal(x, np.dtype(dtype))} === {kind}({y})" for x, y in zip(values, exact, strict=True)]
     run_julia(*lines, f"@assert isnan({julia_literal(float('nan'), np.dtype(dtype))})")
 
 
@@ -337,7 +335,7 @@ def test_julia_reads_each_literal_back(dtype):
         "function f!(du, u, p, t)\n    du[1] = -p[1] * u[1]\n    du[2] = sin(t) + u[2]\nend",
         "f(u, p, t) = [-p[1] * u[1], sin(t) + u[2]]",
         "(u, p, t) -> (-p[1] * u[1], sin(t) + u[2])",
-        "using Base.Math: sin\nrate = 1 # $x \"quoted\"\n(du, u, p, t) -> begin\n du[1] = -rate * p[1] * u[1]; du[2] = sin(t) + u[2]\nend",
+        'using Base.Math: sin\nrate = 1 # $x "quoted"\n(du, u, p, t) -> begin\n du[1] = -rate * p[1] * u[1]; du[2] = sin(t) + u[2]\nend',
     ],
 )
 def test_julia_source(source):
@@ -345,7 +343,7 @@ def test_julia_source(source):
     assert lowered.form == "julia"
     found = run_julia(
         f"module M\n{lowered.source}\nend",
-        "du = zeros(2); M.f!(du, [1.0, 2.0], [3.0], 0.5, M.workspace(Float64)); report(\"du\", du)",
+        'du = zeros(2); M.f!(du, [1.0, 2.0], [3.0], 0.5, M.workspace(Float64)); report("du", du)',
     )
     assert found["du"] == pytest.approx([-3.0, np.sin(0.5) + 2.0])
 
@@ -362,9 +360,9 @@ def test_julia_source_with_its_own_derivatives():
     assert lowered.functions == {"f!", "jac!", "vjp!", "vjp_p!", "vjp_both!"}
     found = run_julia(
         f"module M\n{lowered.source}\nend",
-        "J = zeros(4); M.jac!(J, zeros(2), [3.0], 0.0, nothing); report(\"J\", J)",
+        'J = zeros(4); M.jac!(J, zeros(2), [3.0], 0.0, nothing); report("J", J)',
         "dlam = zeros(2); dp = zeros(1); M.vjp_both!(dlam, dp, [1.0, 2.0], [4.0, 5.0], [3.0], 0.0, nothing)",
-        "report(\"dlam\", dlam); report(\"dp\", dp)",
+        'report("dlam", dlam); report("dp", dp)',
     )
     assert list(found["J"]) == [0, 7, 5, 0]  # column-major
     assert list(found["dlam"]) == [3, 6]

@@ -125,7 +125,9 @@ def test_linear_algebra():
     a = np.arange(16.0).reshape(4, 4) / 7 - 1
     assert_captured(lambda u, p, t: a @ u + u @ a + np.dot(a, u) + a.dot(u) + np.matmul(a, u))
     assert_captured(lambda u, p, t: np.einsum("ij,j->i", a, u) + np.einsum("i,i->", u, u))
-    assert_captured(lambda u, p, t: np.einsum("ii->i", np.outer(u, u)) + np.einsum("ij,k,jk", a, u, a) + np.einsum("jk,ij->ik", a, a) @ u)
+    assert_captured(
+        lambda u, p, t: np.einsum("ii->i", np.outer(u, u)) + np.einsum("ij,k,jk", a, u, a) + np.einsum("jk,ij->ik", a, a) @ u
+    )
     assert_captured(lambda u, p, t: np.einsum("ji", u) + np.einsum("ij,jk->ik", u, u) * np.einsum("ii", u), u=U.reshape(2, 2))
     assert_captured(lambda u, p, t: np.tensordot(a, u, 1) + np.inner(u, u) + np.vdot(u, u) + np.outer(u, u)[1])
     assert_captured(lambda u, p, t: u / np.linalg.norm(u) + np.linalg.norm(u, 1) + np.linalg.norm(u, np.inf))
@@ -227,7 +229,10 @@ Rates = namedtuple("Rates", "birth death")
         (None, lambda u, p, t: -u),
         (2.0, lambda u, p, t: -p * u),
         ([1.0, 2.0], lambda u, p, t: -p[0] * u + p[1]),
-        ({"k": 2.0, "inner": {"a": np.eye(2), "b": (3.0, 4.0)}}, lambda u, p, t: p["inner"]["a"] @ u * p["k"] + p["inner"]["b"][1]),
+        (
+            {"k": 2.0, "inner": {"a": np.eye(2), "b": (3.0, 4.0)}},
+            lambda u, p, t: p["inner"]["a"] @ u * p["k"] + p["inner"]["b"][1],
+        ),
         (Rates(1.0, 0.5), lambda u, p, t: p.birth * u - p.death),
         ([[1.0, 2.0], [3.0, 4.0]], lambda u, p, t: p @ u),
         ((1.0, np.array([1.0, 2.0])), lambda u, p, t: p[0] * u + p[1]),

@@ -113,9 +113,7 @@ def _python(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: lis
     return model
 
 
-def _torch(
-    f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float, plain: bool
-) -> CapturedModel:
+def _torch(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float, plain: bool) -> CapturedModel:
     """Unrolled where the model is small, as arrays otherwise."""
     import torch
 

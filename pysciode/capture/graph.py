@@ -80,6 +80,14 @@ class Scalar:
         return hash((id(self.graph), self.id))
 
     @property
+    def real(self) -> Scalar:
+        return self
+
+    @property
+    def imag(self) -> float:
+        return 0.0
+
+    @property
     def constant(self) -> float | bool | None:
         """The value if this node is a constant, else None."""
         return self.graph.constant(self)

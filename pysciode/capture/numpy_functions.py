@@ -97,7 +97,7 @@ def np_full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None, *
 
 def np_norm(x, ord=None, axis=None, keepdims=False):
     x = wrap(np.asarray(x, object))
-    if ord == "fro" and x.ndim >= 2 or ord is None:
+    if (ord == "fro" and x.ndim >= 2) or ord is None:
         if axis is None:
             axis = tuple(range(x.ndim))
         return np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from itertools import repeat
 from typing import Any
 
@@ -124,6 +124,7 @@ UFUNCS: dict[str, Callable[..., Any]] = {
     "negative": lambda a: -a,
     "positive": lambda a: a,
     "conjugate": lambda a: a,
+    "real": lambda a: a,
     "absolute": abs,
     "fabs": abs,
     "sign": _op("sign"),
@@ -202,7 +203,7 @@ _SINGLE = (Scalar, float, int, np.generic)
 _IDENTITIES: dict[str, Any] = {"add": 0.0, "multiply": 1.0, "logical_and": True, "logical_or": False}
 
 _SCALAR_METHODS: dict[str, Callable[..., Any]] = {
-    **{name: rule for name, rule in UFUNCS.items() if name not in ("divmod", "clip")},
+    **{name: rule for name, rule in UFUNCS.items() if name not in ("divmod", "clip", "real")},
     "clip": lambda x, min=None, max=None: clip(x, min, max),
     "item": lambda x: x,
     "copy": lambda x: x,
@@ -223,7 +224,7 @@ def scalar_method(name: str) -> Callable[..., Any] | None:
     return _SCALAR_METHODS.get(name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _elementwise(name: str, nin: int, nout: int) -> np.ufunc:
     identity = {"identity": _IDENTITIES[name]} if name in _IDENTITIES else {}
     return np.frompyfunc(UFUNCS[name], nin, nout, **identity)
@@ -317,9 +318,7 @@ def apply_function(function: Callable[..., Any], args: tuple, kwargs: dict[str, 
         return _finish(rule(*args, **kwargs))
     implementation = getattr(function, "_implementation", None)
     if implementation is None:
-        raise CaptureError(
-            f"np.{function.__name__} has no rule here", operation=f"np.{function.__name__}", where=user_line()
-        )
+        raise CaptureError(f"np.{function.__name__} has no rule here", operation=f"np.{function.__name__}", where=user_line())
     try:
         return _finish(implementation(*args, **kwargs))
     except TypeError as error:

@@ -295,8 +295,6 @@ def _global_names(code: CodeType) -> frozenset[str] | None:
     return frozenset(names)
 
 
-
-
 def mentions_torch(f: Callable[..., Any]) -> bool:
     """Whether `f`, or a function of the user's that it calls, names anything of torch's."""
     return _mentions_torch(f, set())

@@ -185,8 +185,8 @@ def _folded(op: str) -> Callable[..., Scalar]:
 _SAME = {
     "Pow": "pow", "exp": "exp", "sin": "sin", "cos": "cos", "tan": "tan", "asin": "asin", "acos": "acos",
     "atan": "atan", "atan2": "atan2", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "asinh": "asinh", "acosh": "acosh",
-    "atanh": "atanh", "erf": "erf", "erfc": "erfc", "erfinv": "erfinv", "loggamma": "lgamma", "digamma": "digamma", "trigamma": "trigamma",
-    "Abs": "abs", "sign": "sign", "floor": "floor", "ceiling": "ceil", "Mod": "mod", "Not": "not",
+    "atanh": "atanh", "erf": "erf", "erfc": "erfc", "erfinv": "erfinv", "loggamma": "lgamma", "digamma": "digamma",
+    "trigamma": "trigamma", "Abs": "abs", "sign": "sign", "floor": "floor", "ceiling": "ceil", "Mod": "mod", "Not": "not",
     "StrictLessThan": "lt", "LessThan": "le", "StrictGreaterThan": "gt", "GreaterThan": "ge", "Equality": "eq",
     "Unequality": "ne", "ITE": "select",
 }  # fmt: skip
@@ -194,6 +194,9 @@ _SAME = {
 
 @lru_cache(maxsize=1)
 def _from_rules() -> dict[str, Callable[..., Scalar]]:
+    def same(op: str) -> Callable[..., Scalar]:
+        return lambda g, *x: g.apply(op, *x)
+
     def over(op: str) -> Callable[..., Scalar]:
         return lambda g, x: 1 / g.apply(op, x)
 
@@ -201,7 +204,7 @@ def _from_rules() -> dict[str, Callable[..., Scalar]]:
         return lambda g, x: g.apply(op, 1 / x)
 
     return {
-        **{name: (lambda op: lambda g, *x: g.apply(op, *x))(op) for name, op in _SAME.items()},
+        **{name: same(op) for name, op in _SAME.items()},
         "Add": lambda g, *x: g.total(x),
         "Max": _folded("max"),
         "Min": _folded("min"),

@@ -19,7 +19,7 @@ FUNCTIONS = ("f!", "f_oop", "vjp!", "vjp_p!", "vjp_both!", "jvp!", "tgrad!", "ja
 
 # Zeros of a matrix are written one by one up to this many, beyond by a loop.
 _EXPLICIT_ZEROS = 64
-# Straight-line code runs quickest, but the compiler takes about 0.2 ms for each statement. Beyond this many, loops are looked for.
+# Straight-line code runs quickest, but the compiler takes about 0.2 ms for each statement: beyond this many, look for loops.
 _LONG = 1500
 # What can't be rolled up is split beyond this many, as LLVM's time then grows faster than the length.
 _CHUNK = 3000
