@@ -17,7 +17,7 @@ _HOMES = {
     "algorithms": "Algorithm list_algorithms",
     "sensitivity": (
         "ForwardSensitivity ForwardDiffSensitivity BacksolveAdjoint InterpolatingAdjoint QuadratureAdjoint GaussAdjoint "
-        "GaussKronrodAdjoint ReverseDiffAdjoint TrackerAdjoint ZygoteAdjoint EnzymeAdjoint MooncakeAdjoint"
+        "GaussKronrodAdjoint ReverseDiffAdjoint TrackerAdjoint ZygoteAdjoint EnzymeAdjoint MooncakeAdjoint default_sensealg"
     ),
     "parameters": "ParameterLayout",
     "capture.symbolic": "SymbolicModel",

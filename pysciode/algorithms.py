@@ -192,6 +192,8 @@ def _make_class(name: str, family: str, package: str, fixed_step: bool) -> type[
         # Reached with the name in front through Algorithm("Tsit5"), and without it through Tsit5().
         if arguments and arguments[0] == name and isinstance(arguments[0], str):
             arguments = arguments[1:]
+        if family == "auto" and not arguments:
+            raise TypeError(f"{name} needs the stiff algorithm that it may switch to: {name}(Rodas5P())")
         Algorithm.__init__(self, name, *arguments, **options)
 
     step = " It has no step size control: `dt` must be given." if fixed_step else ""

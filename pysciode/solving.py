@@ -184,5 +184,7 @@ def _check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object) -> None:
         )
     if algorithm.family == "imex" and problem.kind != "split":
         raise ValueError(f"{algorithm.name} is for split problems: pose a SplitODEProblem")
+    if algorithm.family == "linear":
+        raise ValueError(f"{algorithm.name} is for linear problems given as an operator, which can't be posed here")
     if algorithm.family == "dae":
         raise ValueError(f"{algorithm.name} is for implicit differential-algebraic problems, not for an ODEProblem")

@@ -1,0 +1,79 @@
+"""Algorithms by name: classes, options, and the Julia text they become."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+import pysciode as ps
+from pysciode.algorithm_table import ALGORITHMS
+
+
+def test_every_name_is_a_class_with_its_place():
+    names = ps.list_algorithms()
+    assert len(names) == len(set(names)) > 300
+    for (family, package), listed in ALGORITHMS.items():
+        for entry in listed.split():
+            cls = getattr(ps, entry.rstrip("*"))
+            assert cls.family == family and cls.package == package and cls.fixed_step == entry.endswith("*")
+            assert package in cls.__doc__
+    assert ps.list_algorithms("symplectic")[0] == "SymplecticEuler"
+
+
+def test_a_name_and_its_class_are_the_same():
+    assert ps.Algorithm("Tsit5") == ps.Tsit5() and type(ps.Algorithm("Tsit5")) is ps.Tsit5
+    assert hash(ps.FBDF(autodiff=False)) == hash(ps.Algorithm("FBDF", autodiff=False))
+    assert ps.FBDF() != ps.FBDF(autodiff=False)
+    unknown = ps.Algorithm("NotYetKnown", order=3)
+    assert unknown.package is None and unknown.julia == "NotYetKnown(; order = 3)"
+
+
+@pytest.mark.parametrize(
+    "algorithm, text",
+    [
+        (lambda: ps.Tsit5(), "Tsit5()"),
+        (lambda: ps.Rodas5P(linsolve="KLUFactorization"), "Rodas5P(; linsolve = KLUFactorization())"),
+        (lambda: ps.Rodas5P(autodiff=False), "Rodas5P(; autodiff = AutoFiniteDiff())"),
+        (lambda: ps.FBDF(nlsolve="NLNewton(max_iter = 20)"), "FBDF(; nlsolve = NLNewton(max_iter = 20))"),
+        (lambda: ps.AutoTsit5(ps.Rosenbrock23(autodiff=True)), "AutoTsit5(Rosenbrock23(; autodiff = AutoForwardDiff()))"),
+        (lambda: ps.RadauIIA5(smooth_est=False, max_iter=3, kappa=0.1), "RadauIIA5(; smooth_est = false, max_iter = 3, kappa = 0.1)"),
+        (lambda: ps.SBDF(2), "SBDF(2)"),
+    ],
+)
+def test_the_julia_text(algorithm, text):
+    assert algorithm().julia == text
+
+
+def test_algorithms_are_values():
+    algorithm = ps.Rodas5P(linsolve="KLUFactorization")
+    for other in (pickle.loads(pickle.dumps(algorithm)), copy.deepcopy(algorithm)):
+        assert other == algorithm and type(other) is ps.Rodas5P
+    assert repr(algorithm) == "Rodas5P(linsolve='KLUFactorization')"
+    with pytest.raises(AttributeError, match="does not change"):
+        algorithm.name = "FBDF"
+
+
+def test_switching_algorithms_need_what_they_switch_to():
+    with pytest.raises(TypeError, match=r"AutoTsit5\(Rodas5P\(\)\)"):
+        ps.AutoTsit5()
+
+
+@pytest.mark.julia
+def test_julia_knows_every_algorithm():
+    """Each sub-package that is installed exports what the table says of it."""
+    from pysciode.engines import get_engine
+    from pysciode.installation import installed_packages, julia_project
+
+    get_engine("julia").module()
+    from juliacall import Main
+
+    installed = installed_packages(julia_project())
+    missing = []
+    for (_, package), names in ALGORITHMS.items():
+        if package not in installed:
+            continue
+        Main.seval(f"import {package}")
+        missing += [f"{package}.{x}" for x in names.replace("*", "").split() if not Main.seval(f"isdefined({package}, :{x})")]
+    assert not missing
