@@ -196,6 +196,32 @@ def test_scipy_special():
     assert_captured(lambda u, p, t: special.expit(u) + special.erf(u) + special.erfc(u) + special.gammaln(u * u + 1))
 
 
+class Heat:
+    """A model that holds a sparse matrix."""
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+    def __call__(self, u, p, t):
+        return p[0] * (self.matrix @ u)
+
+
+def test_sparse_matrices():
+    sparse = pytest.importorskip("scipy.sparse")
+    laplacian = sparse.diags([1.0, -2.0, 1.0], [-1, 0, 1], shape=(4, 4), format="csr")
+    array = sparse.csr_array(laplacian)
+    other = 2.0 * laplacian
+    assert_captured(Heat(laplacian))
+    assert_captured(lambda u, p, t: laplacian @ u + laplacian.dot(u * u) - laplacian.T @ u + laplacian * u)
+    assert_captured(lambda u, p, t: array @ u + u @ array + (array - 2 * array) @ u + (-array + array.T) @ u)
+    assert_captured(lambda u, p, t: (other @ laplacian.toarray()) @ u + laplacian.shape[0] + laplacian.diagonal() * u)
+    assert_captured(lambda u, p, t: array[:2, :2] @ u + u @ array[:2, :2], u=U.reshape(2, 2))
+    rectangular = sparse.coo_array(np.arange(12.0).reshape(4, 3))
+    assert_captured(lambda u, p, t: rectangular @ p * u)
+    with pytest.raises(ValueError, match="dimension mismatch"):
+        trace_function(lambda u, p, t: laplacian @ u, (3,), 0)
+
+
 def test_shapes_of_the_state():
     assert_captured(lambda u, p, t: -p[0] * u + t, u=np.array(2.0))
     assert_captured(lambda u, p, t: [-p[0] * u[0]], u=np.array([2.0]))

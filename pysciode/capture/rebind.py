@@ -18,6 +18,7 @@ import numpy as np
 
 from .graph import Scalar
 from .numpy_protocol import ScalarArray, apply_op, scalar_method
+from .sparse import SparseOperator, is_sparse
 
 _STORES_GLOBALS = {"STORE_GLOBAL", "DELETE_GLOBAL"}
 
@@ -207,10 +208,12 @@ class _Rebinder:
             return _FUNCTIONS.get(x, x)
         if isinstance(getattr(x, "py_func", None), FunctionType):
             return self.function(x.py_func)
+        if is_sparse(x):
+            return SparseOperator(x)
         return self.instance(x)
 
     def instance(self, x: Any) -> Any:
-        """An object of a user's class with rebuilt methods; its attributes are those of `x`, not copies."""
+        """An object of a user's class with rebuilt methods, and the attributes of `x`."""
         cls = type(x)
         if not _is_model_class(cls) or not hasattr(x, "__dict__"):
             return x
@@ -221,8 +224,10 @@ class _Rebinder:
             if self.classes[cls] is None:
                 return x
             twin = object.__new__(self.classes[cls])
-            twin.__dict__ = x.__dict__
             self.done[id(x)] = twin
+            sparse = {name: SparseOperator(y) for name, y in x.__dict__.items() if is_sparse(y)}
+            # One and the same dictionary where nothing is replaced, so that what the model notes down is not lost.
+            twin.__dict__ = {**x.__dict__, **sparse} if sparse else x.__dict__
         return self.done[id(x)]
 
     def methods(self, cls: type) -> dict[str, Any]:
