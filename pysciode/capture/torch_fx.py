@@ -300,6 +300,7 @@ def capture_torch(
         _lift(graph, list(found.values()))
         _cut_gradients(graph)
         inputs = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in [*inputs, *found.values()]]
+        _check_noise(graph)
         _drop_unused(graph)
         graph = _pure(graph, inputs)
         _check(graph)
@@ -422,6 +423,9 @@ def _rewrite_copy(graph: torch.fx.GraphModule, node: torch.fx.Node) -> None:
     graph.graph.erase_node(node)
 
 
+_IN_PLACE = "the model changes its arguments or its constants in place; work on a copy, such as u.clone()"
+
+
 def _mutates(node: torch.fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
@@ -433,21 +437,11 @@ def _check(graph: torch.fx.GraphModule) -> None:
             continue
         name = str(node.target)
         if _mutates(node):
-            raise CaptureError(
-                "the model changes its arguments or its constants in place; work on a copy, such as u.clone()",
-                operation=name,
-                where=user_line(node),
-            )
+            raise CaptureError(_IN_PLACE, operation=name, where=user_line(node))
         if node.target is torch.ops.aten._local_scalar_dense.default:
             raise CaptureError(
                 "the model takes a number out of a tensor (.item(), float() or int() of a tensor), which would freeze it "
                 "and cut its gradient. Keep it a tensor",
-                operation=name,
-                where=user_line(node),
-            )
-        if torch.Tag.nondeterministic_seeded in node.target.tags and not _without_noise(node):
-            raise CaptureError(
-                f"{name} draws random numbers: a right-hand side must be deterministic. Draw them once, outside, or use an SDE",
                 operation=name,
                 where=user_line(node),
             )
@@ -462,10 +456,25 @@ def _check(graph: torch.fx.GraphModule) -> None:
                 raise CaptureError(f"{name} makes a complex tensor", operation=name, where=user_line(node))
 
 
-def _without_noise(node: torch.fx.Node) -> bool:
-    """Whether this is RReLU in evaluation mode, which draws nothing."""
-    names = ("aten::rrelu_with_noise", "aten::rrelu_with_noise_functional")
-    return node.target._schema.name in names and (len(node.args) < 5 or not node.args[4])
+def _check_noise(graph: torch.fx.GraphModule) -> None:
+    """Refuse random numbers. RReLU in evaluation mode, which draws none, becomes the leaky ReLU that it is then."""
+    for node in list(graph.graph.nodes):
+        if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+            continue
+        if node.target is torch.ops.aten.rrelu_with_noise.default and (len(node.args) < 5 or not node.args[4]):
+            lower, upper = (node.args[2], node.args[3]) if len(node.args) > 3 else (1 / 8, 1 / 3)
+            with graph.graph.inserting_before(node):
+                new = graph.graph.call_function(torch.ops.aten.leaky_relu.default, (node.args[0], (lower + upper) / 2))
+            new.meta.update(node.meta)
+            node.replace_all_uses_with(new)
+            graph.graph.erase_node(node)
+            continue
+        raise CaptureError(
+            f"{node.target} draws random numbers: a right-hand side must be deterministic. "
+            "Draw them once, outside, or use an SDE",
+            operation=str(node.target),
+            where=user_line(node),
+        )
 
 
 def _lift(graph: torch.fx.GraphModule, parameters: Sequence[torch.Tensor]) -> None:
@@ -646,6 +655,8 @@ def _explain(error: Exception, f: Any) -> Exception:
         )
     if ".numpy()" in text or "numpy" in text.lower():
         return CaptureError("the model converts a tensor to NumPy; use torch's functions throughout", where=where, operation="numpy")
+    if "leaf Variable" in text:
+        return CaptureError(_IN_PLACE, where=where, operation="in-place operation")
     if isinstance(error, TypeError) and "returned" in text:
         return error
     return CaptureError(f"{kind} while tracing {_name(f)}: {text}", where=where, operation=kind)

@@ -380,21 +380,6 @@ def _shrink_backward(b: Backend, grad: Array, x: Array, width: float) -> Array:
     return pointwise(b, fn, grad, x)
 
 
-@row(aten.rrelu_with_noise.default, aten.rrelu_with_noise_functional.default)
-def _rrelu(b: Backend, x: Array, noise: Array, lower: float = 1 / 8, upper: float = 1 / 3, *options: Any, **others: Any) -> Any:
-    slope = (lower + upper) / 2
-    fn = lambda g, x: g.apply("select", g.apply("gt", x, g.const(0.0)), x, x * slope)  # noqa: E731
-    out = pointwise(b, fn, x, kind="float")
-    return (out, noise) if "functional" in b.node.target._schema.name else out
-
-
-@row(aten.rrelu_with_noise_backward.default)
-def _rrelu_backward(b: Backend, grad: Array, x: Array, noise: Array, lower: float, upper: float, *options: Any) -> Array:
-    slope = (lower + upper) / 2
-    fn = lambda g, grad, x: g.apply("select", g.apply("gt", x, g.const(0.0)), grad, grad * slope)  # noqa: E731
-    return pointwise(b, fn, grad, x)
-
-
 @row(aten.glu_jvp.default)
 def _glu_jvp(b: Backend, y: Array, x: Array, dx: Array, axis: int) -> Array:
     axis = axis_of(axis, x.ndim)
@@ -432,7 +417,7 @@ def _copy(b: Backend, x: Array, source: Array, non_blocking: bool = False) -> Ar
 @row(
     aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.empty_like.default,
     aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default,
-    aten.new_empty_strided.default,
+    aten.new_empty_strided.default, aten._new_zeros_with_same_feature_meta.default,
 )  # fmt: skip
 def _filled(b: Backend, x: Array, *args: Any, **options: Any) -> Array:
     name = b.node.target._schema.name

@@ -172,7 +172,7 @@ def grid(shape: tuple[int, ...], maps: Sequence[AxisMap]) -> tuple[np.ndarray, .
     )
 
 
-def unroll(model: ArrayModel, max_ops: int = 4000) -> ScalarModel | None:
+def unroll(model: ArrayModel, max_ops: int = 400) -> ScalarModel | None:
     """`model` as scalar operations, or None if it has more than `max_ops` of them, or computes indices from its state."""
     n = math.prod(model.u_shape)
     n_params = sum(math.prod(s) for s in model.param_shapes)

@@ -1,0 +1,210 @@
+"""Every operation and layer: what the generated code computes is what torch computes, in both precisions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from julia_models import JuliaModel
+from torch import nn
+from torch_models import ACTIVATIONS, LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, Rhs
+
+from pysciode.capture.torch_fx import capture_torch, discover_parameters
+from pysciode.lowering.array import FUNCTIONS, lower_array
+from pysciode.lowering.python import evaluate
+from pysciode.lowering.unroll import unroll
+
+DTYPES = [torch.float32, torch.float64]
+TOLERANCE = {torch.float32: 3e-4, torch.float64: 1e-9}
+TIME = 0.3
+
+
+@dataclass
+class Reference:
+    """What torch's own autograd says about a model at a point."""
+
+    model: nn.Module
+    u: torch.Tensor
+    v: torch.Tensor
+
+    def __post_init__(self) -> None:
+        self.u = self.u.clone().requires_grad_()
+        self.t = torch.tensor(TIME, dtype=self.u.dtype, requires_grad=True)
+        self.parameters = list(discover_parameters(self.model).values())
+        self.du = self.model(self.t, self.u)
+
+    def p(self) -> np.ndarray:
+        return _flat(self.parameters, self.u.dtype)
+
+    def gradients(self, cotangent: torch.Tensor) -> list[torch.Tensor]:
+        inputs = [self.u, self.t, *self.parameters]
+        if not self.du.requires_grad:
+            return [torch.zeros_like(x) for x in inputs]
+        found = torch.autograd.grad(self.du, inputs, cotangent, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+    def results(self, names: Collection[str]) -> dict[str, np.ndarray]:
+        n, dtype = self.u.numel(), self.u.dtype
+        du, dt, *dp = self.gradients(self.v)
+        out = {name: _flat([self.du], dtype) for name in ("f!", "f_oop")}
+        out |= {"vjp!": _flat([du], dtype), "vjp_p!": _flat(dp, dtype), "vjp_both!": _flat([du, *dp], dtype)}
+        if not {"jvp!", "jac!", "paramjac!", "tgrad!"}.isdisjoint(names):
+            rows = [self.gradients(row.reshape(self.u.shape)) for row in torch.eye(n, dtype=dtype)]
+            jacobian = np.stack([_flat([row[0]], dtype) for row in rows])
+            out["jac!"] = jacobian.T.reshape(-1)
+            out["jvp!"] = jacobian @ self.v.reshape(-1).numpy()
+            out["tgrad!"] = np.stack([_flat([row[1]], dtype) for row in rows]).reshape(-1)
+            out["paramjac!"] = np.stack([_flat(row[2:], dtype) for row in rows]).T.reshape(-1)
+        return out
+
+
+def _flat(tensors: Collection[torch.Tensor], dtype: torch.dtype) -> np.ndarray:
+    parts = [x.detach().reshape(-1) for x in tensors]
+    return torch.cat(parts).numpy() if parts else torch.zeros(0, dtype=dtype).numpy()
+
+
+def compare(model: nn.Module, u: torch.Tensor, names: Collection[str] = FUNCTIONS, tolerance: float | None = None) -> None:
+    """Assert that the generated functions agree with torch, and allocate nothing."""
+    v = torch.randn(u.shape, generator=torch.Generator().manual_seed(1), dtype=u.dtype)
+    reference = Reference(model, u, v)
+    captured = capture_torch(model, u, t0=TIME)
+    lowered = lower_array(captured, names)
+    julia = JuliaModel(lowered)
+    expected = reference.results(names)
+    point = (u.reshape(-1).numpy(), reference.p(), TIME, v.reshape(-1).numpy())
+    for name in sorted(lowered.functions & set(names)):
+        found = julia.call(name, *point)
+        scale = 1 + np.abs(expected[name]).max(initial=0)
+        np.testing.assert_allclose(
+            found / scale, expected[name] / scale, rtol=0, atol=tolerance or TOLERANCE[u.dtype], err_msg=name
+        )
+        if name != "f_oop":
+            assert julia.allocated(name, *point) == 0, name
+
+
+class Each(nn.Module):
+    """``du[i] = operations[i](u[i])``: many operations in one model."""
+
+    def __init__(self, operations) -> None:
+        super().__init__()
+        self.operations = operations
+
+    def forward(self, t, u):
+        return torch.stack([f(u[i]) * (1 + t) for i, f in enumerate(self.operations)])
+
+
+def _groups() -> list:
+    tables = {"pointwise": POINTWISE, "activation": ACTIVATIONS, "reduction": REDUCTIONS, "structure": STRUCTURE}
+    groups = []
+    for label, table in tables.items():
+        items = list(table.items())
+        size = 12
+        for k in range(0, len(items), size):
+            groups.append(pytest.param(items[k : k + size], id=f"{label}-{items[k][0]}"))
+    return groups
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize("group", _groups())
+def test_operations(group, dtype):
+    torch.manual_seed(0)
+    u = torch.randn(len(group), 3, 4, dtype=dtype)
+    # float32 constants inside torch's own Hardsigmoid limit what it can be compared to
+    tolerance = 1e-8 if dtype is torch.float64 else None
+    compare(Each([f for _, f in group]), u, ("f!", "vjp!", "jvp!", "tgrad!", "f_oop"), tolerance)
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name):
+    torch.manual_seed(0)
+    f, shape, *layers = LAYERS[name]()
+    compare(Rhs(f, *layers).double().eval(), torch.randn(shape, dtype=torch.float64))
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("name", ["mlp", "mlp_deep", "layer_norm", "conv2d", "gru_cell", "multihead"])
+def test_layers_in_single_precision(name):
+    torch.manual_seed(0)
+    f, shape, *layers = LAYERS[name]()
+    compare(Rhs(f, *layers).eval(), torch.randn(shape))
+
+
+@st.composite
+def random_modules(draw) -> tuple[nn.Module, tuple[int, ...]]:
+    """A stack of layers, a skip connection perhaps, and a state's shape."""
+    batch, width = draw(st.integers(1, 5)), draw(st.integers(1, 6))
+    activation = st.sampled_from([nn.Tanh, nn.SiLU, nn.GELU, nn.ELU, nn.Softplus, nn.Sigmoid, nn.ReLU])
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    layers: list[nn.Module] = []
+    size = width
+    for _ in range(draw(st.integers(1, 3))):
+        new = draw(st.integers(1, 40))
+        layers += [nn.Linear(size, new, bias=draw(st.booleans())), draw(activation)()]
+        if new > 1 and draw(st.booleans()):
+            layers.append(nn.LayerNorm(new))
+        size = new
+    stack = nn.Sequential(*layers, nn.Linear(size, width))
+    skip = draw(st.sampled_from([0.0, -1.0, 0.5]))
+    shape = (batch, width) if draw(st.booleans()) else (width,)
+    return Rhs(lambda u, t, stack: stack(u) * torch.cos(t) + skip * u, stack), shape
+
+
+@pytest.mark.julia
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(random_modules(), st.sampled_from(DTYPES))
+def test_random_modules(case, dtype):
+    model, shape = case
+    compare(model.to(dtype), torch.randn(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [*(f for name, f in (POINTWISE | REDUCTIONS | STRUCTURE).items() if name not in ("computed_index",))],
+    ids=[name for name in POINTWISE | REDUCTIONS | STRUCTURE if name not in ("computed_index",)],
+)
+def test_unrolled(f):
+    """Element by element, without Julia."""
+    u = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    captured = capture_torch(lambda u: f(u), u)
+    model = unroll(captured, max_ops=20_000)
+    du = evaluate(model, u.reshape(-1).numpy(), np.zeros(0), 0.0)
+    np.testing.assert_allclose(du, f(u).reshape(-1).numpy(), rtol=1e-9, atol=1e-9)
+
+
+def test_large_models_are_not_unrolled():
+    layer = nn.Linear(30, 30)
+    assert unroll(capture_torch(layer, torch.zeros(30))) is None
+
+
+def test_products_with_known_zeros_vanish():
+    """Forward derivatives multiply by the zero tangents of parameters: no code is left of that."""
+    net = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 4))
+    source = lower_array(capture_torch(lambda t, u: net(u), torch.zeros(64, 4)), {"jvp!"}).source
+    assert source.count("Kernels.matmul!") == 1
+
+
+def test_workspace_is_shared_and_reused():
+    """Buffers are free again after their last use: a deep network needs no more memory than its widest layers."""
+    layers = [layer for _ in range(8) for layer in (nn.Linear(50, 50), nn.Tanh())]
+    net = nn.Sequential(*layers)
+    source = lower_array(capture_torch(lambda t, u: net(u), torch.zeros(20, 50)), {"f!"}).source
+    sizes = [int(part.split(")")[0]) for part in source.splitlines()[0].split("undef, ")[1:]]
+    assert sum(sizes) <= 2 * 20 * 50
+
+
+@pytest.mark.julia
+def test_nan_and_infinity_pass_through():
+    model = Rhs(lambda u, t: torch.stack([torch.tanh(u), torch.exp(u), torch.sigmoid(u), torch.relu(u), u.amax() + 0 * u]))
+    u = torch.tensor([math.nan, math.inf, -math.inf, 800.0, -800.0], dtype=torch.float64)
+    captured = capture_torch(lambda u: model(None, u[0]), u.expand(5, 5).clone())
+    julia = JuliaModel(lower_array(captured, {"f!"}))
+    found = julia.call("f!", u.repeat(5).numpy(), np.zeros(0), 0.0, np.zeros(25))
+    np.testing.assert_allclose(found, model(None, u).reshape(-1).numpy(), rtol=1e-12)
