@@ -72,19 +72,43 @@ class Roller:
         groups = self._groups(stores, budget=20 * operations)
         if groups is None:
             return None
-        size, rest, loops = 0, [], []
-        for group in groups:
-            if len(group.roots) < _SMALLEST_GROUP:
-                rest += [(group.vector, k, Scalar(self.graph, i)) for k, i in zip(group.places, group.roots, strict=True)]
-            else:
-                size += group.size
-                loops += self._loop(group)
+        repeated, rest = self._split(groups)
+        loops = [line for group in repeated for line in self._loop(group)]
+        size = sum(group.size for group in repeated)
         # What is not in a loop comes first: it reads before loops write.
         first = [*shared, *self._sums(rest)]
         code = straight_line(self.graph, [x for _, _, x in rest], self.dtype, names=self.sums)
         results = [f"{vector}[{k}] = {value}" for (vector, k, _), value in zip(rest, code.values, strict=True)]
         lines = [*first, *code.loads, *code.statements, *results, *loops]
         return lines if 4 * max(size, len(lines)) <= operations else None
+
+    def expression(self, values: Sequence[Scalar]) -> tuple[list[str], str]:
+        """Code without mutation of vectors, and the vector of all `values` as an expression after it."""
+        stores = [("u", k, x) for k, x in enumerate(values, 1)]
+        shared = self._sums(stores, users=_SMALLEST_GROUP)
+        repeated, rest = self._split(self._groups(stores, budget=10**9) or [])
+        first = [*shared, *self._sums(rest)]
+        code = straight_line(self.graph, [x for _, _, x in rest], self.dtype, names=self.sums)
+        lines, parts, places = [*first, *code.loads, *code.statements], [], [k for _, k, _ in rest]
+        if rest:
+            parts.append(f"[{', '.join(code.values)}]")
+        for group in repeated:
+            parts.append(f"g{len(parts) + 1}")
+            lines += self._loop(group, comprehension=parts[-1])
+            places += group.places
+        order = self._table("order", np.argsort(places) + 1)
+        return lines, f"vcat({', '.join(parts)})[{order}]"
+
+    def _split(self, groups: Sequence[Group]) -> tuple[list[Group], list[Store]]:
+        """The groups that are worth a loop, and the stores of the others."""
+        repeated = [group for group in groups if len(group.roots) >= _SMALLEST_GROUP]
+        rest = [
+            (group.vector, k, Scalar(self.graph, i))
+            for group in groups
+            if len(group.roots) < _SMALLEST_GROUP
+            for k, i in zip(group.places, group.roots, strict=True)
+        ]
+        return repeated, rest
 
     # --- formulas of one shape ----------------------------------------------------------------------------------------
 
@@ -167,8 +191,11 @@ class Roller:
 
     # --- loops --------------------------------------------------------------------------------------------------------
 
-    def _loop(self, group: Group, accumulator: str = "") -> list[str]:
-        """A loop that stores the values of a group, or adds them to `accumulator` (``"name +"`` or ``"name -"``)."""
+    def _loop(self, group: Group, accumulator: str = "", comprehension: str = "") -> list[str]:
+        """A loop that stores the values of a group, or adds them to `accumulator` (``"name +"`` or ``"name -"``).
+
+        With `comprehension`, a name, the values become a vector of that name instead.
+        """
         graph = self.graph
         self.loops += 1
         number = self.loops
@@ -192,6 +219,10 @@ class Roller:
             if not self._is_leaf(i) and not varying.isdisjoint(graph.args[i]):
                 varying.add(i)
         code = straight_line(graph, [root], self.dtype, names=names, varying=varying, prefix=f"x{number}_")
+        if comprehension:
+            body = [*loads, *code.inner, code.values[0]]
+            opening, closing = f"{comprehension} = [begin", f"end for k in 1:{len(group.roots)}]"
+            return [*code.loads, *code.statements, opening, *(f"    {line}" for line in body), closing]
         if accumulator:
             result = f"{accumulator}= {code.values[0]}"
         else:

@@ -163,9 +163,15 @@ def _f(w: _Writer) -> str:
 
 
 def _f_oop(w: _Writer) -> str:
-    code = straight_line(w.graph, w.model.rhs, w.dtype)
-    body = "".join(f"    {line}\n" for line in [*code.loads, *code.statements])
-    return f"function f_oop(u, p, t)\n{body}    return [{', '.join(code.values)}]\nend"
+    if len(w.graph.reachable(w.model.rhs)) > _LONG:
+        roller = Roller(w.graph, w.dtype, "f_oop")
+        lines, value = roller.expression(w.model.rhs)
+        w.tables.update(roller.tables)
+    else:
+        code = straight_line(w.graph, w.model.rhs, w.dtype)
+        lines, value = [*code.loads, *code.statements], f"[{', '.join(code.values)}]"
+    body = "".join(f"    {line}\n" for line in lines)
+    return f"function f_oop(u, p, t)\n{body}    return {value}\nend"
 
 
 def _vjp(w: _Writer) -> str:
