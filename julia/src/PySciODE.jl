@@ -14,7 +14,6 @@ using LinearAlgebra
 using LinearSolve: LinearSolve
 using NaNMath: NaNMath
 using OrdinaryDiffEqCore: OrdinaryDiffEqCore
-using OrdinaryDiffEqNonlinearSolve: OrdinaryDiffEqNonlinearSolve
 using OrdinaryDiffEqRosenbrock: OrdinaryDiffEqRosenbrock
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5
 using PrecompileTools: @compile_workload, @setup_workload

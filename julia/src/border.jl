@@ -298,6 +298,8 @@ function make_plan(model_id::Integer, text::AbstractString, packages;
                     abstol=sense_abstol, reltol=sense_reltol, u0=want_u0, p=want_p)
     needs_adjoints = sensitivity !== nothing && !(sensitivity.name in (:ForwardDiffSensitivity, :ForwardSensitivity))
     needs_adjoints && isempty(methods(run_adjoint)) && require("SciMLSensitivity")
+    # Consistent initial values of an algebraic equation are found by its solvers.
+    mass_matrix === nothing || require("OrdinaryDiffEqNonlinearSolve")
     second = other == 0 ? nothing : get_object(MODELS, other)
     mass = mass_matrix === nothing ? nothing : Matrix{Float64}(mass_matrix)
     return hold!(PLANS, plan(get_object(MODELS, model_id), alg; reverse, kind=ProblemKind(kind), other=second, odekind=Symbol(odekind),

@@ -68,7 +68,10 @@ The algorithm that a constructor call such as `"Rodas5P(; linsolve = KLUFactoriz
 """
 function algorithm(text::AbstractString, packages)
     modules = Module[require(String(name)) for name in packages]
-    append!(modules, (ADTypes, LinearSolve, OrdinaryDiffEqNonlinearSolve, OrdinaryDiffEqCore))
+    append!(modules, (ADTypes, LinearSolve, OrdinaryDiffEqCore))
+    # NLNewton and its like; there when an algorithm that takes them is.
+    nonlinear = loaded("OrdinaryDiffEqNonlinearSolve")
+    nonlinear === nothing || push!(modules, nonlinear)
     return Base.invokelatest(construct, Meta.parse(text), modules)
 end
 
@@ -102,8 +105,18 @@ function find_name(name::Symbol, modules)
     throw(ArgumentError("$name is not defined in $(join(nameof.(modules), ", "))"))
 end
 
+"""The package called so, if it is loaded."""
+function loaded(package::AbstractString)
+    for (id, mod) in Base.loaded_modules
+        id.name == package && return mod
+    end
+    return nothing
+end
+
 """Load a package of the active environment, by name."""
 function require(package::AbstractString)
+    mod = loaded(package)
+    mod === nothing || return mod
     id = Base.identify_package(package)
     id === nothing && (id = Base.identify_package(@__MODULE__, package))
     id === nothing && throw(ArgumentError("the package $package is not installed in this Julia environment"))

@@ -1,0 +1,15 @@
+"""Compiles `DefaultODEAlgorithm` ahead of time, for the types of this package."""
+module PySciODEOrdinaryDiffEqDefaultExt
+
+using OrdinaryDiffEqDefault: OrdinaryDiffEqDefault
+using PrecompileTools: @compile_workload, @setup_workload
+using PySciODE: rehearse
+
+@setup_workload begin
+    @compile_workload begin
+        rehearse(Float64, "OrdinaryDiffEqDefault", "DefaultODEAlgorithm", "implicit", nothing)
+        rehearse(Float64, "OrdinaryDiffEqDefault", "DefaultODEAlgorithm", "implicit", nothing; dense=true)
+    end
+end
+
+end
