@@ -246,6 +246,16 @@ def test_in_place():
     assert evaluate(model, U, P, T) == pytest.approx(du)
 
 
+@pytest.mark.parametrize(
+    "f", [lambda t, y: -y * t, lambda t, y, args: -y * t + 0 * args[0], lambda u, t: -u * t, lambda y, p, time: -y * time]
+)
+def test_order_of_arguments(f):
+    model = capture(f, U, P)
+    assert evaluate(model, U, P, T) == pytest.approx(-U * T)
+    assert capture(f, U, P, capture="callback").f(U, P, T) == pytest.approx(-U * T)
+    assert evaluate(capture(lambda u: 2 * u, U), U, [], T) == pytest.approx(2 * U)
+
+
 Rates = namedtuple("Rates", "birth death")
 
 
@@ -416,7 +426,7 @@ def test_the_users_own_exceptions_pass_unchanged():
         (lambda u, p, t: [u[0], None], ValueError, r"du\[1\] = None"),
         (lambda u, p, t: [u[0], "x"], TypeError, r"du\[1\] is a str"),
         (lambda u, p, t: {"x": u[0]}, TypeError, "dict"),
-        (lambda u: u, TypeError, r"f\(u, p, t\)"),
+        (lambda u, p: u, TypeError, r"2 arguments \(u, p\); it must be f\(u, p, t\)"),
         (lambda a, b, c, d, e: a, TypeError, r"5 arguments"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .model import CallbackModel
-from .trace import is_in_place
+from .trace import argument_roles, call_model
 
 if TYPE_CHECKING:
     import torch
@@ -23,18 +23,15 @@ def capture_callback(f: Callable[..., Any], layout: ParameterLayout, dtype: np.d
     `f` gets a copy of the state, so it may keep or change it, and parameters that can't be written to.
     """
     dtype = np.dtype(dtype)
-    in_place = is_in_place(f)
+    roles = argument_roles(f)
 
     def call(u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:
         u = np.array(u, dtype)
         flat = np.asarray(p, dtype).view()
         flat.flags.writeable = False
         parameters = layout.unflatten(flat)
-        if in_place:
-            du = np.zeros(u.shape, dtype)
-            f(du, u if u.ndim else u[()], parameters, t)
-            return du
-        return _checked(f(u if u.ndim else u[()], parameters, t), u.shape, dtype)
+        result = call_model(f, roles, u if u.ndim else u[()], parameters, t, np.zeros(u.shape, dtype))
+        return _checked(result, u.shape, dtype)
 
     return CallbackModel(call, None)
 

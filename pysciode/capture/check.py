@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import CaptureError
 from .model import ScalarModel
-from .trace import is_in_place
+from .trace import argument_roles, call_model
 
 if TYPE_CHECKING:
     from ..parameters import ParameterLayout
@@ -59,11 +59,8 @@ def _call(f: Callable[..., Any], u: np.ndarray, p: Any, t: float) -> np.ndarray 
     state = u if u.ndim else u[()]
     try:
         with np.errstate(all="ignore"):
-            if is_in_place(f):
-                du = np.zeros(u.shape)
-                f(du, state, p, t)
-                return du
-            return np.asarray(f(state, p, t), float).reshape(u.shape)
+            result = call_model(f, argument_roles(f), state, p, t, np.zeros(u.shape))
+            return np.asarray(result, float).reshape(u.shape)
     except Exception:
         # Python's own functions raise where the formula gives NaN, such as math.log(-1).
         return None
@@ -75,11 +72,7 @@ def _call_torch(f: Callable[..., Any], u: np.ndarray, layout: ParameterLayout, f
     with torch.no_grad():
         state, p, time = torch.tensor(u), layout.unflatten(torch.tensor(flat)), torch.tensor(t, dtype=torch.float64)
         try:
-            if is_in_place(f):
-                result = torch.zeros_like(state)
-                f(result, state, p, time)
-            else:
-                result = f(state, p, time)
+            result = call_model(f, argument_roles(f), state, p, time, torch.zeros_like(state))
             result = result.numpy() if isinstance(result, torch.Tensor) else np.array(result, float)
         except Exception as error:
             raise CaptureError(f"the model fails on tensors: {error}") from error

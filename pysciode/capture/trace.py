@@ -19,22 +19,48 @@ from .user_code import user_line_of
 NODE_LIMIT = 200_000
 
 
-def is_in_place(f: Callable[..., Any]) -> bool:
-    """Whether `f` takes four arguments, as ``f(du, u, p, t)`` does, rather than three."""
+_TIME = ("t", "time")
+
+
+def argument_roles(f: Callable[..., Any]) -> tuple[str, ...]:
+    """Which of ``"u"``, ``"p"``, ``"t"`` and ``"du"`` the arguments of `f` are, in order.
+
+    ``(u, p, t)``, or ``(du, u, p, t)`` in place. A function whose first argument is called ``t`` takes ``(t, u)`` or
+    ``(t, u, p)``, as SciPy's do; one with a single argument takes the state.
+
+    Raises
+    ------
+    TypeError
+        If there are more arguments than that.
+    """
     try:
         parameters = inspect.signature(f).parameters.values()
     except (TypeError, ValueError):
-        return False
-    positional = [x for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
+        return ("u", "p", "t")
+    required = [
+        x.name for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD) and x.default is x.empty
+    ]
     if any(x.kind == x.VAR_POSITIONAL for x in parameters):
-        return False
-    required = [x for x in positional if x.default is x.empty]
-    if len(required) > 4 or len(positional) < 3:
-        raise TypeError(
-            f"the model takes {len(required) if len(required) > 4 else len(positional)} arguments; it must be "
-            "f(u, p, t), or f(du, u, p, t) in place"
-        )
-    return len(required) == 4
+        return ("u", "p", "t")
+    match required:
+        case [_]:
+            return ("u",)
+        case [first, second] if first in _TIME or second in _TIME:
+            return ("t", "u") if first in _TIME else ("u", "t")
+        case [first, _, _]:
+            return ("t", "u", "p") if first in _TIME else ("u", "p", "t")
+        case [_, _, _, _]:
+            return ("du", "u", "p", "t")
+    raise TypeError(
+        f"the model takes {len(required)} arguments ({', '.join(required)}); it must be f(u, p, t), or f(du, u, p, t) in place"
+    )
+
+
+def call_model(f: Callable[..., Any], roles: tuple[str, ...], u: Any, p: Any, t: Any, du: Any) -> Any:
+    """What `f` returns, or `du` where it fills that instead."""
+    given = {"u": u, "p": p, "t": t, "du": du}
+    result = f(*(given[role] for role in roles))
+    return du if "du" in roles else result
 
 
 def trace_function(
@@ -43,7 +69,6 @@ def trace_function(
     n_params: int,
     unflatten: Callable[[Any], Any] | None = None,
     *,
-    in_place: bool | None = None,
     limit: int | None = NODE_LIMIT,
 ) -> ScalarModel:
     """Run ``f(u, p, t)`` (or ``f(du, u, p, t)``) once on symbols.
@@ -56,8 +81,6 @@ def trace_function(
         Length of the flat parameter vector.
     unflatten
         Makes the `p` that `f` expects from the flat vector; None passes the vector itself.
-    in_place
-        Whether `f` fills its first argument; None decides by the number of arguments.
     limit
         Number of operations above which capture gives up; None for none.
 
@@ -68,8 +91,7 @@ def trace_function(
     ValueError
         If what comes back has not the state's shape.
     """
-    if in_place is None:
-        in_place = is_in_place(f)
+    roles = argument_roles(f)
     graph = ScalarGraph(limit)
     n = prod(u_shape)
     u = [graph.symbol(f"u[{i}]") for i in range(1, n + 1)]
@@ -79,13 +101,9 @@ def trace_function(
     flat_p = _array(p)
     parameters = flat_p if unflatten is None else unflatten(flat_p)
     runnable = rebind(f)
+    du = _array([None] * n).reshape(u_shape)
     try:
-        if in_place:
-            du = _array([None] * n).reshape(u_shape)
-            runnable(du, state, parameters, t)
-            result: Any = du
-        else:
-            result = runnable(state, parameters, t)
+        result = call_model(runnable, roles, state, parameters, t, du)
     except CaptureError:
         raise
     except Exception as error:
@@ -93,7 +111,7 @@ def trace_function(
         if reason is None:
             raise
         raise CaptureError(reason, where=user_line_of(error.__traceback__)) from error
-    rhs = _entries(graph, result, u_shape, in_place)
+    rhs = _entries(graph, result, u_shape, in_place="du" in roles)
     graph.limit = None
     return ScalarModel(graph, tuple(u), tuple(p), t, rhs)
 
