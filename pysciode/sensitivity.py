@@ -178,7 +178,11 @@ class TrackerAdjoint(SensitivityAlgorithm):
 
 @dataclass(frozen=True)
 class ZygoteAdjoint(SensitivityAlgorithm):
-    """Differentiate through the solver by source transformation (Zygote.jl); a solver that mutates is refused by Zygote."""
+    """Differentiate through the solver by source transformation (Zygote.jl).
+
+    Zygote refuses code that mutates arrays, and the solvers of SciML's current line do: expect minutes of compilation and
+    then its error. `ReverseDiffAdjoint` and `TrackerAdjoint` differentiate through the same solvers.
+    """
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,8 @@ def test_save_times_rounded_to_float32_are_not_outside(alive):
         (lambda: ps.FBDF(nlsolve="run(cmd)"), ValueError, "not a type"),
         (lambda: ps.FBDF(linsolve="Base.run(`ls`)"), ValueError, "not allowed"),
         (lambda: ps.FBDF(linsolve="KLU(Meta.parse(X))"), ValueError, "not a type"),
+        (lambda: ps.FBDF(linsolve="evil"), ValueError, "not a type"),
+        (lambda: ps.FBDF(linsolve="KLU(x)"), ValueError, "not a type"),
         (lambda: ps.FBDF(linsolve=["KLU"]), TypeError, "option linsolve"),
         (lambda: ps.set_engine("fortran"), ValueError, "engine must be one of"),
         (lambda: ps.list_algorithms("magic"), ValueError, "no family"),

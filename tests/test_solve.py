@@ -169,6 +169,12 @@ def test_save_idxs(engine, problem, save_idxs, columns):
     np.testing.assert_allclose(sol.u, reference([5.0, 10.0])[:, columns], atol=1e-5)
 
 
+def test_dense_output_of_some_entries(engine, problem):
+    sol = ps.solve(problem, ps.Tsit5(), save_idxs=[1], rtol=1e-9, atol=1e-9, engine=engine)
+    assert sol(2.0).shape == (1,)
+    np.testing.assert_allclose(sol([2.0, 7.0]), reference([2.0, 7.0])[:, [1]], atol=1e-5)
+
+
 def test_atol_as_an_array(engine, problem):
     sol = ps.solve(problem, ps.Tsit5(), saveat=[10.0], rtol=1e-8, atol=[1e-8, 1e-9], engine=engine)
     np.testing.assert_allclose(sol.u, reference([10.0]), atol=1e-5)
