@@ -15,6 +15,8 @@ from julia_models import JuliaModel
 from torch import nn
 from torch_models import ACTIVATIONS, LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, Rhs
 
+from pysciode.capture.derivatives import reverse
+from pysciode.capture.model import ScalarModel
 from pysciode.capture.torch_fx import capture_torch, discover_parameters
 from pysciode.lowering.array import FUNCTIONS, lower_array
 from pysciode.lowering.python import evaluate
@@ -177,6 +179,18 @@ def test_unrolled(f):
     model = unroll(captured, max_ops=20_000)
     du = evaluate(model, u.reshape(-1).numpy(), np.zeros(0), 0.0)
     np.testing.assert_allclose(du, f(u).reshape(-1).numpy(), rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_stop_in_unrolled_models():
+    def f(u):
+        return u * u.detach() + torch.nn.functional.relu(u)
+
+    u = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    model = unroll(capture_torch(f, u.detach()))
+    lam = [model.graph.const(1.0)] * 3
+    gradient = ScalarModel(model.graph, model.u, model.p, model.t, tuple(reverse(model.graph, model.rhs, lam, model.u)))
+    expected = torch.autograd.grad(f(u).sum(), u)[0]
+    np.testing.assert_allclose(evaluate(gradient, u.detach().numpy(), np.zeros(0), 0.0), expected.numpy())
 
 
 def test_large_models_are_not_unrolled():

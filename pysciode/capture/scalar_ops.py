@@ -145,6 +145,8 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "ceil": ScalarOp("ceil({0})", lambda a: float(math.ceil(a))),
     "trunc": ScalarOp("trunc({0})", lambda a: float(math.trunc(a))),
     "round": ScalarOp("round({0})", _round_half_even),
+    # its operand, with derivative zero: where a model stops gradients
+    "stop": ScalarOp("Kernels.stop({0})", lambda a: a),
     # truth values
     "lt": ScalarOp("({0} < {1})", lambda a, b: a < b, boolean=True),
     "le": ScalarOp("({0} <= {1})", lambda a, b: a <= b, boolean=True),

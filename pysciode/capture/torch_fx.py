@@ -399,7 +399,7 @@ def _trace(flat: Callable[..., Any], inputs: Sequence[torch.Tensor], f: Any) -> 
 def _cut_gradients(graph: torch.fx.GraphModule) -> None:
     """Keep gradients from flowing where the user stopped them, and only there: autograd detaches what it saves, too."""
     for node in list(graph.graph.nodes):
-        stopped = _WITHOUT_GRADIENT in (node.meta.get("stack_trace") or "")
+        stopped = stops_gradient(node)
         if node.target is torch.ops.aten.detach.default:
             if not stopped:
                 node.replace_all_uses_with(node.args[0])
@@ -612,6 +612,11 @@ def _jvp_by_transposition(
 # Stands in a node's stack trace, the one note that every version of torch passes on.
 _WITHOUT_GRADIENT = "model without gradient"
 _DETACHING = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.data.__get__})
+
+
+def stops_gradient(node: torch.fx.Node) -> bool:
+    """Whether the user's code made `node` where gradients stop: ``.detach()``, ``.data``, under ``torch.no_grad()``."""
+    return _WITHOUT_GRADIENT in (node.meta.get("stack_trace") or "")
 
 
 class _SourceLines(TorchFunctionMode):

@@ -38,7 +38,7 @@ from .model import LoweredModel
 
 # What a scalar operation costs, in units of an addition; others are transcendental.
 _COSTS = {
-    "symbol": 0, "const": 0, "add": 1, "sub": 1, "mul": 1, "neg": 1, "max": 1, "min": 1, "select": 1, "abs": 1,
+    "symbol": 0, "const": 0, "stop": 0, "add": 1, "sub": 1, "mul": 1, "neg": 1, "max": 1, "min": 1, "select": 1, "abs": 1,
     "lt": 1, "le": 1, "gt": 1, "ge": 1, "eq": 1, "ne": 1, "and": 1, "or": 1, "not": 1, "isnan": 1, "isinf": 1,
     "floor": 1, "ceil": 1, "trunc": 1, "round": 1, "sign": 2, "div": 4, "sqrt": 4,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..capture.graph import Scalar, ScalarGraph
+from ..capture.torch_fx import stops_gradient
 from .interpreter import Array, Backend, Kind, ScalarFunction, as_number, kind_of
 
 aten = torch.ops.aten
@@ -397,11 +398,19 @@ def _glu_jvp(b: Backend, y: Array, x: Array, dx: Array, axis: int) -> Array:
 
 
 @row(
-    aten.alias.default, aten.clone.default, aten.detach.default, aten.contiguous.default,
+    aten.alias.default, aten.clone.default, aten.contiguous.default,
     aten.lift_fresh_copy.default, aten.lift_fresh.default, aten.positive.default,
 )  # fmt: skip
 def _same(b: Backend, x: Array, **options: Any) -> Array:
     return x
+
+
+@row(aten.detach.default)
+def _detach(b: Backend, x: Array) -> Array:
+    # Autograd detaches what it saves, too; only the user's stops are marked.
+    if x.kind != "float" or not stops_gradient(b.node):
+        return x
+    return pointwise(b, apply("stop"), x)
 
 
 @row(aten._to_copy.default, prims.convert_element_type.default)

@@ -108,6 +108,7 @@ def _numpy_scope() -> dict[str, Any]:
         return function
 
     scope: dict[str, Any] = {
+        "stop": lambda x: x,
         "sigmoid": special("expit"),
         "erf": special("erf"),
         "erfc": special("erfc"),
@@ -149,6 +150,7 @@ def _torch_scope() -> dict[str, Any]:
     }  # fmt: skip
     return {
         **{name: getattr(torch, name) for name in names},
+        "stop": lambda x: x.detach(),
         "trigamma": lambda x: torch.special.polygamma(1, x),
         "lifting": lifting,
         "stack": stack,

@@ -10,7 +10,7 @@ import torch
 
 from ..capture.graph import Scalar, ScalarGraph
 from .interpreter import Array, Backend
-from .ops import aten, axis_of, cast, node_kind, pointwise, prims, reduce, row, to_bool, total
+from .ops import aten, axis_of, cast, node_kind, pointwise, prims, reduce, row, takes_bool, to_bool, total
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
@@ -532,8 +532,14 @@ def _index_add(b: Backend, x: Array, axis: int, index: Array, source: Array, *, 
 
 
 @row(aten.embedding.default)
-def _embedding(b: Backend, weight: Array, indices: Array, *options: Any) -> Array:
-    return _index(b, weight, [indices])
+def _embedding(b: Backend, weight: Array, indices: Array, padding: int = -1, *options: Any) -> Array:
+    out = _index(b, weight, [indices])
+    if padding < 0:
+        return out
+    # The row of the padding has no gradient.
+    kept = pointwise(b, lambda g, i: g.apply("ne", i, g.const(padding)), indices, kind="bool")
+    fn = lambda g, k, x: g.apply("select", k, x, g.apply("stop", x))  # noqa: E731
+    return pointwise(b, takes_bool(fn), b.reshape(kept, (*kept.shape, 1)), out)
 
 
 @row(aten.embedding_dense_backward.default)
