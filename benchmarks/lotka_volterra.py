@@ -20,20 +20,15 @@ def _pysciode(sensealg_name: str | None) -> Prepare:
     def prepare():
         import pysciode as ps
 
-        u0 = torch.tensor(START, dtype=torch.float64)
+        p = torch.tensor(RATES, dtype=torch.float64, requires_grad=sensealg_name is not None)
+        problem = ps.ODEProblem(lotka_volterra, torch.tensor(START, dtype=torch.float64), (0.0, END), p)
         sensealg = getattr(ps, sensealg_name)() if sensealg_name else None
-        options = dict(saveat=TIMES, rtol=TOLERANCE, atol=TOLERANCE, engine="julia")
+        options = dict(saveat=TIMES, rtol=TOLERANCE, atol=TOLERANCE, sensealg=sensealg, engine="julia")
 
         def solve():
-            p = torch.tensor(RATES, dtype=torch.float64)
-            return ps.solve(ps.ODEProblem(lotka_volterra, u0, (0.0, END), p), ps.Tsit5(), **options)
+            return ps.solve(problem, ps.Tsit5(), **options).u
 
-        def gradient():
-            p = torch.tensor(RATES, dtype=torch.float64, requires_grad=True)
-            solution = ps.solve(ps.ODEProblem(lotka_volterra, u0, (0.0, END), p), ps.Tsit5(), sensealg=sensealg, **options)
-            return torch.autograd.grad(solution.u.square().sum(), p)
-
-        return gradient if sensealg_name else solve
+        return (lambda: torch.autograd.grad(solve().square().sum(), p)) if sensealg else solve
 
     return prepare
 

@@ -21,20 +21,12 @@ def _pysciode(sensealg_name: str):
     def prepare():
         import pysciode as ps
 
-        u0 = torch.tensor(START, dtype=torch.float64)
+        p = torch.tensor(RATES, dtype=torch.float64, requires_grad=True)
+        problem = ps.ODEProblem(robertson, torch.tensor(START, dtype=torch.float64), (0.0, END), p)
+        options = dict(saveat=TIMES, rtol=RTOL, atol=ATOL, sensealg=getattr(ps, sensealg_name)(), engine="julia")
 
         def gradient():
-            p = torch.tensor(RATES, dtype=torch.float64, requires_grad=True)
-            solution = ps.solve(
-                ps.ODEProblem(robertson, u0, (0.0, END), p),
-                ps.Rodas5P(),
-                saveat=TIMES,
-                rtol=RTOL,
-                atol=ATOL,
-                sensealg=getattr(ps, sensealg_name)(),
-                engine="julia",
-            )
-            return torch.autograd.grad(solution.u.square().sum(), p)
+            return torch.autograd.grad(ps.solve(problem, ps.Rodas5P(), **options).u.square().sum(), p)
 
         return gradient
 

