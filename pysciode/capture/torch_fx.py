@@ -561,6 +561,10 @@ class _Derivatives:
         return self._known[name]
 
     def _trace(self, name: str) -> torch.fx.GraphModule:
+        if name in ("vjp", "vjp_p"):
+            # A part of what gives both: no second trace is needed.
+            both = self("vjp_both")
+            return _with_outputs(both, lambda out: out[0] if name == "vjp" else out[1:])
         error: Exception | None = None
         for jvp in (torch.func.jvp, _jvp_by_transposition):
             function, inputs = self._function(name, jvp)
@@ -579,10 +583,6 @@ class _Derivatives:
         u = torch.zeros_like(inputs[1])
         vjp = torch.func.vjp
         match name:
-            case "vjp":
-                return lambda lam, t, u, *ps: vjp(lambda u: g(t, u, *ps), u)[1](lam)[0], (u, *inputs)
-            case "vjp_p":
-                return lambda lam, t, u, *ps: vjp(lambda *ps: g(t, u, *ps), *ps)[1](lam), (u, *inputs)
             case "vjp_both":
                 return lambda lam, t, u, *ps: vjp(lambda u, *ps: g(t, u, *ps), u, *ps)[1](lam), (u, *inputs)
             case "jvp":
@@ -596,6 +596,17 @@ class _Derivatives:
             case "tgrad":
                 return lambda t, u, *ps: jvp(lambda t: g(t, u, *ps), (t,), (torch.ones_like(t),))[1], inputs
         raise ValueError(f"unknown derivative {name!r}")
+
+
+def _with_outputs(graph: torch.fx.GraphModule, pick: Callable[[Any], Any]) -> torch.fx.GraphModule:
+    """A copy of `graph` that computes a part of its outputs."""
+    nodes = torch.fx.Graph()
+    out = nodes.graph_copy(graph.graph, {})
+    nodes.output(pick(out))
+    part = torch.fx.GraphModule(graph, nodes)
+    _drop_unused(part)
+    part.recompile()
+    return part
 
 
 def _jvp_by_transposition(

@@ -489,7 +489,8 @@ _TRACED = {
     "jvp!": ("jvp", ("dv",), ("v", "t", "u", "p")),
     "tgrad!": ("tgrad", ("dT",), ("t", "u", "p")),
 }
-_NEEDS = {"jac!": "jvp!", "paramjac!": "vjp_p!"}
+# row by row, because the vector-Jacobian products are mostly wanted anyway
+_NEEDS = {"jac!": "vjp!", "paramjac!": "vjp_p!"}
 FUNCTIONS = (*_TRACED, *_NEEDS, "f_oop")
 """What can be generated."""
 
@@ -513,14 +514,11 @@ def lower_array(model: ArrayModel, want: Collection[str] = FUNCTIONS) -> Lowered
     constants, workspace = Constants(dtype), Workspace()
     names = [name for name in _TRACED if name in want or name in {_NEEDS.get(w) for w in want}]
     parts = [_function(name, model, constants, workspace) for name in names]
-    if "jac!" in want:
-        workspace.vector("unit", n)
-        workspace.vector("column", n)
-        parts.append(_JAC.format(n=n))
-    if "paramjac!" in want:
-        workspace.vector("unit", n)
-        workspace.vector("row", n_params)
-        parts.append(_PARAMJAC.format(n=n, n_params=n_params))
+    for name, size in (("jac!", n), ("paramjac!", n_params)):
+        if name in want:
+            workspace.vector("unit", n)
+            workspace.vector("row", size)
+            parts.append(_ROWS.format(name=name, product=_NEEDS[name], n=n, columns=size))
     functions = {*names, *(set(want) & set(_NEEDS))}
     if "f_oop" in want:
         source = lower_functional(model, constants)
@@ -606,27 +604,15 @@ def _deliver(backend: LoopBackend, result: Value, name: str, shift: int) -> None
     backend.store(result, Stored(Buffer(size, name=name, shift=shift), result.shape))
 
 
-_JAC = """function jac!(J, u, p, t, w)
-    unit, column = w.unit, w.column
-    fill!(unit, 0)
-    for j in 1:{n}
-        unit[j] = 1
-        jvp!(column, unit, u, p, t, w)
-        unit[j] = 0
-        copyto!(J, (j - 1) * {n} + 1, column, 1, {n})
-    end
-    return nothing
-end"""
-
-_PARAMJAC = """function paramjac!(pJ, u, p, t, w)
+_ROWS = """function {name}(J, u, p, t, w)
     unit, row = w.unit, w.row
     fill!(unit, 0)
     for i in 1:{n}
         unit[i] = 1
-        vjp_p!(row, unit, u, p, t, w)
+        {product}(row, unit, u, p, t, w)
         unit[i] = 0
-        @inbounds for j in 1:{n_params}
-            pJ[(j - 1) * {n} + i] = row[j]
+        @inbounds for j in 1:{columns}
+            J[(j - 1) * {n} + i] = row[j]
         end
     end
     return nothing
