@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,9 @@ def solve_torch(
         states = call.states()
     else:
         sensealg = choose_sensealg(sensealg, problem, engine)
-        if wants_t and save_idxs is not None:
-            # The time derivative needs whole states.
-            options = _replaced(options, save_idxs=None)
+        if save_idxs is not None:
+            # Adjoints are of whole states; which of them are wanted is torch's matter then.
+            options = replace(options, save_idxs=None)
         wants = frozenset(name for name, wanted in (("u0", wants_u0 or wants_t), ("p", wants_p)) if wanted)
         times_given = saveat is not None and np.ndim(saveat) > 0
         call = _Call(problem, algorithm, options, sensealg, engine, wants, times_given)
@@ -60,12 +61,6 @@ def solve_torch(
     else:
         t = torch.from_numpy(raw.t).to(problem.u0.dtype)
     return Solution(problem, raw, states, t, engine.name, algorithm_name(algorithm, raw), call.sensealg, save_idxs)
-
-
-def _replaced(options: SolveOptions, **changes: Any) -> SolveOptions:
-    from dataclasses import replace
-
-    return replace(options, **changes)
 
 
 class _Call:

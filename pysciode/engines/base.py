@@ -127,7 +127,7 @@ class Engine(ABC):
 
     @abstractmethod
     def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
-        """Solve, and return what differentiates the saved states.
+        """Solve, and return what differentiates the saved states; these are whole, ``save_idxs`` is None here.
 
         Raises
         ------

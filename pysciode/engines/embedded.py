@@ -83,18 +83,18 @@ class EmbeddedEngine(Engine):
         u0, p = _tensors(request)
         if isinstance(request.sensealg, BacksolveAdjoint):
             with torch.no_grad():
-                raw, _, states = _integrate(request, run, rhs, u0, p, keep_graph=False)
+                raw, states = _integrate(request, run, rhs, u0, p, keep_graph=False)
             return raw, partial(_backsolve, request, run, rhs, u0, p, raw, states)
         with torch.enable_grad():
-            raw, saved, _ = _integrate(request, run, rhs, u0.requires_grad_(), p.requires_grad_(), keep_graph=True)
-        return raw, partial(_through_the_solver, saved, u0, p)
+            raw, states = _integrate(request, run, rhs, u0.requires_grad_(), p.requires_grad_(), keep_graph=True)
+        return raw, partial(_through_the_solver, states, u0, p)
 
 
 @torch.autocast("cpu", enabled=False)  # a solver's arithmetic is not the place to save bits
 def _integrate(
     request: SolveRequest, run: _Run, rhs: FlatRhs, u0: torch.Tensor, p: torch.Tensor, *, keep_graph: bool
-) -> tuple[RawSolution, torch.Tensor, torch.Tensor]:
-    """The raw solution; what it saves as a tensor, with its graph if wanted; and the whole states at its times."""
+) -> tuple[RawSolution, torch.Tensor]:
+    """The raw solution, and the whole states at its times as a tensor, with its graph if wanted."""
     options = request.options
     every_step = options.saveat is None
     recorder = Recorder.make(run.adaptive, rhs, p, u0, run.times[0].item(), request, keep_graph)
@@ -134,14 +134,14 @@ def _integrate(
         interpolant=hermite(recorder) if options.dense else None,
         algorithm=run.name,
     )
-    return raw, saved, states
+    return raw, states
 
 
 def _through_the_solver(
-    saved: torch.Tensor, u0: torch.Tensor, p: torch.Tensor, du: np.ndarray
+    states: torch.Tensor, u0: torch.Tensor, p: torch.Tensor, du: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     grads = torch.autograd.grad(
-        saved, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True
+        states, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True
     )
     return grads[0].numpy(), grads[1].numpy()
 
@@ -157,9 +157,7 @@ def _backsolve(
     du: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     times = torch.from_numpy(raw.t)
-    cotangents = torch.zeros_like(states)
-    columns = slice(None) if request.options.save_idxs is None else torch.from_numpy(request.options.save_idxs)
-    cotangents[:, columns] = torch.from_numpy(du)
+    cotangents = torch.from_numpy(du)
     if raw.t[0] != request.tspan[0]:
         times = torch.cat([run.times[:1], times])
         states = torch.cat([u0[None], states])
