@@ -66,7 +66,7 @@ def test_julia_knows_every_algorithm():
     from pysciode.engines import get_engine
     from pysciode.installation import installed_packages, julia_project
 
-    get_engine("julia").module()
+    get_engine("julia").start()
     from juliacall import Main
 
     installed = installed_packages(julia_project())

@@ -1,8 +1,8 @@
 """
 The Julia side of pysciode: generated models behind one concrete type, solved and differentiated by SciML.
 
-`register` evaluates a model's generated source, `make_plan` bundles it with an algorithm and options, and the C functions of
-`addresses` solve, interpolate and pull back over flat arrays.
+Python reaches all of it through the C functions of `addresses`: `c_command` registers generated source as a model and bundles it with an
+algorithm and options into a plan; the others solve, interpolate and pull back over flat arrays.
 """
 module PySciODE
 
@@ -20,6 +20,7 @@ using PrecompileTools: @compile_workload, @setup_workload
 using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitFunction, SplitODEProblem, remake, solve
 using SciMLLogging: SciMLLogging
 using SparseArrays: SparseMatrixCSC, nonzeros
+using TOML: TOML
 
 struct Mode end
 """The tag of the dual numbers of forward mode."""
@@ -35,6 +36,7 @@ include("solving.jl")
 include("forward_mode.jl")
 include("forward_sensitivity.jl")
 include("border.jl")
+include("commands.jl")
 include("workload.jl")
 
 end

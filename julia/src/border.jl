@@ -141,10 +141,6 @@ function fetch_answer(a::Answer{T}, t_out, u_out) where {T}
     return nothing
 end
 
-"""    c_width(answer): length of the saved states."""
-c_width(id::Int64)::Int64 = at_runtime(width_of, get_object(ANSWERS, id))::Int64
-width_of(a::Answer) = isempty(a.u) ? 0 : length(a.u[1])
-
 """    c_pullback(answer, du, du0, dp, report) -> status"""
 function c_pullback(id::Int64, du::Ptr{Cvoid}, du0::Ptr{Cvoid}, dp::Ptr{Cvoid}, report::Ptr{Report})::Cint
     try
@@ -213,101 +209,43 @@ function evaluate_rhs(plan::Plan{T}, u, p, t, du) where {T}
     return nothing
 end
 
-"""The C functions' addresses, by name."""
+"""
+    c_command(spec, payload, report) -> handle, 0 after an error
+
+What is done once for a model or a plan. `spec` is TOML whose `command` names a method of `command`; `payload` is a model's source.
+"""
+function c_command(spec::Cstring, payload::Cstring, report::Ptr{Report})::Int64
+    try
+        arguments = TOML.parse(unsafe_string(spec))
+        return at_runtime(command, Val(Symbol(arguments["command"]::String)), arguments, unsafe_string(payload))::Int64
+    catch e
+        report_error(e, catch_backtrace(), report)
+        return Int64(0)
+    end
+end
+
+"""    c_error(handle, out, capacity) -> length: the message of an error, a line `PYSCIODE-STACK`, and the stack; then it is forgotten"""
+function c_error(id::Int64, out::Ptr{UInt8}, capacity::Int64)::Int64
+    message, stack = get(ERRORS.objects, id, ("unknown error", ""))::Tuple{String,String}
+    text = codeunits(string(message, "\nPYSCIODE-STACK\n", stack))
+    length(text) <= capacity || return length(text)
+    drop!(ERRORS, id)
+    GC.@preserve text unsafe_copyto!(out, pointer(text), length(text))
+    return length(text)
+end
+
+"""The C functions' addresses, as lines `name=address`."""
 function addresses()
-    return Dict{String,Int}(
-        "solve" => Int(@cfunction(c_solve, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Float64, Float64, Int64, Ptr{Float64}, Ptr{Cvoid},
-                                                  Ptr{Cvoid}, Ptr{Report}))),
-        "fetch" => Int(@cfunction(c_fetch, Cint, (Int64, Ptr{Float64}, Ptr{Cvoid}))),
-        "width" => Int(@cfunction(c_width, Int64, (Int64,))),
-        "pullback" => Int(@cfunction(c_pullback, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Report}))),
-        "interpolate" => Int(@cfunction(c_interpolate, Cint, (Int64, Ptr{Float64}, Int64, Int64, Ptr{Cvoid}, Ptr{Report}))),
-        "release" => Int(@cfunction(c_release, Cint, (Int64,))),
-        "rhs" => Int(@cfunction(c_rhs, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Float64, Ptr{Cvoid}, Ptr{Report}))),
+    pointers = (
+        "solve" => @cfunction(c_solve, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Float64, Float64, Int64, Ptr{Float64}, Ptr{Cvoid},
+                                              Ptr{Cvoid}, Ptr{Report})),
+        "fetch" => @cfunction(c_fetch, Cint, (Int64, Ptr{Float64}, Ptr{Cvoid})),
+        "pullback" => @cfunction(c_pullback, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Report})),
+        "interpolate" => @cfunction(c_interpolate, Cint, (Int64, Ptr{Float64}, Int64, Int64, Ptr{Cvoid}, Ptr{Report})),
+        "release" => @cfunction(c_release, Cint, (Int64,)),
+        "rhs" => @cfunction(c_rhs, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Float64, Ptr{Cvoid}, Ptr{Report})),
+        "command" => @cfunction(c_command, Int64, (Cstring, Cstring, Ptr{Report})),
+        "error" => @cfunction(c_error, Int64, (Int64, Ptr{UInt8}, Int64)),
     )
+    return join((string(name, '=', UInt(address)) for (name, address) in pointers), '\n')
 end
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What Python calls through juliacall, once per model or plan.
-
-eltype_of(dtype::AbstractString) = dtype == "float64" ? Float64 : dtype == "float32" ? Float32 :
-    throw(ArgumentError("no model of element type $dtype"))
-
-"""    register(source, dtype, n, np, constants, colptr, rowval) -> handle of a model"""
-function register(source::AbstractString, dtype::AbstractString, n::Integer, np::Integer, constants, colptr, rowval)
-    sparsity = colptr === nothing ? nothing : (Vector{Int}(colptr), Vector{Int}(rowval))
-    generated = generate(source, n, np; constants=[String(k) => vector(v) for (k, v) in constants], sparsity)
-    return hold!(MODELS, Model{eltype_of(dtype)}(generated))
-end
-
-vector(x) = (y = collect(x); y isa AbstractVector{Any} ? identity.(y) : Vector(y))
-
-"""    register_callback(dtype, n, np, f, vjp) -> handle of a model whose functions are C function pointers into Python"""
-function register_callback(dtype::AbstractString, n::Integer, np::Integer, f::Integer, vjp::Integer)
-    T = eltype_of(dtype)
-    functions = Dict{Symbol,Any}(:f! => PythonFunction{T}(Ptr{Cvoid}(UInt(f))))
-    if vjp != 0
-        both = PythonVJP{T}(Ptr{Cvoid}(UInt(vjp)), n, np)
-        functions[:vjp_both!] = both
-        functions[:vjp!] = (dl, l, u, p, t, w) -> both(dl, zeros(T, np), l, u, p, t, w)
-        functions[:vjp_p!] = (dp, l, u, p, t, w) -> both(zeros(T, n), dp, l, u, p, t, w)
-    end
-    return hold!(MODELS, Model{T}(Generated(@__MODULE__, n, np, functions, nothing)))
-end
-
-struct PythonFunction{T}
-    address::Ptr{Cvoid}
-end
-function (f::PythonFunction{T})(du, u, p, t, w) where {T}
-    GC.@preserve du u p begin
-        ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(du), pointer(u), pointer(p), t) == 0 || throw(CallbackFailed())
-    end
-    return nothing
-end
-
-struct PythonVJP{T}
-    address::Ptr{Cvoid}
-    n::Int
-    np::Int
-end
-function (f::PythonVJP{T})(dl, dp, l, u, p, t, w) where {T}
-    GC.@preserve dl dp l u p begin
-        ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(dl), pointer(dp), pointer(l), pointer(u),
-              pointer(p), t) == 0 || throw(CallbackFailed())
-    end
-    return nothing
-end
-
-symbolic_pairs(options) = Pair{Symbol,Any}[Symbol(k) => v for (k, v) in options]
-
-"""    make_plan(model, algorithm, packages; …) -> handle of a plan"""
-function make_plan(model_id::Integer, text::AbstractString, packages;
-                   kind::Integer=0, other::Integer=0, odekind::AbstractString="full", reltol::Real=1e-6, abstol=1e-8, dt::Real=0.0,
-                   dtmin::Real=0.0, dtmax::Real=Inf, maxiters::Integer=100_000, adaptive::Bool=true, dense::Bool=false,
-                   tstops=Float64[], save_idxs=nothing, extra=(), sensealg=nothing, autojacvec::AbstractString="generated",
-                   sensealg_options=(), sense_abstol::Real=NaN, sense_reltol::Real=NaN, want_u0::Bool=true, want_p::Bool=true,
-                   mass_matrix=nothing)
-    alg = algorithm(text, packages)
-    reverse = sensealg === nothing ? alg : Base.invokelatest(for_reverse, alg)
-    options = Options(;
-        reltol, abstol=abstol isa Real ? Float64(abstol) : Vector{Float64}(abstol), dt, dtmin, dtmax, maxiters, adaptive, dense,
-        tstops=Vector{Float64}(tstops), save_idxs=save_idxs === nothing ? nothing : Vector{Int}(save_idxs), extra=symbolic_pairs(extra),
-    )
-    sensitivity = sensealg === nothing ? nothing :
-        Sensitivity(; name=Symbol(sensealg), autojacvec=Symbol(autojacvec), options=symbolic_pairs(sensealg_options),
-                    abstol=sense_abstol, reltol=sense_reltol, u0=want_u0, p=want_p)
-    needs_adjoints = sensitivity !== nothing && !(sensitivity.name in (:ForwardDiffSensitivity, :ForwardSensitivity))
-    needs_adjoints && isempty(methods(run_adjoint)) && require("SciMLSensitivity")
-    # Consistent initial values of an algebraic equation are found by its solvers.
-    mass_matrix === nothing || require("OrdinaryDiffEqNonlinearSolve")
-    second = other == 0 ? nothing : get_object(MODELS, other)
-    mass = mass_matrix === nothing ? nothing : Matrix{Float64}(mass_matrix)
-    return hold!(PLANS, plan(get_object(MODELS, model_id), alg; reverse, kind=ProblemKind(kind), other=second, odekind=Symbol(odekind),
-                             options, sensitivity, mass_matrix=mass))
-end
-
-release_model(id::Integer) = (drop!(MODELS, id); nothing)
-release_plan(id::Integer) = (drop!(PLANS, id); nothing)
-
-"""    take_error(handle) -> (message, stack)"""
-take_error(id::Integer) = something(drop!(ERRORS, id), ("unknown error", ""))

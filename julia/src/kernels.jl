@@ -99,6 +99,9 @@ end
 @inline integer(x::BlasReal) = unsafe_trunc(Int, x)
 @inline integer(x) = trunc(Int, x)
 
+"""A constant of the model where the arrays of `u` live; extensions move it to their device."""
+@inline like(u, constant) = constant
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Products of matrices that lie in flat vectors: element (i, j) of `C` is `C[co + i*cr + j*cc + 1]`, from zero.
 
@@ -149,6 +152,48 @@ for (gemm, T) in ((:sgemm_, :Float32), (:dgemm_, :Float64))
         )
         return nothing
     end
+end
+
+"""
+    solve!(A, ao, B, bo, n, k)
+
+Overwrite the `n × k` matrix `B` with `A⁻¹ B`, and `A` with its factors; both row by row. Gaussian elimination with partial pivoting.
+"""
+function solve!(A, ao, B, bo, n, k)
+    @inbounds for j in 0:n-1
+        pivot, size = j, abs(A[ao+j*n+j+1])
+        for i in j+1:n-1
+            candidate = abs(A[ao+i*n+j+1])
+            if candidate > size
+                pivot, size = i, candidate
+            end
+        end
+        if pivot != j
+            for l in j:n-1
+                A[ao+j*n+l+1], A[ao+pivot*n+l+1] = A[ao+pivot*n+l+1], A[ao+j*n+l+1]
+            end
+            for l in 0:k-1
+                B[bo+j*k+l+1], B[bo+pivot*k+l+1] = B[bo+pivot*k+l+1], B[bo+j*k+l+1]
+            end
+        end
+        for i in j+1:n-1
+            factor = A[ao+i*n+j+1] / A[ao+j*n+j+1]
+            for l in j+1:n-1
+                A[ao+i*n+l+1] -= factor * A[ao+j*n+l+1]
+            end
+            for l in 0:k-1
+                B[bo+i*k+l+1] -= factor * B[bo+j*k+l+1]
+            end
+        end
+    end
+    @inbounds for j in n-1:-1:0, l in 0:k-1
+        x = B[bo+j*k+l+1]
+        for i in j+1:n-1
+            x -= A[ao+j*n+i+1] * B[bo+i*k+l+1]
+        end
+        B[bo+j*k+l+1] = x / A[ao+j*n+j+1]
+    end
+    return nothing
 end
 
 function _loops!(C, co, cr, cc, A, ao, ar, ac, B, bo, br, bc, m, n, k)

@@ -14,6 +14,12 @@ mutable struct Answer{T}
     instance::Union{Nothing,Instance{T}}
     solution::Any   # for dense output and adjoints
     pullback::Any   # (du::Matrix{T}) -> (du0, dp)
+
+    # The default constructor converts whatever it is given, and is invalidated by every package that teaches `convert` a new type.
+    function Answer{T}(t::Vector{T}, u::Vector{Vector{T}}, retcode::Symbol, t_reached::Float64, counts::NTuple{7,Int}, plan, instance,
+                       solution, pullback) where {T}
+        return new{T}(t, u, retcode, t_reached, counts, plan, instance, solution, pullback)
+    end
 end
 
 counts(nf, s) = (nf, s.njacs, s.nw, s.nsolve, s.nnonliniter, s.naccept, s.nreject)

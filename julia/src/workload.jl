@@ -19,27 +19,40 @@ rehearsed(np) = Generated(Rehearsal, 2, np, Dict{Symbol,Any}(
 """Solve a small model the way Python does, for one element type, algorithm and sensitivity method."""
 function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pullback=false, np=2) where {T}
     model = hold!(MODELS, Model{T}(rehearsed(np)))
-    id = make_plan(model, "$name()", (package,); odekind, sensealg, dense, reltol=1e-4, abstol=1e-4)
+    report = Ref{Report}()
+    method = sensealg === nothing ? "" : "[sensealg]\nname = \"$sensealg\"\nu0 = true\np = true\n"
+    id = send("command = \"plan\"\nmodel = $model\nalgorithm = \"$name()\"\npackages = [\"$package\"]\nodekind = \"$odekind\"\n" *
+              "reltol = 1e-4\nabstol = 1e-4\ndense = $dense\n$method", report)
     u0, p, ts = T[1, 1], vcat(T[-1, 2], zeros(T, np - 2)), [0.5, 1.0]
-    out, du0, dp, report = zeros(T, 4), zeros(T, 2), zeros(T, np), Ref{Report}()
+    out, du0, dp = zeros(T, 4), zeros(T, 2), zeros(T, np)
     GC.@preserve u0 p ts out du0 dp report begin
         at(x) = Ptr{Cvoid}(pointer(x))
         where_to = Base.unsafe_convert(Ptr{Report}, report)
         code = c_solve(id, at(u0), at(p), 0.0, 1.0, 2, pointer(ts), at(out), C_NULL, where_to)
-        code == OK || error(take_error(report[].error)[1])
+        code == OK || error(first(get_object(ERRORS, report[].error)))
         if sensealg === nothing
             code = c_solve(id, at(u0), at(p), 0.0, 1.0, -1, pointer(ts), C_NULL, C_NULL, where_to)
-            code == OK || error(take_error(report[].error)[1])
+            code == OK || error(first(get_object(ERRORS, report[].error)))
         end
         if pullback
             code = c_pullback(report[].answer, at(out), at(du0), at(dp), where_to)
-            code == OK || error(take_error(report[].error)[1])
+            code == OK || error(first(get_object(ERRORS, report[].error)))
         end
         c_release(report[].answer)
     end
-    release_plan(id)
-    release_model(model)
+    send("command = \"release_plan\"\nhandle = $id", report)
+    send("command = \"release_model\"\nhandle = $model", report)
     return nothing
+end
+
+"""Give a command as Python does."""
+function send(spec::String, report, payload="")
+    GC.@preserve spec payload report begin
+        handle = c_command(Base.unsafe_convert(Cstring, spec), Base.unsafe_convert(Cstring, payload),
+                           Base.unsafe_convert(Ptr{Report}, report))
+    end
+    handle == 0 && error(first(get_object(ERRORS, report[].error)))
+    return handle
 end
 
 @setup_workload begin

@@ -60,7 +60,8 @@ end
 const U0, P = [1.0, 1.0], [1.5, 1.0, 3.0, 1.0]
 
 lotka_volterra(source=LOTKA_VOLTERRA; dtype="float64") =
-    PySciODE.get_object(PySciODE.MODELS, PySciODE.register(source, dtype, 2, 4, (), nothing, nothing))
+    PySciODE.get_object(PySciODE.MODELS, PySciODE.send("command = \"register\"\ndtype = \"$dtype\"\nn = 2\nnp = 4\nconstants = []",
+                                                       Ref{Report}(), source))
 
 function make(model; alg="Tsit5()", package="OrdinaryDiffEqTsit5", odekind=:full, tolerance=1e-9, sensitivity=nothing, options...)
     PySciODE.plan(model, PySciODE.algorithm(alg, (package,)); odekind, sensitivity, reverse=PySciODE.for_reverse(PySciODE.algorithm(alg, (package,))),

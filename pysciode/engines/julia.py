@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import GradientFailed, JuliaError
 from ..installation import julia_environment_is_resolved
 from .base import Engine, Pullback, RawSolution, SolveRequest
+from .commands import toml
 from .julia_callback import take_exception
 from .julia_models import RegisteredModels, make_plan
 from .julia_runtime import start_julia
@@ -39,10 +40,11 @@ _POINTER, _INT, _DOUBLE, _STATUS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_dou
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "solve": (_STATUS, _INT, _POINTER, _POINTER, _DOUBLE, _DOUBLE, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
     "fetch": (_STATUS, _INT, _POINTER, _POINTER),
-    "width": (_INT, _INT),
     "pullback": (_STATUS, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
     "interpolate": (_STATUS, _INT, _POINTER, _INT, _INT, _POINTER, _POINTER),
     "release": (_STATUS, _INT),
+    "command": (_INT, ctypes.c_char_p, ctypes.c_char_p, _POINTER),
+    "error": (_INT, _INT, _POINTER, _INT),
     "rhs": (_STATUS, _INT, _POINTER, _POINTER, _DOUBLE, _POINTER, _POINTER),
 }
 _PROGRESS = ctypes.CFUNCTYPE(None, ctypes.c_double)
@@ -55,7 +57,6 @@ class JuliaEngine(Engine):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._module: Any = None
         self._calls: dict[str, Callable[..., int]] = {}
         self._models: RegisteredModels | None = None
 
@@ -64,25 +65,53 @@ class JuliaEngine(Engine):
         """Whether the engine can start without installing anything."""
         return julia_environment_is_resolved()
 
-    def module(self) -> Any:
-        """The Julia module PySciODE."""
-        module = start_julia()  # also where a forked child is told that it can't
-        if self._module is None:
+    def start(self) -> None:
+        """Start Julia, unless it runs."""
+        start_julia()  # also where a forked child is told that it can't
+        if self._models is None:
             with self._lock:
-                if self._module is None:
-                    self._connect(module)
-        return module
+                if self._models is None:
+                    self._connect()
 
-    def _connect(self, module: Any) -> None:
-        api = ctypes.pythonapi
-        names = ("PyGILState_Ensure", "PyGILState_Release", "PyErr_CheckSignals", "PyErr_Clear")
-        module.connect_b(*(ctypes.cast(getattr(api, name), ctypes.c_void_p).value for name in names))
-        addresses = module.addresses()
+    def _connect(self) -> None:
+        import juliacall
+
+        addresses = dict(line.split("=") for line in juliacall.Main.seval("PySciODE.addresses()").splitlines())
         for name, signature in _SIGNATURES.items():
             # CFUNCTYPE functions release the GIL while they run.
             self._calls[name] = ctypes.CFUNCTYPE(*signature)(int(addresses[name]))
-        self._models = RegisteredModels(module)
-        self._module = module
+        api = ctypes.pythonapi
+        functions = {
+            "ensure": api.PyGILState_Ensure,
+            "release": api.PyGILState_Release,
+            "signals": api.PyErr_CheckSignals,
+            "clear": api.PyErr_Clear,
+        }
+        self.command("connect", {k: ctypes.cast(v, ctypes.c_void_p).value for k, v in functions.items()})
+        self._models = RegisteredModels(self.command)
+
+    def command(self, name: str, arguments: dict[str, Any], payload: str = "") -> int:
+        """Have Julia do something that is done once for a model or a plan; the handle of what comes of it.
+
+        Raises
+        ------
+        JuliaError
+            With Julia's message.
+        """
+        report = _Report()
+        spec = toml({"command": name, **arguments})
+        handle = self._calls["command"](spec.encode(), payload.encode(), ctypes.addressof(report))
+        if handle == 0:
+            message, stack = self._take_error(report.error)
+            raise JuliaError(message) from JuliaError(stack)
+        return handle
+
+    def _take_error(self, id: int) -> tuple[str, str]:
+        size = self._calls["error"](id, None, 0)
+        text = ctypes.create_string_buffer(size + 1)
+        self._calls["error"](id, ctypes.addressof(text), size)
+        message, _, stack = text.value.decode(errors="replace").partition("\nPYSCIODE-STACK\n")
+        return message, stack
 
     def solve(self, request: SolveRequest) -> RawSolution:
         return self._run(request)[0]
@@ -107,15 +136,8 @@ class JuliaEngine(Engine):
         return dict.fromkeys((*features, *SENSITIVITY_ALGORITHMS), True)
 
     def _plan(self, request: SolveRequest) -> Any:
-        self.module()
-        import juliacall
-
-        try:
-            return make_plan(self._module, self._models, request)
-        except juliacall.JuliaError as error:
-            # the user's Julia source, or an option that a constructor refuses
-            message = str(error).partition("\nStacktrace:")[0].removeprefix("LoadError: ")
-            raise JuliaError(message) from error
+        self.start()
+        return make_plan(self.command, self._models, request)
 
     def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer | None]:
         plan = self._plan(request)
@@ -192,7 +214,7 @@ class JuliaEngine(Engine):
     def _check(self, status: int, report: _Report, request: SolveRequest) -> None:
         if status == _OK:
             return
-        message, stack = (str(x) for x in self._module.take_error(report.error))
+        message, stack = self._take_error(report.error)
         if status == _INTERRUPTED:
             raise KeyboardInterrupt
         if status == _CALLBACK_FAILED:

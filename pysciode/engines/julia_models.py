@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,9 @@ from ..sensitivity import (
 )
 from .base import SolveRequest
 from .julia_callback import PythonFunctions
+
+Command = Callable[..., int]
+"""``JuliaEngine.command``."""
 
 _ALL_SCALAR = frozenset(
     {"f!", "jac!", "tgrad!", "vjp!", "vjp_p!", "vjp_both!", "jvp!", "paramjac!", "f_oop"}
@@ -53,8 +57,8 @@ class Plan:
 class RegisteredModels:
     """Captured models that Julia knows; forgotten there when they are forgotten here."""
 
-    def __init__(self, module: Any) -> None:
-        self._module = module
+    def __init__(self, command: Command) -> None:
+        self._command = command
         self._lock = threading.RLock()
         self._known: dict[tuple[int, str], list[Registered]] = {}
 
@@ -78,26 +82,34 @@ class RegisteredModels:
         n, n_params, dtype = request.u0.size, request.p.size, request.u0.dtype
         if isinstance(model, CallbackModel):
             functions = PythonFunctions(model, tuple(request.problem.u0.shape), n_params, dtype)
-            handle = self._module.register_callback(dtype.name, n, n_params, *functions.addresses)
-            return Registered(int(handle), want, keep=functions)
+            f, vjp = functions.addresses
+            handle = self._command("register_callback", {"dtype": dtype.name, "n": n, "np": n_params, "f": f, "vjp": vjp})
+            return Registered(handle, want, keep=functions)
         if isinstance(model, ScalarModel) and n * max(n, n_params) <= _SMALL:
             want = want | _ALL_SCALAR
         lowered = lower(model, dtype, n=n, n_params=n_params, want=want)
-        colptr, rowval = lowered.sparsity if lowered.sparsity is not None else (None, None)
-        handle = self._module.register(
-            lowered.source, dtype.name, n, n_params, list(lowered.constants.items()), colptr, rowval
-        )
-        return Registered(int(handle), want)
+        constants = {name: np.ascontiguousarray(value).reshape(-1) for name, value in lowered.constants.items()}
+        arguments: dict[str, Any] = {
+            "dtype": dtype.name,
+            "n": n,
+            "np": n_params,
+            "constants": [
+                [name, x.dtype.name, x.__array_interface__["data"][0], x.size] for name, x in constants.items()
+            ],
+        }
+        if lowered.sparsity is not None and "jac_sparse!" in lowered.functions:
+            arguments["colptr"], arguments["rowval"] = lowered.sparsity
+        return Registered(self._command("register", arguments, lowered.source), want)
 
     def _forget(self, key: tuple[int, str]) -> None:
         with self._lock:
             for registered in self._known.pop(key, []):
                 for plan in registered.plans:
-                    self._module.release_plan(plan)
-                self._module.release_model(registered.handle)
+                    self._command("release_plan", {"handle": plan})
+                self._command("release_model", {"handle": registered.handle})
 
 
-def make_plan(module: Any, models: RegisteredModels, request: SolveRequest) -> Plan:
+def make_plan(command: Command, models: RegisteredModels, request: SolveRequest) -> Plan:
     """The plan for a request; made once for each model, algorithm, set of options and sensitivity method."""
     problem, options = request.problem, request.options
     atol, tstops, save_idxs = options.atol, options.tstops, options.save_idxs
@@ -123,11 +135,11 @@ def make_plan(module: Any, models: RegisteredModels, request: SolveRequest) -> P
     plans = problem.compiled
     plan = plans.get(key)
     if plan is None:
-        plan = plans[key] = _new_plan(module, models, request)
+        plan = plans[key] = _new_plan(command, models, request)
     return plan
 
 
-def _new_plan(module: Any, models: RegisteredModels, request: SolveRequest) -> Plan:
+def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest) -> Plan:
     options, problem = request.options, request.problem
     algorithm = request.algorithm if request.algorithm is not None else _DEFAULT
     kind = _KINDS[problem.kind] if algorithm.family in _PARTITIONED[problem.kind] else 0
@@ -137,56 +149,44 @@ def _new_plan(module: Any, models: RegisteredModels, request: SolveRequest) -> P
         main, second = problem.parts
         other = models.get(second, frozenset({"f!"}), request)
     registered = models.get(main, want, request)
-    keywords: dict[str, Any] = {}
-    for name in ("dt", "dtmin", "dtmax"):
-        value = getattr(options, name)
-        if value is not None:
-            keywords[name] = abs(float(value))
-    if options.tstops is not None:
-        keywords["tstops"] = np.asarray(options.tstops, dtype=np.float64)
-    if options.save_idxs is not None:
-        keywords["save_idxs"] = np.asarray(options.save_idxs, dtype=np.int64) + 1
-    if problem.mass_matrix is not None:
-        keywords["mass_matrix"] = np.asarray(problem.mass_matrix, dtype=np.float64)
-    if request.sensealg is not None:
-        keywords.update(_sensitivity_keywords(request.sensealg, request.wants))
     if isinstance(problem.model, CallbackModel) and _implicit(algorithm) and "autodiff" not in algorithm.options:
         # Dual numbers don't go through Python.
         algorithm = Algorithm(algorithm.name, *algorithm.arguments, autodiff=False, **algorithm.options)
-    handle = module.make_plan(
-        registered.handle,
-        algorithm.julia,
-        _packages(algorithm),
-        kind=kind,
-        other=0 if other is None else other.handle,
-        odekind=form,
-        reltol=float(options.rtol),
-        abstol=float(options.atol) if np.ndim(options.atol) == 0 else np.asarray(options.atol, dtype=np.float64),
-        maxiters=int(options.maxiters),
-        adaptive=bool(options.adaptive),
-        dense=bool(options.dense),
-        extra=list(options.extra.items()),
-        **keywords,
+    handle = command(
+        "plan",
+        {
+            "model": registered.handle,
+            "other": None if other is None else other.handle,
+            "kind": kind,
+            "odekind": form,
+            "algorithm": algorithm.julia,
+            "packages": _packages(algorithm),
+            "reltol": float(options.rtol),
+            "abstol": options.atol,
+            "dt": options.dt,
+            "dtmin": options.dtmin,
+            "dtmax": options.dtmax,
+            "maxiters": options.maxiters,
+            "adaptive": options.adaptive,
+            "dense": options.dense,
+            "tstops": options.tstops,
+            "save_idxs": None if options.save_idxs is None else options.save_idxs + 1,
+            "extra": options.extra,
+            "sensealg": None if request.sensealg is None else _sensealg_arguments(request.sensealg, request.wants),
+            "mass_matrix": None if problem.mass_matrix is None else np.asarray(problem.mass_matrix, dtype=np.float64),
+        },
     )
-    plan = Plan(int(handle), registered, other)
-    registered.plans.append(plan.id)
+    plan = Plan(handle, registered, other)
+    registered.plans.append(handle)
     return plan
 
 
-def _sensitivity_keywords(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -> dict[str, Any]:
+def _sensealg_arguments(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -> dict[str, Any]:
     options = dict(sensealg.options)
-    keywords: dict[str, Any] = {
-        "sensealg": sensealg.name,
-        "want_u0": "u0" in wants,
-        "want_p": "p" in wants,
-        "autojacvec": options.pop("autojacvec", None) or "generated",
-    }
-    for name in ("abstol", "reltol"):
-        value = options.pop(name, None)
-        if value is not None:
-            keywords[f"sense_{name}"] = float(value)
-    keywords["sensealg_options"] = [(k, v) for k, v in options.items() if v is not None]
-    return keywords
+    arguments: dict[str, Any] = {"name": sensealg.name, "u0": "u0" in wants, "p": "p" in wants}
+    for name in ("autojacvec", "abstol", "reltol"):
+        arguments[name] = options.pop(name, None)
+    return {**arguments, "options": options}
 
 
 _DEFAULT = Algorithm("DefaultODEAlgorithm")

@@ -1,0 +1,105 @@
+# What Python asks for once per model or plan; see `c_command`. Arguments arrive as a parsed TOML table, so that no call needs code that is
+# compiled for its own combination of types.
+
+const Arguments = Dict{String,Any}
+
+eltype_of(dtype::AbstractString) = dtype == "float64" ? Float64 : dtype == "float32" ? Float32 :
+    throw(ArgumentError("no model of element type $dtype"))
+
+"""Addresses in Python's C API; see `connect!`."""
+function command(::Val{:connect}, a::Arguments, _)
+    connect!(a["ensure"], a["release"], a["signals"], a["clear"])
+    return 1
+end
+
+"""A model from generated source: a handle. `constants` are `[name, dtype, address, length]`; they are copied."""
+function command(::Val{:register}, a::Arguments, source::String)
+    constants = Pair{String,Any}[name => constant(dtype, address, n) for (name, dtype, address, n) in a["constants"]]
+    sparsity = haskey(a, "colptr") ? (Vector{Int}(a["colptr"]), Vector{Int}(a["rowval"])) : nothing
+    generated = generate(source, a["n"], a["np"]; constants, sparsity)
+    return hold!(MODELS, Model{eltype_of(a["dtype"])}(generated))
+end
+
+function constant(dtype, address, n)
+    T = Dict("float64" => Float64, "float32" => Float32, "int64" => Int64, "int32" => Int32, "bool" => Bool)[dtype]
+    return n == 0 ? T[] : copy(unsafe_wrap(Vector{T}, Ptr{T}(UInt(address)), n))
+end
+
+"""A model whose functions are C function pointers into Python: a handle."""
+function command(::Val{:register_callback}, a::Arguments, _)
+    T = eltype_of(a["dtype"])
+    n, np = a["n"], a["np"]
+    functions = Dict{Symbol,Any}(:f! => PythonFunction{T}(Ptr{Cvoid}(UInt(a["f"]))))
+    if a["vjp"] != 0
+        both = PythonVJP{T}(Ptr{Cvoid}(UInt(a["vjp"])), n, np)
+        functions[:vjp_both!] = both
+        functions[:vjp!] = (dl, l, u, p, t, w) -> both(dl, zeros(T, np), l, u, p, t, w)
+        functions[:vjp_p!] = (dp, l, u, p, t, w) -> both(zeros(T, n), dp, l, u, p, t, w)
+    end
+    return hold!(MODELS, Model{T}(Generated(@__MODULE__, n, np, functions, nothing)))
+end
+
+struct PythonFunction{T}
+    address::Ptr{Cvoid}
+end
+function (f::PythonFunction{T})(du, u, p, t, w) where {T}
+    GC.@preserve du u p begin
+        ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(du), pointer(u), pointer(p), t) == 0 || throw(CallbackFailed())
+    end
+    return nothing
+end
+
+struct PythonVJP{T}
+    address::Ptr{Cvoid}
+    n::Int
+    np::Int
+end
+function (f::PythonVJP{T})(dl, dp, l, u, p, t, w) where {T}
+    GC.@preserve dl dp l u p begin
+        ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(dl), pointer(dp), pointer(l), pointer(u),
+              pointer(p), t) == 0 || throw(CallbackFailed())
+    end
+    return nothing
+end
+
+symbolic_pairs(options) = Pair{Symbol,Any}[Symbol(k) => v for (k, v) in options]
+
+"""A plan: a handle. The defaults are those of `Options` and `Sensitivity`."""
+function command(::Val{:plan}, a::Arguments, _)
+    alg = algorithm(a["algorithm"]::String, a["packages"])
+    model = get_object(MODELS, a["model"])
+    sensitivity = haskey(a, "sensealg") ? read_sensitivity(a["sensealg"]) : nothing
+    reverse = sensitivity === nothing ? alg : at_runtime(for_reverse, alg)
+    # Consistent initial values of an algebraic equation are found by its solvers.
+    haskey(a, "mass_matrix") && require("OrdinaryDiffEqNonlinearSolve")
+    return hold!(PLANS, at_runtime(plan, model, alg;
+        reverse, kind=ProblemKind(get(a, "kind", 0)), other=haskey(a, "other") ? get_object(MODELS, a["other"]) : nothing,
+        odekind=Symbol(a["odekind"]), options=read_options(a), sensitivity, mass_matrix=read_matrix(a, model.generated.n)))
+end
+
+function read_options(a::Arguments)
+    number(key, default) = Float64(get(a, key, default))
+    abstol = a["abstol"]
+    tstops = Vector{Float64}(get(a, "tstops", Float64[]))
+    save_idxs = haskey(a, "save_idxs") ? Vector{Int}(a["save_idxs"]) : nothing
+    common = (; reltol=number("reltol", 1e-6), dt=number("dt", 0.0), dtmin=number("dtmin", 0.0), dtmax=number("dtmax", Inf),
+              maxiters=Int(get(a, "maxiters", 100_000)), adaptive=get(a, "adaptive", true)::Bool, dense=get(a, "dense", false)::Bool,
+              tstops, save_idxs, extra=symbolic_pairs(get(a, "extra", ())))
+    return abstol isa Real ? Options{Float64}(; abstol=Float64(abstol), common...) :
+        Options{Vector{Float64}}(; abstol=Vector{Float64}(abstol), common...)
+end
+
+function read_sensitivity(a::Arguments)
+    name = Symbol(a["name"])
+    needs_adjoints = !(name in (:ForwardDiffSensitivity, :ForwardSensitivity))
+    needs_adjoints && isempty(methods(run_adjoint)) && require("SciMLSensitivity")
+    return Sensitivity(; name, autojacvec=Symbol(get(a, "autojacvec", "generated")), options=symbolic_pairs(get(a, "options", ())),
+                       abstol=Float64(get(a, "abstol", NaN)), reltol=Float64(get(a, "reltol", NaN)), u0=a["u0"]::Bool, p=a["p"]::Bool)
+end
+
+# Row after row, as NumPy has it.
+read_matrix(a::Arguments, n) =
+    haskey(a, "mass_matrix") ? Matrix{Float64}(permutedims(reshape(Vector{Float64}(a["mass_matrix"]), n, n))) : nothing
+
+command(::Val{:release_model}, a::Arguments, _) = (drop!(MODELS, a["handle"]); 1)
+command(::Val{:release_plan}, a::Arguments, _) = (drop!(PLANS, a["handle"]); 1)

@@ -1,0 +1,40 @@
+"""Arguments for Julia as text: TOML, which Julia reads without any package."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+
+def toml(table: dict[str, Any]) -> str:
+    """`table` as TOML: keys with numbers, strings, bools, arrays and tables of these; None is left out.
+
+    Raises
+    ------
+    TypeError
+        For a value of another type, naming its key.
+    """
+    lines = [f"{json.dumps(key)} = {_value(key, value)}" for key, value in table.items() if value is not None]
+    return "\n".join(lines)
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (bool, str)):
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, np.ndarray):
+        return _value(key, value.reshape(-1).tolist())
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_value(key, x) for x in value)}]"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{json.dumps(k)} = {_value(k, v)}" for k, v in value.items() if v is not None)
+        return f"{{{inside}}}"
+    raise TypeError(f"{key}: numbers, bools, strings and arrays of these go to Julia, not a {type(value).__name__}")
