@@ -154,6 +154,25 @@ def _hamiltonian(u, t, a, b):
     return gradient @ torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=u.dtype)
 
 
+def _interpolated(u, t):
+    """A forcing given at knots: the index depends on the time."""
+    knots, values = torch.linspace(0, 1, 11, dtype=u.dtype), torch.arange(44.0, dtype=u.dtype).reshape(11, 4).sin()
+    i = torch.searchsorted(knots, t).clamp(1, 10)
+    weight = (t - knots[i - 1]) / (knots[i] - knots[i - 1])
+    return u * (values[i - 1] * (1 - weight) + values[i] * weight)
+
+
+def _divergence(u, t, a, b):
+    """A continuous normalizing flow with the exact trace."""
+
+    def field(x):
+        return b(torch.tanh(a(x)))
+
+    x = u[:, :2]
+    trace = torch.vmap(lambda x: torch.trace(torch.func.jacrev(field)(x)))(x)
+    return torch.cat([field(x), -trace[:, None]], 1)
+
+
 # name -> (function of state, time and layers; shape; layers), built anew for each test: layers are converted in place
 LAYERS: dict[str, Callable[[], tuple]] = {
     "mlp": lambda: (lambda u, t, a, b: b(torch.tanh(a(u**3))), (20, 2), nn.Linear(2, 50), nn.Linear(50, 2)),
@@ -196,6 +215,13 @@ LAYERS: dict[str, Callable[[], tuple]] = {
     "hamiltonian": lambda: (_hamiltonian, (3, 2), nn.Linear(2, 8), nn.Linear(8, 1)),
     "functional_grad": lambda: (lambda u, t, a, b: torch.func.grad(lambda x: b(torch.tanh(a(x))).sum())(u), (3, 2),
                                 nn.Linear(2, 8), nn.Linear(8, 1)),
+    "interpolation": lambda: (_interpolated, (3, 4)),
+    "linear_system": lambda: (lambda u, t: torch.linalg.solve(torch.eye(3, dtype=u.dtype) + u @ u.T, u), (3, 4)),
+    "linear_systems": lambda: (lambda u, t: torch.linalg.solve(u + 3 * torch.eye(3, dtype=u.dtype), u[..., 0]).unsqueeze(-1) * u,
+                               (2, 3, 3)),
+    "inverse": lambda: (lambda u, t: torch.linalg.inv(u + 2 * torch.eye(3, dtype=u.dtype)) @ u * torch.linalg.det(u), (3, 3)),
+    "vmap": lambda: (lambda u, t, a: torch.vmap(lambda x: torch.tanh(a(x)))(u), (3, 4), nn.Linear(4, 4)),
+    "divergence": lambda: (_divergence, (3, 3), nn.Linear(2, 8), nn.Linear(8, 2)),
     "number": lambda: (lambda u, t: -u * t, ()),
     "constant": lambda: (lambda u, t: torch.zeros(3, dtype=u.dtype), (3,)),
 }  # fmt: skip

@@ -388,7 +388,7 @@ def _trace(flat: Callable[..., Any], inputs: Sequence[torch.Tensor], f: Any) -> 
             return flat(*inputs)
 
     try:
-        graph = _make_fx(watched, inputs)
+        graph = _make_fx(watched, inputs, decomposition_table={torch.ops.aten._linalg_det.default: _small_determinant})
     except (CaptureError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -421,6 +421,21 @@ def _rewrite_copy(graph: torch.fx.GraphModule, node: torch.fx.Node) -> None:
         made.meta.update(node.meta)
     node.replace_all_uses_with(new)
     graph.graph.erase_node(node)
+
+
+def _small_determinant(a: torch.Tensor) -> Any:
+    """The determinant by its formula: torch's own derivative goes by way of singular values."""
+    n = a.shape[-1]
+    if n > 4:
+        return NotImplemented
+
+    def expand(rows: list[int], columns: list[int]) -> torch.Tensor:
+        if not rows:
+            return torch.ones(a.shape[:-2], dtype=a.dtype, device=a.device)
+        terms = [a[..., rows[0], c] * expand(rows[1:], columns[:i] + columns[i + 1 :]) for i, c in enumerate(columns)]
+        return functools.reduce(lambda x, y: x + y, [-x if i % 2 else x for i, x in enumerate(terms)])
+
+    return expand([*range(n)], [*range(n)]), a, torch.zeros(a.shape[:-1], dtype=torch.int32, device=a.device)
 
 
 _IN_PLACE = "the model changes its arguments or its constants in place; work on a copy, such as u.clone()"
@@ -643,7 +658,23 @@ class _SourceLines(TorchFunctionMode):
             stopped = func in _DETACHING or not torch.is_grad_enabled()
             name = _WITHOUT_GRADIENT if stopped else "model"
             torch.fx.traceback.current_meta["stack_trace"] = f'File "{file}", line {number}, in {name}\n    {line}'
+        if func is torch.Tensor.__getitem__:
+            args = _without_scalar_indices(*args)
         return func(*args, **(kwargs or {}))
+
+
+def _without_scalar_indices(x: torch.Tensor, index: Any) -> tuple[torch.Tensor, Any]:
+    """`x[index]` where a tensor of one integer is no index itself: Python would ask for its value."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    for axis, item in enumerate(items):
+        if item is None or item is Ellipsis or isinstance(item, (list, bool)):
+            break
+        if isinstance(item, torch.Tensor):
+            if item.ndim or item.dtype in (torch.bool, torch.uint8) or item.is_floating_point():
+                break
+            x = torch.index_select(x, axis, item.reshape(1))
+            items[axis] = 0
+    return x, tuple(items) if isinstance(index, tuple) else items[0]
 
 
 def _ours(filename: str) -> bool:

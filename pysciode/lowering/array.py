@@ -31,6 +31,7 @@ from .loops import (
     Program,
     Reduction,
     Scan,
+    Solve,
     Workspace,
     contiguous,
 )
@@ -398,6 +399,14 @@ class LoopBackend(Backend):
             return g.total([p * q for p, q in zip(x[:k], x[k:], strict=True)])
 
         return self.pointwise(fn, [*columns, *rows], shape, "float")
+
+    def solve(self, a: Value, b: Value) -> Value:
+        left, right = self.temporary(a.shape, "float"), self.temporary(b.shape, "float")
+        self.store(a, left)
+        self.store(b, right)
+        batch = a.shape[0] if a.ndim == 3 else 1
+        self.program.statements.append(Solve(batch, b.shape[-2], b.shape[-1], left.buffer, right.buffer))
+        return right
 
     def take(self, x: Value, coordinates: Sequence[int | Value], shape: tuple[int, ...]) -> Value:
         if isinstance(x, Filled):

@@ -58,7 +58,7 @@ class FunctionalBackend(Backend):
         if x.static is not None and not x.name:
             value = torch.from_numpy(np.ascontiguousarray(x.static))
             buffer = self.constants.buffer(value, x.kind)
-            return Named(f"reshape({buffer.name}, {_size(x.shape)})", x.shape, x.kind, static=x.static)
+            return Named(f"reshape(Kernels.like(u, {buffer.name}), {_size(x.shape)})", x.shape, x.kind, static=x.static)
         return x
 
     def constant(self, value: torch.Tensor) -> Named:
@@ -125,7 +125,7 @@ class FunctionalBackend(Backend):
         if x.static is not None:
             return Named("", shape, x.kind, static=x.static.reshape(-1)[places])
         index = self.constants.buffer(torch.from_numpy(np.ascontiguousarray(places.reshape(-1) + 1)), "int")
-        return self._let(f"reshape(vec({self._array(x).name})[{index.name}], {_size(shape)})", shape, x.kind)
+        return self._let(f"reshape(vec({self._array(x).name})[Kernels.like(u, {index.name})], {_size(shape)})", shape, x.kind)
 
     def affine(self, x: Named, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> Named:
         where = grid(shape, maps)
@@ -205,6 +205,13 @@ class FunctionalBackend(Backend):
             return self._let(f"{b.name} * {a.name}", shape, "float")
         pages = f"[vec({b.name}[:, :, i] * {a.name}[:, :, i]) for i in 1:{shape[0]}]"
         return self._let(f"reshape(reduce(hcat, {pages}), {_size(shape)})", shape, "float")
+
+    def solve(self, a: Named, b: Named) -> Named:
+        a, b = self._array(a), self._array(b)
+        if a.ndim == 2:
+            return self._let(f"{b.name} / {a.name}", b.shape, "float")
+        pages = f"[vec({b.name}[:, :, i] / {a.name}[:, :, i]) for i in 1:{b.shape[0]}]"
+        return self._let(f"reshape(reduce(hcat, {pages}), {_size(b.shape)})", b.shape, "float")
 
     def _places(self, coordinates: Sequence[int | Named], shape: tuple[int, ...], base: tuple[int, ...]) -> np.ndarray:
         axes = np.indices(shape, sparse=True)

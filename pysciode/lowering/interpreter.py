@@ -90,6 +90,10 @@ class Backend(ABC):
         """``(m, k) × (k, n)`` or ``(batch, m, k) × (batch, k, n)``."""
 
     @abstractmethod
+    def solve(self, a: Array, b: Array) -> Array:
+        """``a⁻¹ b`` for ``(n, n)`` and ``(n, k)``, or for a batch of both."""
+
+    @abstractmethod
     def take(self, x: Array, coordinates: Sequence[int | Array], shape: tuple[int, ...]) -> Array:
         """``out[o] = x[c(o)]``: for each axis of `x`, a coordinate is an axis of the result or an index array of `shape`."""
 

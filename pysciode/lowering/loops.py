@@ -439,6 +439,30 @@ class Product(Statement):
         return [call] if self.batch == 1 else [f"for i in 0:{self.batch - 1}", "    " + call, "end"]
 
 
+@dataclass
+class Solve(Statement):
+    """``B = A⁻¹ B`` for each of a batch of dense matrices; `A` is overwritten."""
+
+    batch: int
+    n: int
+    k: int
+    a: Buffer
+    b: Buffer
+
+    def reads(self) -> set[Buffer]:
+        return {self.a, self.b}
+
+    def writes(self) -> set[Buffer]:
+        return {self.a, self.b}
+
+    def emit(self, dtype: np.dtype) -> list[str]:
+        def at(buffer: Buffer, size: int) -> str:
+            return f"{buffer.name}, {buffer.shift}" + (f" + {size}*i" if self.batch > 1 else "")
+
+        call = f"Kernels.solve!({at(self.a, self.n**2)}, {at(self.b, self.n * self.k)}, {self.n}, {self.k})"
+        return [call] if self.batch == 1 else [f"for i in 0:{self.batch - 1}", "    " + call, "end"]
+
+
 # --- programs --------------------------------------------------------------------------------------------------------
 
 

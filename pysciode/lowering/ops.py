@@ -423,6 +423,11 @@ def _copy(b: Backend, x: Array, source: Array, non_blocking: bool = False) -> Ar
     return b.expand(cast(b, source, x.kind), x.shape)
 
 
+@row(aten.fill.Scalar, aten.fill.Tensor)
+def _fill(b: Backend, x: Array, value: Any) -> Array:
+    return b.expand(cast(b, value, x.kind), x.shape) if isinstance(value, Array) else b.full(x.shape, value, x.kind)
+
+
 @row(
     aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.empty_like.default,
     aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default,

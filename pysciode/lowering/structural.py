@@ -236,13 +236,24 @@ def _as_strided(b: Backend, x: Array, shape: Sequence[int], strides: Sequence[in
     return b.affine(flat, tuple(shape), _storage_maps(x.shape, shape, strides, offset or 0))
 
 
+@row(aten.diagonal_scatter.default)
+def _diagonal_scatter(b: Backend, x: Array, source: Array, offset: int = 0, i: int = 0, j: int = 1) -> Array:
+    places = torch.arange(math.prod(x.shape)).reshape(x.shape).diagonal(offset, i, j)
+    return _scattered(b, x, source, places)
+
+
+def _scattered(b: Backend, x: Array, source: Array, places: torch.Tensor) -> Array:
+    """`x` with `source` at flat places."""
+    flat = b.reshape(x, (math.prod(x.shape),))
+    return b.reshape(b.put(flat, [b.constant(places.contiguous())], cast(b, source, x.kind), False), x.shape)
+
+
 @row(aten.as_strided_scatter.default, prims.as_strided_scatter.default)
 def _as_strided_scatter(
     b: Backend, x: Array, source: Array, shape: Sequence[int], strides: Sequence[int], offset: int | None = None
 ) -> Array:
     places = torch.arange(math.prod(x.shape)).as_strided(tuple(shape), tuple(strides), offset or 0)
-    flat = b.reshape(x, (math.prod(x.shape),))
-    return b.reshape(b.put(flat, [b.constant(places.contiguous())], source, False), x.shape)
+    return _scattered(b, x, source, places)
 
 
 # --- reductions ------------------------------------------------------------------------------------------------------
@@ -430,6 +441,70 @@ def _trilinear(
     spread = [widened(x, new_x), widened(y, new_y), widened(z, new_z)]
     product = pointwise(b, lambda g, x, y, z: x * y * z, *spread, kind="float")
     return total(b, product, list(summed))
+
+
+# --- linear systems --------------------------------------------------------------------------------------------------
+# Where torch hands on factors, which only its own derivatives use, the matrix itself is handed on.
+
+
+def _solve(b: Backend, a: Array, x: Array, left: bool = True) -> Array:
+    if not left:
+        return _swap(b, _solve(b, _swap(b, a), _swap(b, x)))
+    batch = tuple(torch.broadcast_shapes(a.shape[:-2], x.shape[:-2]))
+    count = (math.prod(batch),) if batch else ()
+    a = b.reshape(b.expand(a, (*batch, *a.shape[-2:])), (*count, *a.shape[-2:]))
+    x = b.reshape(b.expand(x, (*batch, *x.shape[-2:])), (*count, *x.shape[-2:]))
+    return b.reshape(b.solve(a, x), (*batch, *x.shape[-2:]))
+
+
+def _swap(b: Backend, x: Array) -> Array:
+    return b.permute(x, [*range(x.ndim - 2), x.ndim - 1, x.ndim - 2])
+
+
+@row(aten._linalg_solve_ex.default)
+def _linalg_solve(b: Backend, a: Array, x: Array, *, left: bool = True, check_errors: bool = False) -> tuple[Array, ...]:
+    if x.ndim == a.ndim - 1 and (x.ndim == 1 or x.shape == a.shape[:-1]):
+        column = b.reshape(x, (*x.shape, 1) if left else (*x.shape[:-1], 1, x.shape[-1]))
+        return b.reshape(_solve(b, a, column, left), x.shape), a, a, a
+    return _solve(b, a, x, left), a, a, a
+
+
+@row(aten.linalg_lu_solve.default)
+def _lu_solve(b: Backend, a: Array, pivots: Array, x: Array, *, left: bool = True, adjoint: bool = False) -> Array:
+    return _solve(b, _swap(b, a) if adjoint else a, x, left)
+
+
+@row(aten.linalg_inv_ex.default)
+def _inverse(b: Backend, a: Array, check_errors: bool = False) -> tuple[Array, Array]:
+    identity = b.constant(torch.eye(a.shape[-1], dtype=torch.float64).expand(a.shape))
+    return _solve(b, a, identity), a
+
+
+# --- searching -------------------------------------------------------------------------------------------------------
+
+
+def _count_before(b: Backend, sequence: Array, x: Array, right: bool) -> Array:
+    """How many of an ascending sequence lie before each of `x`."""
+    column = b.reshape(x, (*x.shape, 1))
+    before = pointwise(b, lambda g, s, x: g.apply("le" if right else "lt", s, x), sequence, column, kind="bool")
+    return total(b, before, [before.ndim - 1])
+
+
+@row(aten.searchsorted.Tensor, aten.searchsorted.Scalar)
+def _searchsorted(
+    b: Backend, sequence: Array, x: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
+    sorter: Any = None,
+) -> Array:  # fmt: skip
+    if sequence.ndim != 1 or sorter is not None:
+        raise NotImplementedError("searchsorted of several sequences, or with a sorter")
+    if not isinstance(x, Array):
+        x = b.full((), x, "float")
+    return _count_before(b, sequence, x, right or side == "right")
+
+
+@row(aten.bucketize.Tensor)
+def _bucketize(b: Backend, x: Array, sequence: Array, *, out_int32: bool = False, right: bool = False) -> Array:
+    return _count_before(b, sequence, x, right)
 
 
 # --- indexing --------------------------------------------------------------------------------------------------------
