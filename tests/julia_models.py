@@ -58,11 +58,11 @@ def _function(source: str) -> Any:
 class JuliaModel:
     """A lowered model in Julia."""
 
-    def __init__(self, lowered: LoweredModel) -> None:
+    def __init__(self, lowered: LoweredModel, nonzeros: int = 0) -> None:
         from pysciode.engines.julia_runtime import start_julia
 
         self._module = start_julia()
-        self.lowered = lowered
+        self.lowered, self.nonzeros = lowered, nonzeros
         names, arrays = list(lowered.constants), list(lowered.constants.values())
         self._generated = _function(_CALLER)(self._module, lowered.source, names, arrays, lowered.n, lowered.n_params)
 
@@ -70,6 +70,7 @@ class JuliaModel:
         n, n_params = self.lowered.n, self.lowered.n_params
         return {
             "vjp_p!": [n_params], "vjp_both!": [n, n_params], "jac!": [n * n], "paramjac!": [n * n_params],
+            "jac_sparse!": [self.nonzeros],
         }.get(name, [n])  # fmt: skip
 
     def _arguments(self, name: str, u: Any, p: Any, t: float, v: Any) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from julia_models import JuliaModel
+from scipy.sparse import csc_matrix
 from torch import nn
 from torch_models import ACTIVATIONS, LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, Rhs
 
@@ -20,11 +21,13 @@ from pysciode.capture.model import ScalarModel
 from pysciode.capture.torch_fx import capture_torch, discover_parameters
 from pysciode.lowering.array import FUNCTIONS, lower_array
 from pysciode.lowering.python import evaluate
+from pysciode.lowering.sparsity import sparse_jacobian
 from pysciode.lowering.unroll import unroll
 
 DTYPES = [torch.float32, torch.float64]
 TOLERANCE = {torch.float32: 3e-4, torch.float64: 1e-9}
 TIME = 0.3
+COMPARED = frozenset(FUNCTIONS) - {"jac_sparse!"}
 
 
 @dataclass
@@ -71,7 +74,7 @@ def _flat(tensors: Collection[torch.Tensor], dtype: torch.dtype) -> np.ndarray:
     return torch.cat(parts).numpy() if parts else torch.zeros(0, dtype=dtype).numpy()
 
 
-def compare(model: nn.Module, u: torch.Tensor, names: Collection[str] = FUNCTIONS, tolerance: float | None = None) -> None:
+def compare(model: nn.Module, u: torch.Tensor, names: Collection[str] = COMPARED, tolerance: float | None = None) -> None:
     """Assert that the generated functions agree with torch, and allocate nothing."""
     v = torch.randn(u.shape, generator=torch.Generator().manual_seed(1), dtype=u.dtype)
     reference = Reference(model, u, v)
@@ -196,6 +199,45 @@ def test_gradients_stop_in_unrolled_models():
 def test_large_models_are_not_unrolled():
     layer = nn.Linear(30, 30)
     assert unroll(capture_torch(layer, torch.zeros(30))) is None
+
+
+def reaction_diffusion(u):
+    """A ring of cells with two species."""
+    a, b = u[0], u[1]
+    laplacian = torch.roll(u, 1, 1) - 2 * u + torch.roll(u, -1, 1)
+    return 3 * laplacian + torch.stack([a * a * b - a, b - a * a * b])
+
+
+def heat_by_matrix(u):
+    n = u.shape[0]
+    matrix = torch.diag(torch.full((n,), -2.0)) + torch.diag(torch.ones(n - 1), 1) + torch.diag(torch.ones(n - 1), -1)
+    return matrix.to(u.dtype) @ u + torch.where(u > 0, u.sin(), 0.0)
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize(("f", "shape", "most"), [(reaction_diffusion, (2, 30), 8), (heat_by_matrix, (40,), 3)])
+def test_sparse_jacobian(f, shape, most):
+    u = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model = capture_torch(f, u)
+    assert sparse_jacobian(model).n_colors <= most
+    lowered = lower_array(model, {"jac_sparse!"})
+    n = u.numel()
+    dense = torch.func.jacrev(f)(u).reshape(n, n).numpy()
+    julia = JuliaModel(lowered, nonzeros=len(lowered.sparsity[1]))
+    nz = julia.call("jac_sparse!", u.reshape(-1).numpy(), np.zeros(0), 0.0, np.zeros(n))
+    found = csc_matrix((nz, lowered.sparsity[1] - 1, lowered.sparsity[0] - 1), (n, n)).toarray()
+    np.testing.assert_allclose(found, dense, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*REDUCTIONS, *STRUCTURE])
+def test_jacobian_pattern_covers_the_jacobian(name):
+    f = (REDUCTIONS | STRUCTURE)[name]
+    u = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pattern = sparse_jacobian(capture_torch(lambda u: f(u), u))
+    covered = np.zeros((12, 12), bool)
+    for j in range(12):
+        covered[pattern.rowval[pattern.colptr[j] : pattern.colptr[j + 1]], j] = True
+    assert covered[torch.func.jacrev(f)(u).reshape(12, 12).numpy() != 0].all()
 
 
 def test_products_with_known_zeros_vanish():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..algorithms import PARTITIONED, STIFF, Algorithm
-from ..capture.model import CallbackModel, CapturedModel, JuliaModel, ScalarModel
+from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
 from ..lowering import lower
 from ..lowering.julia_source import defined_functions
 from ..sensitivity import (
@@ -234,8 +234,8 @@ def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | N
             form = "matrixfree"
             want |= {"jvp!", "tgrad!"}
         elif problem.jac_sparsity is not None:
-            if not isinstance(model, ScalarModel):
-                raise ValueError("jac_sparsity needs a model of few enough states to be written out as scalars")
+            if not isinstance(model, (ArrayModel, ScalarModel)):
+                raise ValueError("jac_sparsity needs a model whose formulas are known: written for NumPy, torch or SymPy")
             form = "sparse"
             want |= {"jac!", "jac_sparse!", "tgrad!"}
         elif problem.n <= _DENSE_LIMIT:

@@ -36,6 +36,7 @@ from .loops import (
     contiguous,
 )
 from .model import LoweredModel
+from .sparsity import SparseJacobian, sparse_jacobian
 
 # What a scalar operation costs, in units of an addition; others are transcendental.
 _COSTS = {
@@ -499,7 +500,7 @@ _TRACED = {
     "tgrad!": ("tgrad", ("dT",), ("t", "u", "p")),
 }
 # row by row, because the vector-Jacobian products are mostly wanted anyway
-_NEEDS = {"jac!": "vjp!", "paramjac!": "vjp_p!"}
+_NEEDS = {"jac!": "vjp!", "paramjac!": "vjp_p!", "jac_sparse!": "jvp!"}
 FUNCTIONS = (*_TRACED, *_NEEDS, "f_oop")
 """What can be generated."""
 
@@ -528,6 +529,14 @@ def lower_array(model: ArrayModel, want: Collection[str] = FUNCTIONS) -> Lowered
             workspace.vector("unit", n)
             workspace.vector("row", size)
             parts.append(_ROWS.format(name=name, product=_NEEDS[name], n=n, columns=size))
+    sparsity = None
+    if "jac_sparse!" in want:
+        jacobian = sparse_jacobian(model)
+        sparsity = (jacobian.colptr + 1, jacobian.rowval + 1)
+        workspace.vector("unit", n)
+        workspace.vector("row", n)
+        constants.arrays |= _color_tables(jacobian)
+        parts.append(_COLORED.format(n=n, n_colors=jacobian.n_colors))
     functions = {*names, *(set(want) & set(_NEEDS))}
     if "f_oop" in want:
         source = lower_functional(model, constants)
@@ -542,7 +551,23 @@ def lower_array(model: ArrayModel, want: Collection[str] = FUNCTIONS) -> Lowered
         n_params=n_params,
         dtype=dtype,
         constants=constants.arrays,
+        sparsity=sparsity,
     )
+
+
+def _color_tables(jacobian: SparseJacobian) -> dict[str, np.ndarray]:
+    """For each colour, its columns and its entries: their places among the non-zeros, and their rows. All from one."""
+    columns = np.argsort(jacobian.colors, kind="stable")
+    entry_colors = np.repeat(jacobian.colors, np.diff(jacobian.colptr))
+    entries = np.argsort(entry_colors, kind="stable")
+    count = np.arange(jacobian.n_colors + 1)
+    return {
+        "color_columns": columns + 1,
+        "color_first_column": np.searchsorted(jacobian.colors[columns], count) + 1,
+        "color_entries": entries + 1,
+        "color_rows": jacobian.rowval[entries] + 1,
+        "color_first_entry": np.searchsorted(entry_colors[entries], count) + 1,
+    }
 
 
 def _function(name: str, model: ArrayModel, constants: Constants, workspace: Workspace) -> str:
@@ -622,6 +647,21 @@ _ROWS = """function {name}(J, u, p, t, w)
         unit[i] = 0
         @inbounds for j in 1:{columns}
             J[(j - 1) * {n} + i] = row[j]
+        end
+    end
+    return nothing
+end"""
+
+_COLORED = """function jac_sparse!(nz, u, p, t, w)
+    unit, row = w.unit, w.row
+    for c in 1:{n_colors}
+        fill!(unit, 0)
+        @inbounds for k in color_first_column[c]:color_first_column[c+1]-1
+            unit[color_columns[k]] = 1
+        end
+        jvp!(row, unit, u, p, t, w)
+        @inbounds for k in color_first_entry[c]:color_first_entry[c+1]-1
+            nz[color_entries[k]] = row[color_rows[k]]
         end
     end
     return nothing
