@@ -12,10 +12,9 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def _is_users(filename: str) -> bool:
-    if filename.startswith((_PACKAGE, "<frozen", "<__array_function__")):
-        return False
-    parts = filename.replace("\\", "/").split("/")
-    return not ({"numpy", "sympy", "torch"} & set(parts))
+    libraries = [sys.modules[name].__file__ for name in ("numpy", "scipy", "sympy", "torch") if name in sys.modules]
+    folders = [os.path.dirname(file) + os.sep for file in libraries if file]
+    return not filename.startswith((_PACKAGE, "<frozen", "<__array_function__", *folders))
 
 
 def _describe(filename: str, line: int) -> str:
