@@ -95,9 +95,9 @@ def _manifest_is_current(project: str) -> bool:
     if entry is None:
         return False
     described = files("pysciode").joinpath(required_packages()[JULIA_PACKAGE]["path"], "Project.toml").read_text()
-    named = re.search(r"^\[deps\]$(.*?)(?=^\[|\Z)", described, re.MULTILINE | re.DOTALL)
-    dependencies = re.findall(r"^(\w+) *=", named[1], re.MULTILINE) if named else []
-    return all(f'"{name}"' in entry[1] for name in dependencies)
+    sections = re.findall(r"^\[(?:weak)?deps\]$(.*?)(?=^\[|\Z)", described, re.MULTILINE | re.DOTALL)
+    dependencies = re.findall(r"^(\w+) *=", "".join(sections), re.MULTILINE)
+    return set(dependencies) <= set(re.findall(r"\w+", entry[1]))
 
 
 def resolve(progress: Callable[[str], None] = print, *, update: bool = False) -> None:
