@@ -20,6 +20,12 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
         m = nu + np
         N = width(m)
         result, jacobian = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N))::Pass{T}
+        if result.retcode !== :Success
+            # A derivative that is not finite stops the solver too: then the states themselves are still to be had.
+            plain = at_runtime(run, plan, inst, odeproblem(plan, inst, u0, p, tspan), saveat, false)::Answer{T}
+            plain.pullback = NoDerivative(result.retcode)
+            return plain
+        end
         for offset in N:N:(m - 1)
             # The step size follows the values and all partials; every pass saves at the first one's times.
             at = isempty(saveat) ? result.t : saveat
@@ -33,6 +39,13 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
         checkin(plan.model, inst)
     end
 end
+
+"""Stands for a pullback where the solve with derivatives gave up."""
+struct NoDerivative
+    retcode::Symbol
+end
+(d::NoDerivative)(_) =
+    throw(GradientFailed("with the derivatives carried along, the solver stopped with retcode $(d.retcode): they are probably not finite"))
 
 """The derivatives of all saved states, `(state, direction, time)`, and the product with a cotangent."""
 struct Contraction{T}

@@ -19,13 +19,15 @@ function (s::SensitivityRHS{T})(dz, z, p, t) where {T}
     n, nu, np = s.n, s.nu, s.np
     u = view(z, 1:n)
     s.f(view(dz, 1:n), u, p, t)
-    s.jac(s.J, u, p, t)
+    # Implicit methods differentiate this in turn, with dual numbers.
+    J, pJ = eltype(dz) === T ? (s.J, s.pJ) : (similar(s.J, eltype(dz)), similar(s.pJ, eltype(dz)))
+    s.jac(J, u, p, t)
     S = reshape(view(z, (n + 1):length(z)), n, nu + np)
     dS = reshape(view(dz, (n + 1):length(dz)), n, nu + np)
-    mul!(dS, s.J, S)
+    mul!(dS, J, S)
     if np > 0
-        s.paramjac(s.pJ, u, p, t)
-        dS[:, (nu + 1):end] .+= s.pJ
+        s.paramjac(pJ, u, p, t)
+        dS[:, (nu + 1):end] .+= pJ
     end
     return nothing
 end
