@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,10 @@ assert abs(solution.u[-1, 0] - np.exp(-2.0)) < 1e-5
 """
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=600)
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=600, env=os.environ | environment
+    )
 
 
 def test_importing_pysciode_starts_nothing_and_is_quick():
@@ -86,7 +89,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.julia
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system does not fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_is_told_so():
     shown = run(
         f"""
@@ -106,14 +109,18 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert shown.returncode == 0, shown.stderr
 
 
-def test_without_julia_the_error_names_the_command(monkeypatch, tmp_path):
-    from pysciode.engines import julia_runtime
-    from pysciode.errors import INSTALL_COMMAND, EngineUnavailable
-
-    if "juliacall" in sys.modules:
-        pytest.skip("this process runs Julia already")
-    monkeypatch.setattr(julia_runtime, "_started", None)
-    monkeypatch.setenv("PYTHON_JULIACALL_EXE", str(tmp_path / "julia"))
-    monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(tmp_path))
-    with pytest.raises(EngineUnavailable, match=INSTALL_COMMAND):
-        julia_runtime.start_julia()
+def test_without_julia_the_error_names_the_command(tmp_path):
+    shown = run(
+        """
+from pysciode.engines.julia_runtime import start_julia
+from pysciode.errors import INSTALL_COMMAND, EngineUnavailable
+try:
+    start_julia()
+except EngineUnavailable as error:
+    assert INSTALL_COMMAND in str(error)
+    print("said so")
+""",
+        PYTHON_JULIACALL_EXE=str(tmp_path / "julia"),
+        PYTHON_JULIACALL_PROJECT=str(tmp_path),
+    )
+    assert "said so" in shown.stdout, shown.stderr
