@@ -123,7 +123,9 @@ class InterpolatingAdjoint(SensitivityAlgorithm):
 class QuadratureAdjoint(SensitivityAlgorithm):
     """Solve the adjoint of the states alone, then integrate for the parameters by adaptive quadrature.
 
-    Kim, Ji, Deng, Ma, Rackauckas, "Stiff Neural Ordinary Differential Equations" (Chaos 31, 2021, arXiv:2103.15341).
+    Kim, Ji, Deng, Ma, Rackauckas, "Stiff Neural Ordinary Differential Equations" (Chaos 31, 2021, arXiv:2103.15341). The
+    quadrature samples at points of its own, so on stiff problems it can step over a fast transient unless its tolerances are
+    strict: `GaussAdjoint`, which goes by the solver's steps, can't.
 
     Attributes
     ----------

@@ -117,6 +117,24 @@ class _Call:
             self.raw = self.engine.solve(self.request)
         else:
             self.raw, self.pullback = self.engine.solve_with_pullback(self.request)
+            if self.raw.retcode not in SUCCESS and not self.sensealg.continuous:
+                self._try_without_derivatives()
+
+    def _try_without_derivatives(self) -> None:
+        """A method that carries derivatives through the solve may fail by them alone: then the solution still counts."""
+        plain = self.engine.solve(replace(self.request, sensealg=None, wants=frozenset()))
+        if plain.retcode not in SUCCESS:
+            return
+        name, retcode = self.sensealg.name, self.raw.retcode
+
+        def refuse(du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            raise GradientFailed(
+                name,
+                f"the solve that carries derivatives stopped with retcode {retcode}, though the one without succeeds",
+                "The model may have no derivative at a state that it visits (a root at 0, say), or it needs a larger maxiters",
+            )
+
+        self.raw, self.pullback = plain, refuse
 
     def states(self) -> torch.Tensor:
         raw = self.raw

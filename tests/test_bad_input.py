@@ -215,7 +215,7 @@ def test_a_parameter_that_becomes_nan_is_named(alive):
         (lambda u, p, t: [u[0], u[0]], ValueError),
         (lambda u, p, t: None, (ValueError, TypeError, ps.CaptureError)),
         (lambda u, p, t: ["a"], (ValueError, TypeError, ps.CaptureError)),
-        (lambda u: u, TypeError),
+        (lambda a, b, c, d, e: a, TypeError),
     ],
 )
 def test_models_that_return_something_else(alive, f, error):
@@ -233,7 +233,8 @@ def test_what_cannot_be_captured_names_line_and_ways_out(alive):
         ps.solve(ps.ODEProblem(branches, [1.0], (0.0, 1.0)), ps.Tsit5(), engine=alive)
     assert "the line at fault" in str(caught.value) and "test_bad_input.py" in str(caught.value)
     assert "rewrite" in str(caught.value) and "capture='callback'" in str(caught.value)
-    sol = ps.solve(ps.ODEProblem(branches, [1.0], (0.0, 0.5), capture="callback"), ps.Tsit5(), saveat=[0.5], rtol=1e-8, atol=1e-8, engine=alive)
+    problem = ps.ODEProblem(branches, [1.0], (0.0, 0.5), capture="callback")
+    sol = ps.solve(problem, ps.Tsit5(), saveat=[0.5], rtol=1e-8, atol=1e-8, engine=alive)
     assert sol.u[0, 0] == pytest.approx(np.exp(-0.5), rel=1e-6)
 
 
@@ -336,7 +337,12 @@ def test_what_the_embedded_engine_lacks_is_named(problem, algorithm, options, fe
 
 @pytest.mark.parametrize(
     "sensealg",
-    [ps.GaussAdjoint(), ps.ForwardDiffSensitivity(), ps.BacksolveAdjoint(autojacvec="ZygoteVJP"), ps.BacksolveAdjoint(checkpointing=False)],
+    [
+        ps.GaussAdjoint(),
+        ps.ForwardDiffSensitivity(),
+        ps.BacksolveAdjoint(autojacvec="ZygoteVJP"),
+        ps.BacksolveAdjoint(checkpointing=False),
+    ],
 )
 def test_sensitivity_methods_that_the_embedded_engine_lacks(sensealg):
     problem = ps.ODEProblem(decay, [1.0], (0.0, 1.0), torch.tensor(2.0, dtype=F64, requires_grad=True))

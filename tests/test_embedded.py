@@ -117,9 +117,8 @@ def test_memory_of_the_adjoint_is_flat_in_the_number_of_steps(monkeypatch):
     k = torch.tensor(2.0, dtype=F64, requires_grad=True)
     problem = ps.ODEProblem(relaxation, [0.0], (0.0, 5.0), k)
     for tolerance in (1e-3, 1e-10):
-        sol = ps.solve(
-            problem, ps.Tsit5(), saveat=[2.0, 5.0], rtol=tolerance, atol=tolerance, sensealg=ps.BacksolveAdjoint(), engine="embedded"
-        )
+        options = {"rtol": tolerance, "atol": tolerance, "sensealg": ps.BacksolveAdjoint(), "engine": "embedded"}
+        sol = ps.solve(problem, ps.Tsit5(), saveat=[2.0, 5.0], **options)
         assert len(recorders[-1].times) <= 7
     assert sol.stats.naccept > 100
     sol.u.sum().backward()
@@ -144,8 +143,7 @@ def test_models_of_every_kind():
         "callback": ps.ODEProblem(lambda u, p, t: weight @ u + bias, u0, (0.0, 1.0), capture="callback"),
     }
     found = {
-        name: np.asarray(ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine="embedded").u.detach() if problem.is_torch else ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine="embedded").u)
-        for name, problem in models.items()
+        name: ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine="embedded").to_numpy()[1] for name, problem in models.items()
     }
     for name, u in found.items():
         np.testing.assert_allclose(u, found["python"], rtol=1e-12, err_msg=name)
@@ -161,8 +159,15 @@ def test_gradients_through_callbacks():
         ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine="embedded").u.square().sum().backward()
         gradients.append(net.weight.grad.clone())
     torch.testing.assert_close(*gradients)
-    problem = ps.ODEProblem(lambda u, p, t: np.sin(u) * p, np.ones(1), (0.0, 1.0), torch.tensor(1.0, dtype=F64, requires_grad=True))
-    assert problem.is_torch
+
+
+def test_callbacks_of_numpy_and_of_torch():
+    k = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    problem = ps.ODEProblem(lambda u, p, t: np.array([-float(u[0])]), [1.0], (0.0, 1.0), capture="callback")
+    assert ps.solve(problem, ps.Tsit5(), engine="embedded").success
+    problem = ps.ODEProblem(lambda u, p, t: -p * u, torch.ones(1, dtype=F64), (0.0, 1.0), k, capture="callback")
+    ps.solve(problem, ps.Tsit5(), saveat=[1.0], rtol=1e-9, atol=1e-9, engine="embedded").u.sum().backward()
+    assert k.grad.item() == pytest.approx(-np.exp(-1.0), rel=1e-6)
 
 
 def test_import_is_quick_and_light():

@@ -90,9 +90,8 @@ def test_every_method_on_a_network(engine, sensealg):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)).double()
     u0 = torch.randn(3, 2, dtype=F64, requires_grad=True)
-    sol = ps.solve(
-        ps.ODEProblem(net, u0, (0.0, 1.0)), ps.Tsit5(), saveat=[0.5, 1.0], rtol=1e-9, atol=1e-9, sensealg=sensealg, engine=engine
-    )
+    options = {"rtol": 1e-9, "atol": 1e-9, "sensealg": sensealg, "engine": engine}
+    sol = ps.solve(ps.ODEProblem(net, u0, (0.0, 1.0)), ps.Tsit5(), saveat=[0.5, 1.0], **options)
     loss(sol.u).backward()
     found = [u0.grad, *(x.grad for x in net.parameters())]
     u0.grad = None
@@ -251,9 +250,8 @@ def test_two_losses_and_a_second_backward(engine):
 
 def test_float32_gradient(engine):
     p = torch.tensor(RATES, requires_grad=True)
-    sol = ps.solve(
-        ps.ODEProblem(lotka_volterra, torch.ones(2), (0.0, 5.0), p), ps.Tsit5(), saveat=TIMES, rtol=1e-5, atol=1e-6, engine=engine
-    )
+    problem = ps.ODEProblem(lotka_volterra, torch.ones(2), (0.0, 5.0), p)
+    sol = ps.solve(problem, ps.Tsit5(), saveat=TIMES, rtol=1e-5, atol=1e-6, engine=engine)
     loss(sol.u).backward()
     assert p.grad.dtype == torch.float32
     np.testing.assert_allclose(p.grad.numpy(), REFERENCE[2:], rtol=2e-2, atol=1e-2 * np.abs(REFERENCE).max())
@@ -309,7 +307,8 @@ def test_torch_func_grad_and_vjp(engine):
 
 
 def test_torch_func_jacrev_and_vmap(engine):
-    problem = ps.ODEProblem(lambda u, p, t: [-p[0] * u[0], -p[1] * u[1]], torch.ones(2, dtype=F64), (0.0, 1.0), torch.ones(2, dtype=F64))
+    ones = torch.ones(2, dtype=F64)
+    problem = ps.ODEProblem(lambda u, p, t: [-p[0] * u[0], -p[1] * u[1]], ones, (0.0, 1.0), ones)
 
     def final(p):
         return ps.solve(ps.remake(problem, p=p), ps.Tsit5(), saveat=[1.0], rtol=1e-10, atol=1e-10, engine=engine).u[0]
@@ -321,7 +320,8 @@ def test_torch_func_jacrev_and_vmap(engine):
 
 
 def test_torch_func_says_what_does_not_work(engine):
-    problem = ps.ODEProblem(lambda u, p, t: [-p * u[0]], torch.ones(1, dtype=F64), (0.0, 1.0), torch.tensor(1.0, dtype=F64))
+    one = torch.ones(1, dtype=F64)
+    problem = ps.ODEProblem(lambda u, p, t: [-p * u[0]], one, (0.0, 1.0), one[0])
 
     def final(p):
         return ps.solve(ps.remake(problem, p=p), ps.Tsit5(), saveat=[1.0], engine=engine).u.sum()
@@ -336,7 +336,8 @@ def test_torch_func_says_what_does_not_work(engine):
 
 
 def test_per_sample_gradients(engine):
-    problem = ps.ODEProblem(lambda u, p, t: [-p * u[0]], torch.ones(1, dtype=F64), (0.0, 1.0), torch.tensor(1.0, dtype=F64))
+    one = torch.ones(1, dtype=F64)
+    problem = ps.ODEProblem(lambda u, p, t: [-p * u[0]], one, (0.0, 1.0), one[0])
 
     def final(p):
         return ps.solve(ps.remake(problem, p=p), ps.Tsit5(), saveat=[1.0], rtol=1e-9, atol=1e-9, engine=engine).u.sum()
@@ -361,7 +362,8 @@ def test_other_modes_of_torch(engine):
 def test_a_gradient_that_is_not_finite_is_refused(engine):
     # sqrt has no derivative at 0, where this state starts and stays.
     u0 = torch.zeros(1, dtype=F64, requires_grad=True)
-    problem = ps.ODEProblem(lambda u, p, t: [p * u[0] ** 0.5], u0, (0.0, 1.0), torch.tensor(1.0, dtype=F64, requires_grad=True))
+    p = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    problem = ps.ODEProblem(lambda u, p, t: [p * u[0] ** 0.5], u0, (0.0, 1.0), p)
     for sensealg in (None, ps.BacksolveAdjoint()):
         sol = ps.solve(problem, ps.Tsit5(), saveat=[1.0], sensealg=sensealg, engine=engine)
         with pytest.raises(ps.GradientFailed) as caught:
@@ -386,11 +388,25 @@ def test_a_partial_solution_has_no_gradient(engine):
         sol.u.sum().backward()
 
 
-def test_a_backward_solve_that_drifts_is_refused(engine):
-    # Backwards in time this decay grows like exp(60 t): what comes back is not the forward solution.
+def test_a_backward_solve_that_drifts_is_refused_or_right(engine):
+    # Backwards in time this decay grows like exp(60 t): what comes back need not be the forward solution.
     k = torch.tensor(60.0, dtype=F64, requires_grad=True)
     problem = ps.ODEProblem(lambda u, p, t: [-p * (u[0] - np.cos(t))], [1.0], (0.0, 2.0), k)
     sol = ps.solve(problem, ps.Tsit5(), saveat=[2.0], sensealg=ps.BacksolveAdjoint(), engine=engine)
+    try:
+        sol.u.sum().backward()
+    except ps.GradientFailed as error:
+        assert error.sensealg == "BacksolveAdjoint"
+    else:
+        c, s = np.cos(2.0), np.sin(2.0)  # u(2) = (k² cos 2 + k sin 2) / (k² + 1), the transient having died out
+        exact = (2 * 60 * c + s) / 3601 - (3600 * c + 60 * s) * 120 / 3601**2
+        assert k.grad.item() == pytest.approx(exact, rel=1e-2)
+
+
+def test_embedded_refuses_drift():
+    k = torch.tensor(60.0, dtype=F64, requires_grad=True)
+    problem = ps.ODEProblem(lambda u, p, t: [-p * (u[0] - np.cos(t))], [1.0], (0.0, 2.0), k)
+    sol = ps.solve(problem, ps.Tsit5(), saveat=[2.0], sensealg=ps.BacksolveAdjoint(), engine="embedded")
     with pytest.raises(ps.GradientFailed, match="BacksolveAdjoint"):
         sol.u.sum().backward()
 
@@ -404,17 +420,24 @@ def test_a_backward_solve_that_runs_out_of_steps_is_refused(engine, sensealg):
     forward = ps.solve(problem, ps.Tsit5(), saveat=TIMES, rtol=1e-6, atol=1e-6, engine=engine).stats
     # Enough to go forward, too little for the way back, which starts anew at each saved time.
     limit = forward.naccept + forward.nreject + 1
-    sol = ps.solve(
-        problem, ps.Tsit5(), saveat=np.linspace(0, 5, 200), rtol=1e-6, atol=1e-6, maxiters=limit, sensealg=sensealg, engine=engine
-    )
+    options = {"rtol": 1e-6, "atol": 1e-6, "maxiters": limit, "sensealg": sensealg, "engine": engine}
+    sol = ps.solve(problem, ps.Tsit5(), saveat=np.linspace(0, 5, 200), **options)
     with pytest.raises(ps.GradientFailed, match=sensealg.name):
         sol.u.sum().backward()
 
 
 @pytest.mark.parametrize(
-    "sensealg", [None, ps.ForwardSensitivity(), ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.QuadratureAdjoint(abstol=1e-12, reltol=1e-8)]
+    "algorithm, sensealg, rtol",
+    [
+        (ps.Rodas5P(), None, 1e-10),
+        (ps.KenCarp4(), ps.ForwardSensitivity(), 1e-8),
+        (ps.Rodas5P(), ps.GaussAdjoint(), 1e-10),
+        (ps.Rodas5P(), ps.InterpolatingAdjoint(), 1e-8),
+        (ps.Rodas5P(), ps.QuadratureAdjoint(abstol=1e-14, reltol=1e-12), 1e-10),
+    ],
+    ids=str,
 )
-def test_julia_differentiates_stiff_problems(julia_engine, sensealg):
+def test_julia_differentiates_stiff_problems(julia_engine, algorithm, sensealg, rtol):
     def robertson(u, p, t):
         a, b, c = u
         return [-p[0] * a + p[2] * b * c, p[0] * a - p[2] * b * c - p[1] * b**2, p[1] * b**2]
@@ -432,6 +455,7 @@ def test_julia_differentiates_stiff_problems(julia_engine, sensealg):
     exact = [(value(rates + h * e) - value(rates - h * e)) / (2 * h) for h, e in zip(steps, np.eye(3), strict=True)]
     p = torch.tensor(rates, requires_grad=True)
     problem = ps.ODEProblem(robertson, torch.tensor([1.0, 0.0, 0.0], dtype=F64), (0.0, 1e2), p)
-    sol = ps.solve(problem, ps.Rodas5P(), saveat=times, rtol=1e-10, atol=1e-13, sensealg=sensealg, engine=julia_engine)
+    options = {"rtol": rtol, "atol": 1e-3 * rtol, "sensealg": sensealg, "engine": julia_engine}
+    sol = ps.solve(problem, algorithm, saveat=times, **options)
     (sol.u[:, 0].sum() + 1e4 * sol.u[:, 1].sum()).backward()
     np.testing.assert_allclose(p.grad.numpy(), exact, rtol=1e-4)

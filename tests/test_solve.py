@@ -161,7 +161,9 @@ def test_without_dense_output_the_way_out_is_named(engine, problem):
     np.testing.assert_allclose(sol(2.5), reference([2.5])[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("save_idxs, columns", [([1], [1]), (0, [0]), ([1, 0], [1, 0]), (np.array([False, True]), [1]), (-1, [1])])
+@pytest.mark.parametrize(
+    "save_idxs, columns", [([1], [1]), (0, [0]), ([1, 0], [1, 0]), (np.array([False, True]), [1]), (-1, [1])]
+)
 def test_save_idxs(engine, problem, save_idxs, columns):
     sol = ps.solve(problem, ps.Tsit5(), saveat=[5.0, 10.0], save_idxs=save_idxs, rtol=1e-8, atol=1e-8, engine=engine)
     assert sol.u.shape == (2, len(columns))
@@ -269,16 +271,21 @@ def test_plot(engine, problem):
     assert ax.get_xlabel() == "t"
 
 
+def long_problem(engine):
+    """Steps limited by stability, so that the solve takes long enough for a report to be due."""
+    rate = 3e2 if engine == "embedded" else 1e6
+    return ps.ODEProblem(lambda u, p, t: [-p * (u[0] - np.cos(t))], [0.0], (0.0, 20.0), rate)
+
+
 def test_progress(engine):
-    # Steps limited by stability, so that the solve is long enough for a report to be due.
     seen = []
-    problem = ps.ODEProblem(lambda u, p, t: [-p * (u[0] - np.cos(t))], [0.0], (0.0, 20.0), 3e2 if engine == "embedded" else 1e6)
+    problem = long_problem(engine)
     ps.solve(problem, ps.Tsit5(), saveat=[20.0], maxiters=10_000_000, progress=seen.append, engine=engine)
     assert seen and all(0.0 <= t <= 20.0 for t in seen) and seen == sorted(seen)
 
 
 def test_progress_bar_goes_to_stderr(engine, capsys):
-    problem = ps.ODEProblem(lambda u, p, t: [-p * (u[0] - np.cos(t))], [0.0], (0.0, 20.0), 3e2 if engine == "embedded" else 1e6)
+    problem = long_problem(engine)
     ps.solve(problem, ps.Tsit5(), saveat=[20.0], maxiters=10_000_000, progress=True, engine=engine)
     captured = capsys.readouterr()
     assert "%" in captured.err and captured.out == ""
