@@ -15,7 +15,7 @@ import torch
 import torch.fx
 
 from ..capture.graph import Scalar, ScalarGraph
-from ..capture.torch_fx import user_line
+from ..capture.torch_source import user_line
 from ..errors import CaptureError
 
 Kind = Literal["float", "int", "bool"]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..capture.graph import Scalar, ScalarGraph
-from ..capture.torch_fx import stops_gradient
+from ..capture.torch_source import stops_gradient
 from .interpreter import Array, Backend, Kind, ScalarFunction, as_number, kind_of
 
 aten = torch.ops.aten

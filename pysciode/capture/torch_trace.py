@@ -1,0 +1,60 @@
+"""Tracing with ``make_fx``, and what is done to every trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.fx
+import torch.fx.traceback
+from torch.fx.experimental.proxy_tensor import make_fx
+
+
+class quiet_torch:
+    """Settings that keep a trace to ordinary operations: no fused attention or encoder kernels."""
+
+    def __enter__(self) -> None:
+        self._fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        self._sdpa = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+        self._sdpa.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._sdpa.__exit__(*error)
+        torch.backends.mha.set_fastpath_enabled(self._fastpath)
+
+
+def make_graph(f: Callable[..., Any], inputs: Sequence[torch.Tensor], **options: Any) -> torch.fx.GraphModule:
+    graph = make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True, **options)(*inputs)
+    drop_unused(graph)
+    return graph
+
+
+def pure(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> torch.fx.GraphModule:
+    """`graph` without in-place operations: assignments to slices become functions of the whole."""
+    if any(mutates(node) for node in graph.graph.nodes):
+        return make_graph(torch.func.functionalize(replay(graph)), inputs)
+    return graph
+
+
+def drop_unused(graph: torch.fx.GraphModule) -> None:
+    for node in reversed(graph.graph.nodes):
+        # Tracing leaves checks behind that count as impure; mutations, which must stay, are seen by their schema.
+        if node.op in ("call_function", "get_attr") and not node.users and not mutates(node):
+            graph.graph.erase_node(node)
+
+
+def mutates(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def replay(graph: torch.fx.GraphModule) -> Callable[..., torch.Tensor]:
+    """`graph` as a function that passes its source lines on to the next trace."""
+
+    def run(*inputs: torch.Tensor) -> torch.Tensor:
+        with torch.fx.traceback.preserve_node_meta():
+            return torch.fx.Interpreter(graph).run(*inputs)
+
+    return run
