@@ -7,8 +7,8 @@ using PySciODE: rehearse
 
 @setup_workload begin
     @compile_workload begin
-        rehearse(Float64, "OrdinaryDiffEqBDF", "FBDF", "implicit", nothing)
-        rehearse(Float64, "OrdinaryDiffEqBDF", "FBDF", "implicit", nothing; dense=true)
+        rehearse(Float64, "OrdinaryDiffEqBDF", "FBDF", "full", nothing)
+        rehearse(Float64, "OrdinaryDiffEqBDF", "FBDF", "full", nothing; dense=true)
     end
 end
 

@@ -7,8 +7,8 @@ using PySciODE: rehearse
 
 @setup_workload begin
     @compile_workload begin
-        rehearse(Float64, "OrdinaryDiffEqDefault", "DefaultODEAlgorithm", "implicit", nothing)
-        rehearse(Float64, "OrdinaryDiffEqDefault", "DefaultODEAlgorithm", "implicit", nothing; dense=true)
+        rehearse(Float64, "OrdinaryDiffEqDefault", "DefaultODEAlgorithm", "full", nothing)
+        rehearse(Float64, "OrdinaryDiffEqDefault", "DefaultODEAlgorithm", "full", nothing; dense=true)
     end
 end
 

@@ -104,9 +104,10 @@ function guarded_solve(plan::Plan{T}, u0, p, t0, t1, nsave, saveat, u_out, progr
 end
 
 function write_states(out::Ptr{T}, a::Answer{T}) where {T}
-    isempty(a.u) && return nothing
-    n = length(a.u[1])
+    n = width(a.plan)
     for (k, u) in enumerate(a.u)
+        # Python made room for so many numbers.
+        length(u) == n || throw(DimensionMismatch("a saved state has $(length(u)) entries instead of $n"))
         GC.@preserve u unsafe_copyto!(out + (k - 1) * n * sizeof(T), pointer(u), n)
     end
     return nothing
@@ -151,8 +152,7 @@ function c_pullback(id::Int64, du::Ptr{Cvoid}, du0::Ptr{Cvoid}, dp::Ptr{Cvoid}, 
 end
 
 function guarded_pullback(a::Answer{T}, du, du0, dp, report) where {T}
-    width = isempty(a.u) ? 0 : length(a.u[1])
-    cotangent = copy(unsafe_wrap(Matrix{T}, Ptr{T}(du), (width, length(a.u))))
+    cotangent = copy(unsafe_wrap(Matrix{T}, Ptr{T}(du), (width(a.plan), length(a.u))))
     g0, gp = at_runtime(a.pullback, cotangent)::Tuple{Vector{T},Vector{T}}
     GC.@preserve g0 gp begin
         unsafe_copyto!(Ptr{T}(du0), pointer(g0), length(g0))
@@ -175,7 +175,7 @@ end
 
 function interpolate_into(a::Answer{T}, times, count, derivative, out) where {T}
     ts = copy(unsafe_wrap(Vector{Float64}, times, count))
-    interpolate!(unsafe_wrap(Matrix{T}, Ptr{T}(out), (a.plan.model.generated.n, count)), a, ts, Int(derivative))
+    interpolate!(unsafe_wrap(Matrix{T}, Ptr{T}(out), (width(a.plan), count)), a, ts, Int(derivative))
     return nothing
 end
 

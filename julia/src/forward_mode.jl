@@ -2,7 +2,7 @@
 # are compiled ahead of time, and without loading the adjoint stack.
 
 """Width of the dual numbers: 4 or 8; fewer derivatives are padded, more of them run in several passes."""
-width(n) = n <= 4 ? 4 : 8
+dual_width(n) = n <= 4 ? 4 : 8
 
 """
     run_forward_mode(plan, u0, p, tspan, saveat) -> Answer
@@ -18,7 +18,7 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
     inst.progress = progress
     try
         m = nu + np
-        N = width(m)
+        N = dual_width(m)
         result, jacobian = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N))::Pass{T}
         if result.retcode !== :Success
             # A derivative that is not finite stops the solver too: then the states themselves are still to be had.

@@ -397,7 +397,7 @@ end
 
 The `ODEFunction` of an instance. `kind`, by what SciML is to use: `:plain` no derivative; `:vjp` the vector-Jacobian products
 alone; `:full` every derivative, without a Jacobian prototype; `:implicit` with a dense one, which the adjoints of implicit methods
-want; `:sparse` with a sparse one; `:matrixfree` Jacobian-vector products instead of Jacobians.
+want and plain solves are slower with; `:sparse` with a sparse one; `:matrixfree` Jacobian-vector products instead of Jacobians.
 """
 function odefunction(inst::Instance{T}, kind::Symbol) where {T}
     return get!(inst.odefunctions, kind) do

@@ -51,6 +51,12 @@ struct Plan{T,A,R,O<:Options}
     mass_matrix::Union{Nothing,Matrix{Float64}}
 end
 
+"""Length of the saved states."""
+width(plan::Plan) = plan.options.save_idxs === nothing ? plan.model.generated.n : length(plan.options.save_idxs)
+
+"""The entries to save, of a whole state."""
+saved(plan::Plan, u) = plan.options.save_idxs === nothing ? u : u[plan.options.save_idxs]
+
 const SILENT = DEVerbosity(SciMLLogging.None())
 
 # A failed reverse solve must not pass for a gradient: what SciML would only warn of becomes an exception.

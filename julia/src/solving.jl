@@ -134,6 +134,8 @@ function run(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, keep::Bo
         reached = filter(t -> abs(t - t0) <= abs(sol.t[end] - t0), saveat)
         result.t, result.u = reached, Vector{T}[flat(sol(t)) for t in reached]
     end
+    # A dense solution holds whole states.
+    keep && (result.u = Vector{T}[saved(plan, u) for u in result.u])
     return result
 end
 
@@ -144,13 +146,13 @@ Dense output, one column of `out` for each time.
 """
 function interpolate!(out::AbstractMatrix{T}, a::Answer{T}, times::Vector{Float64}, derivative::Int) where {T}
     a.solution === nothing && throw(ArgumentError("no dense output was kept"))
-    at_runtime(interpolate!, out, a.solution, times, derivative)
+    at_runtime(interpolate!, out, a.plan, a.solution, times, derivative)
     return out
 end
 
-function interpolate!(out::AbstractMatrix{T}, sol, times::Vector{Float64}, derivative::Int) where {T}
+function interpolate!(out::AbstractMatrix{T}, plan::Plan{T}, sol, times::Vector{Float64}, derivative::Int) where {T}
     for (k, t) in enumerate(times)
-        out[:, k] .= flat(derivative == 0 ? sol(T(t)) : sol(T(t), Val{derivative}))
+        copyto!(view(out, :, k), saved(plan, flat(derivative == 0 ? sol(T(t)) : sol(T(t), Val{derivative}))))
     end
     return out
 end

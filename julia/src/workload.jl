@@ -65,8 +65,8 @@ end
         for np in (2, 6)  # dual numbers of width 4 and 8
             rehearse(Float64, "OrdinaryDiffEqTsit5", "Tsit5", "full", "ForwardDiffSensitivity"; pullback=true, np)
         end
-        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", nothing)
-        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", nothing; dense=true)
-        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", "ForwardDiffSensitivity"; pullback=true)
+        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "full", nothing)
+        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "full", nothing; dense=true)
+        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "full", "ForwardDiffSensitivity"; pullback=true)
     end
 end

@@ -112,6 +112,10 @@ end
         out = zeros(2, 1)
         PySciODE.interpolate!(out, dense, [3.3], 0)
         @test abs(invariant(out[:, 1]) - invariant(U0)) < 1e-5
+        some = dispatch(make(lotka_volterra(); dense=true, save_idxs=[2]), [3.3])
+        @test some.u == [out[2:2, 1]]
+        one = zeros(1, 1)
+        @test PySciODE.interpolate!(one, some, [3.3], 0) == out[2:2, :]
     end
 
     @testset "one type for every model" begin

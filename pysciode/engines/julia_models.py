@@ -239,7 +239,7 @@ def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | N
             form = "sparse"
             want |= {"jac!", "jac_sparse!", "tgrad!"}
         elif problem.n <= _DENSE_LIMIT:
-            form = "implicit"
+            form = "implicit" if adjoint else "full"
             want |= {"jac!", "tgrad!"}
         else:
             form = "matrixfree"
