@@ -455,7 +455,7 @@ def test_julia_differentiates_stiff_problems(julia_engine, algorithm, sensealg, 
     exact = [(value(rates + h * e) - value(rates - h * e)) / (2 * h) for h, e in zip(steps, np.eye(3), strict=True)]
     p = torch.tensor(rates, requires_grad=True)
     problem = ps.ODEProblem(robertson, torch.tensor([1.0, 0.0, 0.0], dtype=F64), (0.0, 1e2), p)
-    options = {"rtol": rtol, "atol": 1e-3 * rtol, "sensealg": sensealg, "engine": julia_engine}
+    options = {"rtol": rtol, "atol": 1e-3 * rtol, "maxiters": 10**6, "sensealg": sensealg, "engine": julia_engine}
     sol = ps.solve(problem, algorithm, saveat=times, **options)
     (sol.u[:, 0].sum() + 1e4 * sol.u[:, 1].sum()).backward()
     np.testing.assert_allclose(p.grad.numpy(), exact, rtol=1e-4)
