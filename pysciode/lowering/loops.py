@@ -1,4 +1,4 @@
-"""Loop programs: the statements that array models are made of, their fusion, their buffers, and their Julia text.
+"""The statements that array models are made of, and their Julia text.
 
 Explicit loops rather than broadcasts, because Julia compiles them several times faster and they allocate nothing.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -461,126 +461,6 @@ class Solve(Statement):
 
         call = f"Kernels.solve!({at(self.a, self.n**2)}, {at(self.b, self.n * self.k)}, {self.n}, {self.k})"
         return [call] if self.batch == 1 else [f"for i in 0:{self.batch - 1}", "    " + call, "end"]
-
-
-# --- programs --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Program:
-    """Statements in order."""
-
-    statements: list[Statement] = field(default_factory=list)
-
-    def fuse(self) -> None:
-        """Merge loops over the same axes where each element depends on its own predecessors only."""
-        done: list[Statement] = []
-        for statement in self.statements:
-            if not (isinstance(statement, Loop) and self._merge(done, statement)):
-                done.append(statement)
-        self.statements = done
-        self._drop_unread()
-
-    @staticmethod
-    def _merge(done: list[Statement], loop: Loop) -> bool:
-        """Add `loop` to an earlier one, if it may move up there."""
-        if loop.ordered or loop.accumulate:
-            return False
-        reads, writes = loop.reads(), loop.writes()
-        for earlier in reversed(done):
-            if isinstance(earlier, Loop) and earlier.sizes == loop.sizes and not (earlier.ordered or earlier.accumulate):
-                stored = {(b, i): s for b, i, s in earlier.stores}
-                made = earlier.writes()
-                needed = [r for r in loop.body.live_reads([s for *_, s in loop.stores]).values() if r[0] in made]
-                indirect = {x for b, i in loop.body.reads.values() for x in i.buffers()}
-                for _, i, _ in loop.stores:
-                    indirect.update(i.buffers())
-                if all(r in stored for r in needed) and not (indirect & made) and not (writes & made):
-                    translate = earlier.body.absorb(loop.body, stored)
-                    earlier.stores += [(b, i, translate(s)) for b, i, s in loop.stores]
-                    return True
-            if earlier.writes() & (reads | writes) or earlier.reads() & writes:
-                return False
-        return False
-
-    def _drop_unread(self) -> None:
-        """Drop stores to temporaries that nothing reads."""
-        while True:
-            read: set[Buffer] = set()
-            for statement in self.statements:
-                read |= statement.reads()
-            kept: list[Statement] = []
-            changed = False
-            for statement in self.statements:
-                wanted = {b for b in statement.writes() if not b.temporary or b in read}
-                if isinstance(statement, Loop) and wanted != statement.writes():
-                    statement.stores = [s for s in statement.stores if s[0] in wanted]
-                    changed = True
-                if wanted:
-                    kept.append(statement)
-                else:
-                    changed = True
-            self.statements = kept
-            if not changed:
-                return
-
-    def buffers(self) -> list[Buffer]:
-        """All buffers, in the order of their first use."""
-        seen: dict[Buffer, None] = {}
-        for statement in self.statements:
-            for buffer in sorted(statement.reads() | statement.writes(), key=lambda b: (b.name, b.size)):
-                seen.setdefault(buffer)
-        return list(seen)
-
-
-class Workspace:
-    """The vectors that the temporaries of several functions share, one function running at a time."""
-
-    def __init__(self) -> None:
-        self.slots: dict[str, tuple[Kind, int]] = {}
-        self._counts: dict[Kind, int] = {}
-
-    def vector(self, name: str, size: int) -> None:
-        self.slots[name] = ("float", max(size, self.slots.get(name, ("float", 0))[1]))
-
-    def place(self, program: Program) -> None:
-        """Give each temporary of `program` a slot; a slot is free again after the last use of its buffer."""
-        last: dict[Buffer, int] = {}
-        for i, statement in enumerate(program.statements):
-            for buffer in statement.reads() | statement.writes():
-                if buffer.temporary:
-                    last[buffer] = i
-        free: dict[Kind, list[str]] = {}
-        for name, (kind, _) in self.slots.items():
-            if name[1:].isdigit():
-                free.setdefault(kind, []).append(name)
-        placed: set[Buffer] = set()
-        for i, statement in enumerate(program.statements):
-            for buffer in sorted(statement.writes(), key=lambda b: -b.size):
-                if buffer.temporary:
-                    buffer.name = self._slot(buffer, free)
-                    placed.add(buffer)
-            for buffer in placed:
-                if last[buffer] == i:
-                    free.setdefault(buffer.kind, []).append(buffer.name)
-
-    def _slot(self, buffer: Buffer, free: dict[Kind, list[str]]) -> str:
-        names = free.get(buffer.kind, [])
-        if names:
-            # The one that fits best: least growth, then least waste.
-            best = min(names, key=lambda n: (max(0, buffer.size - self.slots[n][1]), abs(self.slots[n][1] - buffer.size)))
-            names.remove(best)
-        else:
-            number = self._counts.get(buffer.kind, 0) + 1
-            self._counts[buffer.kind] = number
-            best = f"{ {'float': 'b', 'int': 'k', 'bool': 'q'}[buffer.kind] }{number}".replace(" ", "")
-        self.slots[best] = (buffer.kind, max(buffer.size, self.slots.get(best, (buffer.kind, 0))[1]))
-        return best
-
-    def source(self) -> str:
-        types = {"float": "T", "int": "Int", "bool": "Bool"}
-        fields = ", ".join(f"{name} = Vector{{{types[kind]}}}(undef, {size})" for name, (kind, size) in self.slots.items())
-        return f"workspace(::Type{{T}}) where {{T}} = (; {fields})" if fields else "workspace(::Type{T}) where {T} = nothing"
 
 
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:

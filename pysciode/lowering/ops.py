@@ -1,8 +1,8 @@
 """The table of operations: what every ATen operation means.
 
 A row is a function ``row(backend, *args, **kwargs)`` that expresses its operation by the primitives of
-:class:`~pysciode.lowering.interpreter.Backend`.  Pointwise operations stand here, the others in
-:mod:`~pysciode.lowering.structural` and :mod:`~pysciode.lowering.windows`, which add their rows to the same table.
+:class:`~pysciode.lowering.interpreter.Backend`.  Pointwise operations stand here; `views`,
+`reductions`, `products`, `indexing` and `windows` add their rows to the same table.
 Operations that torch itself can decompose into these need no row.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from ..capture.graph import Scalar, ScalarGraph
 from ..capture.torch_source import stops_gradient
-from .interpreter import Array, Backend, Kind, ScalarFunction, as_number, kind_of
+from .interpreter import Array, Backend, Kind, ScalarFunction, kind_of
 
 aten = torch.ops.aten
 prims = torch.ops.prims
@@ -473,4 +473,4 @@ def _copysign(b: Backend, x: Any, y: Any) -> Array:
     return pointwise(b, fn, x, y)
 
 
-from . import structural as _structural, windows as _windows  # noqa: E402, F401  (they enter their rows)
+from . import indexing, products, reductions, views, windows  # noqa: E402, F401  (they enter their rows)
