@@ -173,7 +173,7 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
     forward = keywords(o, plan.reverse, sol.prob.tspan)
     abstol = isnan(s.abstol) ? (forward.abstol isa Vector ? minimum(forward.abstol) : forward.abstol) : T(s.abstol)
     reltol = isnan(s.reltol) ? forward.reltol : T(s.reltol)
-    s.name === :QuadratureAdjoint && plan.odekind in (:implicit, :sparse, :matrixfree) &&
+    s.name === :QuadratureAdjoint && PySciODE.takes_jacobian(plan.alg) &&
         ((ts, cotangent) = graded(ts, b.t0, cotangent))
     fixed = forward.adaptive ? (;) : (; dt=-forward.dt, adaptive=false)
     du0, dp = try
@@ -252,7 +252,7 @@ discrete_answer(plan::Plan{T}, inst, sol) where {T} =
         end
         PySciODE.rehearse(Float32, "OrdinaryDiffEqTsit5", "Tsit5", "full", "GaussAdjoint"; pullback=true)
         PySciODE.rehearse(Float32, "OrdinaryDiffEqTsit5", "Tsit5", "full", "InterpolatingAdjoint"; pullback=true)
-        PySciODE.rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "implicit", "GaussAdjoint"; pullback=true)
+        PySciODE.rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "full", "GaussAdjoint"; pullback=true)
     end
 end
 

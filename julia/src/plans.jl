@@ -137,6 +137,9 @@ of time do not pass through.
 """
 for_reverse(alg) = hasproperty(alg, :autodiff) ? remake(alg; autodiff=ADTypes.AutoFiniteDiff()) : alg
 
+"""Whether an algorithm is implicit, or may switch to one that is."""
+takes_jacobian(alg) = hasproperty(alg, :autodiff) || hasproperty(alg, :algs)
+
 isadaptive(alg) = try
     OrdinaryDiffEqCore.isadaptive(alg)
 catch

@@ -219,6 +219,8 @@ _PARTITIONED: dict[str, frozenset[str]] = {
 }
 # A dense Jacobian of more states than this is not made.
 _DENSE_LIMIT = 2000
+# Up to so many states, differences of the reverse problem (linear, so they are exact) cost less than what a prototype does.
+_SMALL_REVERSE = 30
 
 
 def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | None) -> tuple[str, frozenset[str]]:
@@ -239,7 +241,8 @@ def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | N
             form = "sparse"
             want |= {"jac!", "jac_sparse!", "tgrad!"}
         elif problem.n <= _DENSE_LIMIT:
-            form = "implicit" if adjoint else "full"
+            # A prototype lets the reverse solve use the Jacobian too, at the price of a problem rebuilt for every solve.
+            form = "implicit" if adjoint and problem.n > _SMALL_REVERSE else "full"
             want |= {"jac!", "tgrad!"}
         else:
             form = "matrixfree"

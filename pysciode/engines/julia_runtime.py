@@ -88,4 +88,5 @@ def _pythons_signal_handlers() -> Iterator[None]:
     for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()) - mask:
         if callable(handlers.get(number)):
             signal.signal(number, handlers[number])
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    # All of it, also what has no handler: child processes inherit the mask, and one that blocks SIGTERM can't be ended.
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
