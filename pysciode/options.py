@@ -171,23 +171,20 @@ def check_extra(extra: dict[str, Any]) -> None:
 
 
 class ProgressBar:
-    """A line on stderr that shows how far a solve has come."""
-
-    WIDTH = 40
+    """A bar on stderr that shows how far a solve has come."""
 
     def __init__(self, start: float, end: float) -> None:
-        self.start, self.end = start, end
-        self.shown = False
+        from tqdm import tqdm
+
+        self._start, self._end = start, end
+        self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| t = {postfix[0]:g} [{elapsed}<{remaining}]", postfix=[start])
 
     def __call__(self, t: float) -> None:
-        part = min(max((t - self.start) / (self.end - self.start), 0.0), 1.0)
-        done = round(part * self.WIDTH)
-        print(f"\r[{'#' * done}{'.' * (self.WIDTH - done)}] {part:4.0%} t = {t:<12g}", end="", file=sys.stderr, flush=True)
-        self.shown = True
+        self._bar.postfix[0] = t
+        self._bar.update(min(max((t - self._start) / (self._end - self._start), 0.0), 1.0) - self._bar.n)
 
     def close(self) -> None:
-        if self.shown:
-            print(file=sys.stderr)
+        self._bar.close()
 
 
 def solve_options(
