@@ -1,0 +1,1 @@
+"""Solvers and adjoint methods side by side, on one's own model."""

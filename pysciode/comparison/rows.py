@@ -1,0 +1,163 @@
+"""What a comparison measures, one row for each method at one tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median, quantiles
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall times of repeated runs after a warm-up, in seconds."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Lower and upper quartile; both the one time where there is only one."""
+        if len(self.seconds) < 2:
+            return self.seconds[0], self.seconds[0]
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
+        return low, high
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Evaluations of the model; None where an engine does not count them."""
+
+    f: int | None = None
+    vjp: int | None = None
+    jacobian: int | None = None
+
+
+@dataclass(frozen=True)
+class GradientRow:
+    """One sensitivity method, with one solver, one choice of VJP and one tolerance.
+
+    Attributes
+    ----------
+    solver
+        Name of the algorithm, as ``"Tsit5"``.
+    method
+        Name of the sensitivity method: SciML's name (``"GaussAdjoint"``), or a peer's function (``"odeint_adjoint"``,
+        ``"RecursiveCheckpointAdjoint"``).
+    vjp
+        How vector-Jacobian products are made (``"generated"``, ``"ZygoteVJP"``, …); None where the method needs none.
+    options
+        The method's other options that differ from its defaults, as ``{"checkpointing": True}``.
+    engine
+        What ran: ``"julia"``, ``"embedded"`` (torchdiffeq) or ``"diffrax"``.
+    rtol, atol
+        Tolerances of the solve (and of the reverse solve).
+    status
+        ``"ok"``, ``"failed"`` (an error, or no gradient that can be trusted) or ``"unavailable"`` (a package that does not load, a
+        model that this peer can't express).
+    reason
+        One line that says how it failed.
+    error
+        Relative error of the whole gradient in the 2-norm, ``‖g - g_ref‖ / ‖g_ref‖``.
+    block_errors
+        The same for each block of parameters, and for ``"u0"`` where it is differentiated.
+    loss
+        Value of the loss.
+    forward, backward, total
+        Wall times of the solve, of its pullback, and of both with the loss between them; None where one can't be had apart.
+    first_call
+        Seconds that the first call took, compilation included.
+    peak_memory
+        Growth of the process's resident memory at its highest, in bytes.
+    kept_memory
+        Bytes that are held between the forward and the backward pass, where the engine can say.
+    allocated
+        Bytes allocated by Julia in both passes.
+    forward_counts, backward_counts
+        Evaluations in each pass.
+    steps
+        Accepted steps of the forward solve.
+    """
+
+    solver: str
+    method: str
+    vjp: str | None
+    engine: str
+    rtol: float
+    atol: float
+    options: Mapping[str, object] = field(default_factory=dict)
+    status: Literal["ok", "failed", "unavailable"] = "ok"
+    reason: str | None = None
+    error: float | None = None
+    block_errors: Mapping[str, float] = field(default_factory=dict)
+    loss: float | None = None
+    forward: Timing | None = None
+    backward: Timing | None = None
+    total: Timing | None = None
+    first_call: float | None = None
+    peak_memory: int | None = None
+    kept_memory: int | None = None
+    allocated: int | None = None
+    forward_counts: Counts = Counts()
+    backward_counts: Counts = Counts()
+    steps: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The method with what sets it apart, as ``"GaussAdjoint(ZygoteVJP)"``; for legends and tables."""
+        inside = [self.vjp] if self.vjp not in (None, "generated") else []
+        inside += [f"{key}={value}" for key, value in self.options.items()]
+        name = self.method if self.engine == "julia" else f"{self.engine}: {self.method}"
+        return f"{name}({', '.join(inside)})" if inside else name
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The gradient that rows are held against.
+
+    Attributes
+    ----------
+    method
+        How it was made, in words: method, solver, tolerances.
+    check
+        What it was cross-checked by, in words.
+    estimated_error
+        Its own relative error as that check shows it; errors of rows below it mean nothing.
+    blocks
+        Names and sizes of the blocks of parameters.
+    norm
+        2-norm of the gradient.
+    """
+
+    method: str
+    check: str
+    estimated_error: float
+    blocks: Mapping[str, int]
+    norm: float
+
+
+@dataclass(frozen=True)
+class SolveRow:
+    """One solver at one tolerance, without derivatives; the fields are those of `GradientRow`.
+
+    Attributes
+    ----------
+    error
+        Largest relative error of the saved states, ``max |u - u_ref| / max |u_ref|`` per entry of the state.
+    """
+
+    solver: str
+    engine: str
+    rtol: float
+    atol: float
+    status: Literal["ok", "failed", "unavailable"] = "ok"
+    reason: str | None = None
+    error: float | None = None
+    time: Timing | None = None
+    first_call: float | None = None
+    counts: Counts = Counts()
+    steps: int | None = None
+    rejected: int | None = None
