@@ -89,10 +89,12 @@ class EngineUnavailable(PysciodeError):
         What was asked for.
     """
 
-    def __init__(self, feature: str, reason: str = "") -> None:
+    def __init__(
+        self, feature: str, reason: str = "", *, mend: str | None = f"Install it with: {INSTALL_COMMAND}"
+    ) -> None:
         self.feature = feature
         message = f"{feature} needs the Julia engine" if not reason else f"{feature}: {reason}"
-        super().__init__(f"{message}. Install it with: {INSTALL_COMMAND}")
+        super().__init__(f"{message}. {mend}" if mend else message)
 
 
 class JuliaError(PysciodeError):
