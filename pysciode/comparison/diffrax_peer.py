@@ -15,6 +15,7 @@ from ..algorithms import Algorithm
 from ..errors import EngineUnavailable, PysciodeError
 from ..parameters import flat_array, is_tensor
 from ..problems import ODEProblem
+from .blocks import STATE, Blocks
 from .contestants import Contestant, GradientRun, Task
 from .peer_solvers import peer_solvers
 
@@ -81,17 +82,16 @@ class DiffraxRun(GradientRun):
         self._maxiters = task.maxiters
         self._solver, self._method = solver, method
         self._max_steps = min(FIRST_MAX_STEPS, task.maxiters)
-        names = [name for name, _, _ in problem.layout.entries]
-        self._wanted = [i for i, x in enumerate(problem.leaves) if is_tensor(x) and x.requires_grad]
-        self._names = ["u0", *(names[i] for i in self._wanted)]
+        self._names = [STATE, *Blocks.of(problem).places]
+        wanted = [i for i, x in enumerate(problem.leaves) if is_tensor(x) and x.requires_grad]
         with precision(problem):
             import jax.numpy as jnp
 
             parts = [jnp.asarray(flat_array([x], problem.dtype)) for x in problem.leaves]
-            self._inputs = (jnp.asarray(problem.flat_u0()), *(parts[i] for i in self._wanted))
-            self._constants = tuple(None if i in self._wanted else x for i, x in enumerate(parts))
+            self._inputs = (jnp.asarray(problem.flat_u0()), *(parts[i] for i in wanted))
+            self._constants = tuple(None if i in wanted else x for i, x in enumerate(parts))
             times = jnp.asarray([*problem.tspan, *task.saveat])
-            self._settings = (times, jnp.asarray(task.rtol), jnp.asarray(task.atol))
+            self._settings = (times, jnp.asarray(task.rtol), jnp.asarray(float(np.min(task.atol))))
         self._pull: Any = None
         self._steps: int | None = None
 
@@ -128,7 +128,7 @@ class DiffraxRun(GradientRun):
             if not np.isfinite(gradient).all():
                 raise PysciodeError(f"diffrax's {self._method}: the gradient with respect to {name} is not finite")
         if not self._problem.u0.requires_grad:
-            del gradients["u0"]
+            del gradients[STATE]
         return gradients
 
     def steps(self) -> int | None:

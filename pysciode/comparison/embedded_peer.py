@@ -19,6 +19,7 @@ from ..engines.torch_rhs import torch_rhs
 from ..errors import PysciodeError
 from ..parameters import is_module, is_tensor
 from ..problems import ODEProblem
+from .blocks import STATE, Blocks
 from .contestants import Contestant, GradientRun, Task
 from .peer_solvers import peer_solvers
 from .rows import Counts
@@ -65,13 +66,13 @@ class _Run(GradientRun):
         self._through_solver = contestant.method == "odeint"
         self._u0 = problem.u0.detach().clone().requires_grad_(problem.u0.requires_grad)
         leaves = [_own_leaf(x, problem, i) for i, x in enumerate(problem.leaves)]
-        names = [name for name, _, _ in problem.layout.entries]
-        self._wanted = {name: x for name, x in zip(names, leaves, strict=True) if x.requires_grad}
+        differentiated = [x for x in leaves if x.requires_grad]
+        self._wanted = dict(zip(Blocks.of(problem).places, differentiated, strict=True))
         self._rhs = CountedRhs(user_rhs(problem, leaves), min(MAX_STEPS, task.maxiters), contestant.peer)
         start = problem.tspan[0]
         self._skip = int(task.saveat[0] != start)
         self._times = torch.from_numpy(np.concatenate([[start] * self._skip, task.saveat]))
-        self._options = {"rtol": task.rtol, "atol": task.atol, "method": contestant.peer}
+        self._options = {"rtol": task.rtol, "atol": float(np.min(task.atol)), "method": contestant.peer}
         self._states: torch.Tensor | None = None
         self._forward_counts = self._backward_counts = Counts()
         self._steps: int | None = None
@@ -97,7 +98,7 @@ class _Run(GradientRun):
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
         wanted = dict(self._wanted)
         if self._u0.requires_grad:
-            wanted["u0"] = self._u0
+            wanted[STATE] = self._u0
         self._rhs.restart()
 
         def pull() -> tuple[torch.Tensor, ...]:
