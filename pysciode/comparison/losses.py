@@ -97,8 +97,8 @@ class LossFunction:
             raise ValueError("loss must depend on the solution through torch operations, and its result carries no gradient")
         (cotangent,) = torch.autograd.grad(value.reshape(()), leaf, allow_unused=True, materialize_grads=True)
         if not (bool(torch.isfinite(value)) and bool(torch.isfinite(cotangent).all())):
-            raise LossNotFinite(f"the loss or its derivative is not finite (loss {float(value):g})")
-        return float(value), cotangent
+            raise LossNotFinite(f"the loss or its derivative is not finite (loss {value.item():g})")
+        return value.item(), cotangent
 
     def value(self, states: torch.Tensor) -> float:
         """The value alone."""

@@ -1,0 +1,384 @@
+"""Sensitivity methods side by side on one's own model and loss."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..engines import get_engine, julia_is_installed
+from ..engines.base import Engine, RawSolution, SolveOptions, SolveRequest
+from ..errors import INSTALL_COMMAND
+from ..options import DEFAULT_TOLERANCES, save_times
+from ..problems import ODEProblem
+from ..solution import SUCCESS
+from .blocks import Blocks, differentiable
+from .contestants import Contestant, Task
+from .grid import Entry, check_algorithms, check_sensealgs, check_vjps, entries
+from .growth import measure_growth
+from .losses import Loss, LossFunction, LossNotFinite, sum_of_squares
+from .measurement import Effort, Target, measure
+from .reference import NoReference, find_reference, reference_solver
+from .rows import GradientRow, Reference
+from .time_limit import OutOfTime
+from .time_limit import time_limit as limited
+
+if TYPE_CHECKING:
+    from .report import AdjointReport
+
+SAVED_TIMES = 51
+"""Times at which states are saved where the user names none: equally spaced, start and end among them."""
+
+TOLERANCES = {
+    np.dtype(np.float64): ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)),
+    np.dtype(np.float32): ((1e-3, 1e-5), (1e-4, 1e-6)),
+}
+"""Relative and absolute, by the problem's dtype."""
+
+
+class ComparisonInterrupted(KeyboardInterrupt):
+    """The user pressed Ctrl-C.
+
+    Attributes
+    ----------
+    report
+        What had been measured until then.
+    """
+
+    def __init__(self, report: AdjointReport) -> None:
+        self.report = report
+        super().__init__("the comparison was interrupted; its rows so far are in .report")
+
+
+def compare_adjoints(
+    problem: ODEProblem,
+    loss: Loss | None = None,
+    *,
+    algorithms: Any = None,
+    sensealgs: Any = None,
+    vjps: Any = None,
+    tolerances: Iterable[float | tuple[float, float]] | None = None,
+    saveat: Any = None,
+    reference: Any = None,
+    peers: bool | Sequence[Contestant] = True,
+    repeats: int = 10,
+    time_limit: float | None = 60.0,
+    maxiters: int = 100_000,
+    memory: bool = True,
+    progress: bool = True,
+    seed: int = 0,
+) -> AdjointReport:
+    """Gradients of one loss by many methods: their errors, times, evaluations and memory.
+
+    Each method solves the problem, is given the derivative of the loss with respect to the saved states, and pulls it back to
+    what requires grad in the problem: `u0`, tensors in `p`, module parameters. Where nothing does, that is `p` (without
+    parameters, `u0`). A method that fails gets a row that says so.
+
+    Parameters
+    ----------
+    problem
+        Any problem that `solve` takes, NumPy or torch.
+    loss
+        ``loss(solution) -> scalar tensor``; ``solution.t`` and ``solution.u`` are tensors, of shapes ``(k,)`` and
+        ``(k, *shape of u0)`` (``solution.v`` holds the velocities of a second-order problem). What it makes of the parameters
+        by itself is not seen. By default the sum of squares of the saved states.
+    algorithms
+        Solvers, objects or names. By default one: Tsit5, or where SciML's default solver takes an implicit method Rodas5P, for
+        more than 200 states FBDF.
+    sensealgs
+        Methods, objects or names; by default all of them, less those that are too expensive for the size of the problem and
+        `ZygoteAdjoint`, which have a row with the reason. `QuadratureAdjoint` takes the tolerances of the row where it names
+        none of its own.
+    vjps
+        Choices of VJP for the methods that have one: names, or ``"all"``. By default as the methods say: ``"generated"``.
+    tolerances
+        Pairs ``(rtol, atol)``, or numbers ``rtol`` with ``atol = rtol / 100``. By default 1e-4, 1e-6 and 1e-8, in float32 1e-3
+        and 1e-4.
+    saveat
+        As for `solve`; by default 51 times, equally spaced.
+    reference
+        A method that makes the reference at a tight tolerance, or the gradient itself, as an array or by block. By default
+        `ForwardDiffSensitivity` up to 100 scalars, `GaussAdjoint` above, checked against each other or against extrapolated
+        differences of the loss along random directions.
+    peers
+        Whether torchdiffeq and diffrax, where they are installed, take part; or further contestants.
+    repeats
+        Timed runs after a warm-up.
+    time_limit
+        Seconds for a method's first call, and again for its repetitions; None for no limit. A compiler can't be interrupted, so
+        a call may take longer, but then counts as over the limit. In other threads than the main one there is no limit.
+    maxiters
+        Steps of a solve at most.
+    memory
+        Whether to measure memory, which takes some tenths of a second for each row.
+    progress
+        Whether to show a bar.
+    seed
+        For random directions.
+
+    Returns
+    -------
+    AdjointReport
+        Times of first calls are those in this process: what the reference or an earlier row has loaded or compiled is not part
+        of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that can't be right; it is named.
+    CaptureError
+        If the model can't be captured.
+    ComparisonInterrupted
+        A `KeyboardInterrupt` that holds the report so far.
+    """
+    if not isinstance(problem, ODEProblem):
+        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function of the solution, not {loss!r}")
+    effort = Effort(_count(repeats, "repeats"), _seconds(time_limit), memory)
+    maxiters = _count(maxiters, "maxiters")
+    grid = _tolerances(tolerances, problem)
+    times = np.linspace(*problem.tspan, SAVED_TIMES) if saveat is None else save_times(saveat, *problem.tspan)
+    named = check_sensealgs(sensealgs)
+    vjps = check_vjps(vjps)
+    check_algorithms(algorithms, problem, stiff=False)
+
+    given, problem = problem, differentiable(problem)
+    function = LossFunction(loss or sum_of_squares, times, problem.kind in ("second_order", "dynamical"))
+    engine = get_engine("julia" if julia_is_installed() else "embedded")
+    blocks = Blocks.of(problem)
+    first_look = _look(engine, problem, times, maxiters, effort.time_limit)
+    if first_look.states is not None:
+        _check_loss(function, first_look.states)
+    stiff = first_look.stiff
+    solvers = check_algorithms(algorithms, problem, stiff)
+    who = entries(problem, blocks.size, solvers, named, vjps)
+    if engine.name != "julia":
+        who = [replace(x, skipped=f"Julia is not installed: {INSTALL_COMMAND}") for x in who]
+    who += [Entry(x) for x in (_peers(problem, solvers) if peers is True else peers or ())]
+
+    comparison = _Comparison(problem, function, engine, blocks, effort, maxiters, seed)
+    comparison.note(first_look.warning)
+    settings = {
+        "loss": "sum of squares of the saved states" if loss is None else getattr(loss, "__name__", type(loss).__name__),
+        "states": problem.n,
+        "parameters": problem.layout.size,
+        "differentiated": blocks.size,
+        "saved_times": len(times),
+        "stiff": stiff,
+        "dtype": problem.dtype.name,
+        "repeats": repeats,
+        "time_limit": time_limit,
+        "maxiters": maxiters,
+        "seed": seed,
+        "cores": os.cpu_count(),
+    }
+    try:
+        with tqdm(total=len(who) * len(grid) + 1, disable=not progress, unit="row", leave=False) as bar:
+            bar.set_description("reference")
+            comparison.find_reference(reference, stiff, grid)
+            bar.update()
+            comparison.run(who, grid, bar)
+    except KeyboardInterrupt:
+        report = comparison.report(_describe(given), settings)
+        print(report, file=sys.stderr)
+        raise ComparisonInterrupted(report) from None
+    if stiff:
+        comparison.note(_backsolve_warning(comparison.rows))
+    return comparison.report(_describe(given), settings)
+
+
+class _Comparison:
+    """A comparison under way: what is found, and what is still needed."""
+
+    def __init__(
+        self, problem: ODEProblem, loss: LossFunction, engine: Engine, blocks: Blocks, effort: Effort, maxiters: int, seed: int
+    ) -> None:
+        self.problem = problem
+        self.loss = loss
+        self.engine = engine
+        self.blocks = blocks
+        self.effort = effort
+        self.maxiters = maxiters
+        self.seed = seed
+        self.rows: list[GradientRow] = []
+        self.warnings: list[str] = []
+        self.reference: Reference | None = None
+        self.target: Target | None = None
+
+    def note(self, warning: str | None) -> None:
+        if warning:
+            self.warnings.append(warning)
+
+    def find_reference(self, given: Any, stiff: bool, grid: Sequence[tuple[float, float]]) -> None:
+        """The reference, and what there is to say about it and about gradients of this problem at all."""
+        solver = reference_solver(self.engine, self.problem, self.blocks, self.loss, stiff)
+        limit = self.effort.time_limit
+        try:
+            # It is solved a few dozen times, at a tolerance that takes many steps.
+            with limited(None if limit is None else 5 * limit):
+                self.reference, self.target = find_reference(solver, given, self.seed)
+        except (NoReference, OutOfTime) as error:
+            self.note(f"there is no reference, so rows have no error: {error}")
+        growth = None
+        usual = check_algorithms(None, self.problem, stiff)[0]
+        try:
+            with limited(limit):
+                growth = measure_growth(self.engine, self.problem, usual, *DEFAULT_TOLERANCES[np.dtype(np.float64)], self.seed)
+        except OutOfTime:
+            pass
+        if growth is not None and growth.is_exponential:
+            self.note(str(growth))
+        if self.reference is not None:
+            self.note(_doubt(self.reference, min(rtol for rtol, _ in grid)))
+
+    def run(self, who: Sequence[Entry], grid: Sequence[tuple[float, float]], bar: tqdm) -> None:
+        """All rows."""
+        for entry in who:
+            hopeless: GradientRow | None = None
+            for rtol, atol in grid:
+                task = Task(self.problem, self.loss.times, rtol, atol, self.maxiters)
+                bar.set_description(f"{entry.contestant.solver}, {_name(entry.contestant)}, rtol {rtol:.0e}")
+                row = hopeless or self._row(entry, task)
+                self.rows.append(replace(row, rtol=rtol, atol=atol))
+                if row.status == "unavailable" or (row.reason or "").startswith("over the time limit"):
+                    hopeless = row
+                bar.update()
+
+    def _row(self, entry: Entry, task: Task) -> GradientRow:
+        if entry.skipped is None:
+            return measure(entry.contestant, task, self.loss, self.target, self.effort)
+        x = entry.contestant
+        return GradientRow(
+            x.solver, x.method, x.vjp, x.engine, task.rtol, task.atol, dict(x.options), status="unavailable", reason=entry.skipped
+        )
+
+    def report(self, problem: str, settings: dict[str, object]) -> AdjointReport:
+        from .report import AdjointReport
+
+        return AdjointReport(
+            rows=tuple(self.rows), reference=self.reference, warnings=tuple(self.warnings), problem=problem, settings=settings
+        )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one plain solve shows: states in the problem's dtype, None where it failed."""
+
+    states: torch.Tensor | None
+    stiff: bool
+    warning: str | None
+
+
+def _look(engine: Engine, problem: ODEProblem, times: np.ndarray, maxiters: int, limit: float | None) -> _Look:
+    """Solve with the engine's default, which takes Jacobians only where it finds the problem stiff."""
+    rtol, atol = DEFAULT_TOLERANCES[problem.dtype]
+    options = SolveOptions(saveat=times, rtol=rtol, atol=atol, maxiters=maxiters)
+    request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, None, options)
+    problem.model  # captured here, so that what can't be captured is told before anything runs
+    try:
+        with limited(limit):
+            raw: RawSolution = engine.solve(request)
+    except OutOfTime as error:
+        return _Look(None, False, f"a plain solve by the default solver is {error}")
+    except Exception as error:
+        return _Look(None, False, f"a plain solve by the default solver failed: {error}")
+    stiff = raw.stats.get("njacs", 0) > 0
+    if raw.retcode not in SUCCESS:
+        return _Look(None, stiff, f"a plain solve by the default solver stopped at t = {raw.t_reached:g} with retcode {raw.retcode}")
+    return _Look(torch.from_numpy(raw.u).view(len(raw.t), *problem.u0.shape), stiff, None)
+
+
+def _check_loss(loss: LossFunction, states: torch.Tensor) -> None:
+    """A loss that is written wrongly ends the comparison; one that is not finite is the methods' matter."""
+    try:
+        loss(states)
+    except LossNotFinite:
+        pass
+
+
+def _peers(problem: ODEProblem, algorithms: Sequence[Any]) -> list[Contestant]:
+    from .diffrax_peer import diffrax_contestants
+    from .embedded_peer import embedded_contestants
+
+    return [*embedded_contestants(problem, algorithms), *diffrax_contestants(problem, algorithms)]
+
+
+def _name(contestant: Contestant) -> str:
+    vjp = f" ({contestant.vjp})" if contestant.vjp not in (None, "generated") else ""
+    return f"{contestant.method}{vjp}" if contestant.engine == "julia" else f"{contestant.engine}: {contestant.method}"
+
+
+def _describe(problem: ODEProblem) -> str:
+    f = problem.functions[0]
+    name = problem.name or (getattr(f, "__name__", None) or type(f).__name__ if callable(f) else "a model")
+    return (
+        f"{name}: state {tuple(problem.u0.shape)}, {problem.layout.size} parameters, t from {problem.tspan[0]:g} to "
+        f"{problem.tspan[1]:g}, {problem.dtype}"
+    )
+
+
+def _doubt(reference: Reference, tightest: float) -> str | None:
+    if reference.norm == 0:
+        return "the gradient is 0: relative errors mean nothing"
+    if not reference.estimated_error <= tightest:
+        return (
+            f"the reference itself has an estimated error of {reference.estimated_error:.1e}, which is more than the tightest "
+            "tolerance: methods whose errors are below it can't be told apart"
+        )
+    return None
+
+
+def _backsolve_warning(rows: Sequence[GradientRow]) -> str | None:
+    failed = [x for x in rows if x.method == "BacksolveAdjoint" and x.status == "failed"]
+    if not failed:
+        return None
+    return (
+        "the problem is stiff (SciML's default solver takes an implicit method), and BacksolveAdjoint, which solves the states "
+        f"backwards in time, fails on it: {failed[0].reason}"
+    )
+
+
+def _tolerances(tolerances: Any, problem: ODEProblem) -> tuple[tuple[float, float], ...]:
+    if tolerances is None:
+        return TOLERANCES[problem.dtype]
+    if isinstance(tolerances, (int, float)):
+        tolerances = [tolerances]
+    found = []
+    try:
+        for x in tolerances:
+            rtol, atol = x if isinstance(x, (tuple, list)) else (x, x / 100)
+            found.append((float(rtol), float(atol)))
+    except (TypeError, ValueError):
+        raise TypeError(f"tolerances must be pairs (rtol, atol) or numbers rtol, not {tolerances!r}") from None
+    if not found:
+        raise ValueError("tolerances is empty; there is nothing to compare")
+    for rtol, atol in found:
+        if not (0 < rtol < math.inf and 0 <= atol < math.inf):
+            raise ValueError(f"tolerances must be positive and finite, not ({rtol:g}, {atol:g})")
+    return tuple(dict.fromkeys(found))
+
+
+def _count(x: Any, name: str) -> int:
+    if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, not {x!r}")
+    if x < 1:
+        raise ValueError(f"{name} must be positive, not {x}")
+    return int(x)
+
+
+def _seconds(x: Any) -> float | None:
+    if x is None:
+        return None
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise TypeError(f"time_limit must be a number of seconds or None, not {x!r}")
+    if not 0 < x < math.inf:
+        raise ValueError(f"time_limit must be positive and finite, not {x!r}")
+    return float(x)

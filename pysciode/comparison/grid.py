@@ -1,0 +1,185 @@
+"""Who takes part: every solver with every sensitivity method and every choice of VJP that makes sense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_args
+
+from ..algorithms import STIFF, Algorithm, check_algorithm
+from ..problems import ODEProblem
+from ..sensitivity import (
+    SENSITIVITY_ALGORITHMS,
+    TAPE_LIMIT,
+    AutoJacVec,
+    BacksolveAdjoint,
+    EnzymeAdjoint,
+    ForwardDiffSensitivity,
+    ForwardSensitivity,
+    GaussAdjoint,
+    GaussKronrodAdjoint,
+    InterpolatingAdjoint,
+    MooncakeAdjoint,
+    QuadratureAdjoint,
+    ReverseDiffAdjoint,
+    SensitivityAlgorithm,
+    TrackerAdjoint,
+    ZygoteAdjoint,
+    check_sensealg,
+)
+from .contestants import Contestant
+from .julia_contestant import JuliaContestant
+
+DEFAULT_SENSEALGS: tuple[SensitivityAlgorithm, ...] = (
+    ForwardDiffSensitivity(),
+    ForwardSensitivity(),
+    GaussAdjoint(),
+    GaussKronrodAdjoint(),
+    InterpolatingAdjoint(),
+    InterpolatingAdjoint(checkpointing=True),
+    QuadratureAdjoint(),
+    BacksolveAdjoint(),
+    ReverseDiffAdjoint(),
+    TrackerAdjoint(),
+    ZygoteAdjoint(),
+    EnzymeAdjoint(),
+    MooncakeAdjoint(),
+)
+"""What is compared where the user names no methods."""
+
+FORWARD_LIMIT = 2_000
+"""Differentiated scalars above which forward methods are left out, unless they are named."""
+
+SCALAR_TAPE_LIMIT = 10_000
+"""Scalars in state and parameters above which ReverseDiff's tape of scalar operations would fill the memory."""
+
+DENSE_LIMIT = 2_000
+"""Equations of ForwardSensitivity's system above which an implicit solver's dense Jacobian would."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant, or why it is left out."""
+
+    contestant: Contestant
+    skipped: str | None = None
+
+
+def check_algorithms(algorithms: Any, problem: ODEProblem, stiff: bool) -> tuple[Algorithm, ...]:
+    """The solvers to compare with; by default one, by stiffness.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no algorithm, or not known.
+    """
+    if algorithms is None:
+        name = "Tsit5" if not stiff else "Rodas5P" if problem.n <= 200 else "FBDF"
+        return (Algorithm(name),)
+    found = [_algorithm(x) for x in _several(algorithms, "algorithms")]
+    if not found:
+        raise ValueError("algorithms is empty; there is nothing to compare")
+    return tuple(dict.fromkeys(found))
+
+
+def _algorithm(x: object) -> Algorithm:
+    found = check_algorithm(x)
+    if found is None:
+        raise ValueError("algorithms can't hold 'auto' or None: name the solvers, so that the rows can be told apart")
+    return found
+
+
+def check_sensealgs(sensealgs: Any) -> tuple[SensitivityAlgorithm, ...] | None:
+    """The methods to compare, objects or names; None for the default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no method.
+    """
+    if sensealgs is None:
+        return None
+    found: list[SensitivityAlgorithm] = []
+    for x in _several(sensealgs, "sensealgs"):
+        if isinstance(x, str):
+            if x not in SENSITIVITY_ALGORITHMS:
+                raise ValueError(f"sensealgs: there is no method {x!r}; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
+            x = SENSITIVITY_ALGORITHMS[x]()
+        checked = check_sensealg(x)
+        if checked is None:
+            raise TypeError("sensealgs holds None; leave it out for the default")
+        found.append(checked)
+    return tuple(dict.fromkeys(found))
+
+
+def check_vjps(vjps: Any) -> tuple[str, ...] | None:
+    """Choices of VJP by name; ``"all"`` is all of them, None leaves each method as it is given.
+
+    Raises
+    ------
+    ValueError
+        For a name that there is not.
+    """
+    if vjps is None:
+        return None
+    known = get_args(AutoJacVec)
+    if vjps == "all":
+        return known
+    found = tuple(dict.fromkeys(_several(vjps, "vjps")))
+    for x in found:
+        if x not in known:
+            raise ValueError(f"vjps: there is no {x!r}; there are {', '.join(known)}, or 'all' for all of them")
+    return found
+
+
+def _several(x: Any, name: str) -> Iterable[Any]:
+    if isinstance(x, (str, Algorithm, SensitivityAlgorithm)):
+        return [x]
+    if not isinstance(x, Sequence):
+        raise TypeError(f"{name} must be a list, not {x!r}")
+    return x
+
+
+def entries(
+    problem: ODEProblem,
+    differentiated: int,
+    algorithms: Sequence[Algorithm],
+    sensealgs: Sequence[SensitivityAlgorithm] | None,
+    vjps: Sequence[str] | None,
+) -> list[Entry]:
+    """All combinations; of the default methods, those too expensive for the problem are there with the reason.
+
+    Parameters
+    ----------
+    differentiated
+        Scalars that are differentiated.
+    """
+    found: dict[tuple[Algorithm, SensitivityAlgorithm], Entry] = {}
+    for algorithm in algorithms:
+        for sensealg in DEFAULT_SENSEALGS if sensealgs is None else sensealgs:
+            reason = _too_expensive(problem, differentiated, algorithm, sensealg) if sensealgs is None else None
+            for variant in _variants(sensealg, vjps):
+                found[algorithm, variant] = Entry(JuliaContestant.of(algorithm, variant), reason)
+    return list(found.values())
+
+
+def _variants(sensealg: SensitivityAlgorithm, vjps: Sequence[str] | None) -> list[SensitivityAlgorithm]:
+    if vjps is None or all(x.name != "autojacvec" for x in fields(sensealg)):
+        return [sensealg]
+    return [replace(sensealg, autojacvec=vjp) for vjp in vjps]
+
+
+def _too_expensive(problem: ODEProblem, differentiated: int, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> str | None:
+    scalars = problem.n + problem.layout.size
+    match sensealg:
+        case ForwardDiffSensitivity() | ForwardSensitivity() if differentiated > FORWARD_LIMIT:
+            return f"skipped: {differentiated} derivatives, which forward mode carries one by one"
+        case ForwardSensitivity() if algorithm.family in STIFF and problem.n * (1 + differentiated) > DENSE_LIMIT:
+            return f"skipped: an implicit solver's Jacobian of {problem.n * (1 + differentiated)} equations"
+        case ReverseDiffAdjoint() if scalars > SCALAR_TAPE_LIMIT:
+            return f"skipped: a tape of each scalar operation of a model with {scalars} states and parameters"
+        case TrackerAdjoint() if scalars > TAPE_LIMIT:
+            return f"skipped: a tape of each operation of a model with {scalars} states and parameters"
+        case ZygoteAdjoint():
+            return "skipped: Zygote refuses code that mutates arrays, as SciML's solvers do, after minutes of compilation"
+    return None
