@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from ..algorithms import Algorithm
-from ..errors import EngineUnavailable, PysciodeError
+from ..errors import PysciodeError
 from ..parameters import flat_array, is_tensor
 from ..problems import ODEProblem
 from .blocks import STATE, Blocks
 from .contestants import Contestant, GradientRun, Task
-from .peer_solvers import peer_solvers
+from .peer_solvers import peer_solvers, refuse_mass_matrix
 
 ADJOINTS = ("RecursiveCheckpointAdjoint", "BacksolveAdjoint", "DirectAdjoint")
 
@@ -75,8 +75,7 @@ class DiffraxRun(GradientRun):
 
     def __init__(self, task: Task, solver: str, method: str) -> None:
         problem = task.problem
-        if problem.mass_matrix is not None:
-            raise EngineUnavailable("diffrax", "no form of a mass matrix", mend=None)
+        refuse_mass_matrix(problem, "diffrax")
         problem_rhs(problem)
         self._problem = problem
         self._maxiters = task.maxiters
@@ -96,24 +95,17 @@ class DiffraxRun(GradientRun):
         self._steps: int | None = None
 
     def forward(self) -> torch.Tensor:
-        import diffrax
-        import jax
-
         self._pull = None
+
+        def attempt(max_steps: int) -> Any:
+            self._max_steps = max_steps
+            forward, _ = self._programs()
+            return forward(self._inputs, self._constants, self._settings)
+
         with precision(self._problem):
-            while True:
-                forward, _ = self._programs()
-                states, self._pull, (result, stats) = _guard(
-                    lambda: jax.block_until_ready(forward(self._inputs, self._constants, self._settings))
-                )
-                if result == diffrax.RESULTS.max_steps_reached and self._max_steps < self._maxiters:
-                    self._max_steps = min(16 * self._max_steps, self._maxiters)
-                    continue
-                break
-            if result != diffrax.RESULTS.successful:
-                raise PysciodeError(f"diffrax's {self._solver}: {_reason(result, self._max_steps)}")
-            self._steps = int(stats["num_accepted_steps"])
-            return torch.from_numpy(np.array(states)).reshape(len(states), *self._problem.u0.shape)
+            states, self._pull, stats = _with_enough_steps(attempt, self._max_steps, self._maxiters, self._solver)
+        self._steps = int(stats["num_accepted_steps"])
+        return torch.from_numpy(np.array(states)).reshape(len(states), *self._problem.u0.shape)
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
         import jax
@@ -202,6 +194,66 @@ def diffrax_solve(problem: ODEProblem, solver: str, max_steps: int, adjoint: Any
     return solve
 
 
+class ForwardSolve:
+    """A solve without derivatives, compiled when it is first called.
+
+    Calling it gives the states, shape ``(k, n)``, and diffrax's statistics.
+    """
+
+    def __init__(self, problem: ODEProblem, solver: str, saveat: np.ndarray, rtol: float, atol: float, maxiters: int) -> None:
+        import jax.numpy as jnp
+
+        problem_rhs(problem)
+        self._problem, self._solver, self._maxiters = problem, solver, maxiters
+        self._max_steps = min(FIRST_MAX_STEPS, maxiters)
+        with precision(problem):
+            settings = jnp.asarray([*problem.tspan, *saveat]), jnp.asarray(rtol), jnp.asarray(atol)
+            self._inputs = jnp.asarray(problem.flat_u0()), jnp.asarray(problem.flat_p()), settings
+
+    def __call__(self) -> tuple[np.ndarray, dict[str, int]]:
+        with precision(self._problem):
+            states, _, stats = _with_enough_steps(self._attempt, self._max_steps, self._maxiters, self._solver)
+        return np.array(states), {name: int(x) for name, x in stats.items()}
+
+    def _attempt(self, max_steps: int) -> Any:
+        import jax
+
+        self._max_steps = max_steps
+        key = ("diffrax", self._solver, max_steps)
+        program = self._problem.compiled.get(key)
+        if program is None:
+            solve = diffrax_solve(self._problem, self._solver, max_steps)
+
+            def without_pull(*inputs: Any) -> Any:
+                states, rest = solve(*inputs)
+                return states, None, rest
+
+            program = self._problem.compiled[key] = jax.jit(without_pull)
+        return program(*self._inputs)
+
+
+def _with_enough_steps(attempt: Callable[[int], Any], max_steps: int, maxiters: int, solver: str) -> tuple[Any, Any, Any]:
+    """States, pullback and statistics of ``attempt(max_steps)``, with 16 times as many steps at most while they do not do.
+
+    Raises
+    ------
+    PysciodeError
+        If the solver gave up.
+    """
+    import diffrax
+    import jax
+
+    while True:
+        states, pull, (result, stats) = _guard(lambda: jax.block_until_ready(attempt(max_steps)))
+        if result == diffrax.RESULTS.successful:
+            return states, pull, stats
+        if result != diffrax.RESULTS.max_steps_reached:
+            raise PysciodeError(f"diffrax's {solver}: {' '.join(str(diffrax.RESULTS[result]).split())[:150]}")
+        if max_steps >= maxiters:
+            raise PysciodeError(f"diffrax's {solver}: gave up after {max_steps} steps")
+        max_steps = min(16 * max_steps, maxiters)
+
+
 def _differentiable(problem: ODEProblem, solver: str, method: str, max_steps: int) -> Callable[..., Any]:
     import diffrax
     import jax.numpy as jnp
@@ -249,14 +301,6 @@ def _forward_mode(problem: ODEProblem, solver: str, method: str, max_steps: int)
         return tuple(jnp.einsum("kn,knj->j", cotangent, jacobian) for jacobian in jacobians)
 
     return jax.jit(forward), jax.jit(backward)
-
-
-def _reason(result: Any, max_steps: int) -> str:
-    import diffrax
-
-    if result == diffrax.RESULTS.max_steps_reached:
-        return f"gave up after {max_steps} steps"
-    return " ".join(str(diffrax.RESULTS[result]).split())[:150]
 
 
 def _guard(run: Callable[[], Any]) -> Any:

@@ -21,7 +21,7 @@ from ..parameters import is_module, is_tensor
 from ..problems import ODEProblem
 from .blocks import STATE, Blocks
 from .contestants import Contestant, GradientRun, Task
-from .peer_solvers import peer_solvers
+from .peer_solvers import peer_solvers, refuse_mass_matrix
 from .rows import Counts
 
 MAX_STEPS = 10_000
@@ -56,7 +56,7 @@ class EmbeddedContestant(Contestant):
     peer: str = "dopri5"
 
     def prepare(self, task: Task) -> GradientRun:
-        _refuse_mass_matrix(task.problem)
+        refuse_mass_matrix(task.problem, "torchdiffeq")
         return _Run(self, task)
 
 
@@ -65,7 +65,7 @@ class _Run(GradientRun):
         problem = task.problem
         self._through_solver = contestant.method == "odeint"
         self._u0 = problem.u0.detach().clone().requires_grad_(problem.u0.requires_grad)
-        leaves = [_own_leaf(x, problem, i) for i, x in enumerate(problem.leaves)]
+        leaves = own_leaves(problem)
         differentiated = [x for x in leaves if x.requires_grad]
         self._wanted = dict(zip(Blocks.of(problem).places, differentiated, strict=True))
         self._rhs = CountedRhs(user_rhs(problem, leaves), min(MAX_STEPS, task.maxiters), contestant.peer)
@@ -126,8 +126,8 @@ class CountedRhs:
 
     Attributes
     ----------
-    nf, pulled, accepted
-        Evaluations, of these the ones that a vector-Jacobian product went through, and accepted steps.
+    nf, pulled, accepted, rejected
+        Evaluations, of these the ones that a vector-Jacobian product went through, and steps.
     """
 
     def __init__(self, f: TorchRhs, max_steps: int, solver: str) -> None:
@@ -137,7 +137,7 @@ class CountedRhs:
         self.restart()
 
     def restart(self) -> None:
-        self.nf = self.pulled = self.accepted = self._tried = 0
+        self.nf = self.pulled = self.accepted = self.rejected = self._tried = 0
 
     def __call__(self, t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         self.nf += 1
@@ -161,6 +161,9 @@ class CountedRhs:
 
     def callback_accept_step(self, t: torch.Tensor, u: Any, dt: torch.Tensor) -> None:
         self.accepted += 1
+
+    def callback_reject_step(self, t: torch.Tensor, u: Any, dt: torch.Tensor) -> None:
+        self.rejected += 1
 
     def guard(self, run: Callable[[], Any]) -> Any:
         """``run()``; torchdiffeq's failed assertions become errors of ours.
@@ -190,7 +193,7 @@ def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
     from ..capture.rebind import mentions_torch
     from ..capture.torch_arguments import infer_signature
 
-    f, shape = problem.f, problem.u0.shape
+    f, shape = problem.f, tuple(problem.u0.shape)
     if problem.kind == "ode" and callable(f) and (is_module(f) or mentions_torch(f)):
         roles = infer_signature(f)
         p = problem.layout.rebuild(leaves[: problem.layout.n_leaves])
@@ -214,17 +217,14 @@ def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
     return printed
 
 
+def own_leaves(problem: ODEProblem) -> list[torch.Tensor]:
+    """The problem's parameters as tensors without history; those of modules are the ones that the user's function reaches."""
+    return [_own_leaf(x, problem, i) for i, x in enumerate(problem.leaves)]
+
+
 def _own_leaf(x: Any, problem: ODEProblem, i: int) -> torch.Tensor:
-    """A parameter as a tensor; those of modules are the ones that the user's function reaches."""
     if i >= problem.layout.n_leaves:
         return x
     if is_tensor(x):
         return x.detach().clone().requires_grad_(x.requires_grad)
-    return torch.as_tensor(np.asarray(x), dtype=problem.u0.dtype)
-
-
-def _refuse_mass_matrix(problem: ODEProblem) -> None:
-    from ..errors import EngineUnavailable
-
-    if problem.mass_matrix is not None:
-        raise EngineUnavailable("torchdiffeq", "no form of a mass matrix", mend=None)
+    return torch.from_numpy(np.array(x, problem.dtype))

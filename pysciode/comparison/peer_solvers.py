@@ -1,4 +1,4 @@
-"""Which of a peer's solvers stands for one of SciML's."""
+"""Which of a peer's solvers stands for one of SciML's, and what no peer takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..algorithms import Algorithm
+from ..errors import EngineUnavailable
+from ..problems import ODEProblem
 
 Peer = Literal["torchdiffeq", "diffrax", "scipy"]
 
@@ -53,4 +55,20 @@ def peer_solvers(peer: Peer, algorithms: Sequence[Algorithm | None]) -> list[tup
         name = "the default" if algorithm is None else algorithm.name
         if name not in names:
             names.append(name)
-    return [(solver, solver if names == [solver] else f"{solver} (for {', '.join(names)})") for solver, names in stands_for.items()]
+    return [(solver, solver if names == [solver] else f"{solver} (for {_few(names)})") for solver, names in stands_for.items()]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names if len(names) <= 3 else [*names[:2], "…"])
+
+
+def refuse_mass_matrix(problem: ODEProblem, peer: str) -> None:
+    """Peers solve ``du/dt = f`` alone.
+
+    Raises
+    ------
+    EngineUnavailable
+        If the problem has a mass matrix.
+    """
+    if problem.mass_matrix is not None:
+        raise EngineUnavailable(peer, "it takes no mass matrix", mend=None)

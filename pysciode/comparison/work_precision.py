@@ -1,0 +1,201 @@
+"""Solvers side by side on one problem: error against time, without derivatives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..algorithms import Algorithm, check_algorithm
+from ..engines import get_engine
+from ..errors import EngineUnavailable
+from ..options import save_times
+from ..problems import ODEProblem
+from .measurement import one_line
+from .rows import SolveRow, Timing
+from .solver_contestants import EngineSolver, Solved, SolverContestant, SolverRun, SolverTask, peer_contestants
+from .solution_reference import SolutionReference, given_reference, solution_error, solve_reference
+from .time_limit import OutOfTime, time_limit
+
+if TYPE_CHECKING:
+    from .report import SolverReport
+
+JULIA_ALGORITHMS = tuple(map(Algorithm, ("Tsit5", "Vern7", "Vern9", "Rodas5P", "FBDF"))) + (
+    Algorithm("AutoTsit5", Algorithm("Rosenbrock23")),
+)
+EMBEDDED_ALGORITHMS = tuple(map(Algorithm, ("Tsit5", "DP5", "BS3")))
+TOLERANCES = ((1e-3, 1e-6), (1e-5, 1e-8), (1e-7, 1e-10), (1e-9, 1e-12))
+
+_BUDGET = 5.0
+"""Seconds after which a solve is not repeated any more, and a failure not tried again."""
+
+
+def work_precision(
+    problem: ODEProblem,
+    algorithms: Sequence[Algorithm | str | None] | None = None,
+    tolerances: Iterable[float | tuple[float, float]] | None = None,
+    *,
+    saveat: Any = None,
+    reference: Any = None,
+    peers: bool = True,
+    repeats: int = 10,
+    seconds: float | None = 60.0,
+    maxiters: int = 100_000,
+    engine: str | None = None,
+    progress: bool = True,
+) -> SolverReport:
+    """Compare solvers on one problem.
+
+    Parameters
+    ----------
+    problem
+        What to solve; gradients that its tensors ask for are left out.
+    algorithms
+        With what: ``[Tsit5(), Rodas5P()]``; None in the list is SciML's default. By default a few of each kind.
+    tolerances
+        Pairs ``(rtol, atol)``; a number alone is `rtol`, with ``atol = 1e-3 * rtol``. By default from 1e-3 to 1e-9.
+    saveat
+        Times at which solutions are compared, or the step between them; by default 50 evenly spaced.
+    reference
+        A solution to hold errors against: a :class:`~pysciode.Solution` or an array of shape ``(k, *shape of u0)`` at `saveat`. By
+        default two solvers of high order at a tight tolerance, whose difference is the reference's own error.
+    peers
+        Whether SciPy's methods on the same model in Python, torchdiffeq's solvers and, where it is installed, diffrax's
+        take part.
+    repeats
+        Solves that are timed, after a first one that is timed apart; fewer where these take longer than five seconds.
+    seconds
+        Limit for one solve; None for none. A solver that fails after more than five seconds is not tried at tighter tolerances.
+    maxiters
+        Steps at most.
+    engine
+        ``"julia"`` or ``"embedded"``; None is what :func:`pysciode.set_engine` set.
+    progress
+        Whether to show a bar on stderr.
+
+    Returns
+    -------
+    SolverReport
+        A row for each solver and tolerance; one that fails has a row that says how.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that can't be right.
+    PysciodeError
+        If no reference can be had.
+    """
+    from .report import SolverReport
+
+    if not isinstance(problem, ODEProblem):
+        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, not {repeats!r}")
+    engine = get_engine(engine).name
+    chosen = _algorithms(algorithms, engine)
+    grid = _tolerances(tolerances)
+    times = np.linspace(*problem.tspan, 51)[1:] if saveat is None else save_times(saveat, *problem.tspan)
+    if reference is not None:
+        known = given_reference(problem, times, reference)
+    else:
+        known = solve_reference(problem, times, engine, stiff=bool(chosen) and all(x is not None and x.is_stiff for x in chosen))
+    field = [EngineSolver.of(x, engine) for x in chosen] + (peer_contestants(chosen) if peers else [])
+    rows: list[SolveRow] = []
+    given_up: dict[SolverContestant, str] = {}
+    with tqdm(total=len(field) * len(grid), disable=not progress, desc="solvers", leave=False, mininterval=0.5) as bar:
+        for rtol, atol in grid:
+            for contestant in field:
+                bar.set_postfix_str(f"{contestant.engine} {contestant.solver} rtol={rtol:g}")
+                if contestant in given_up:
+                    rows.append(_row(contestant, rtol, atol, status="failed", reason=given_up[contestant]))
+                else:
+                    start = time.perf_counter()
+                    task = SolverTask(problem, times, rtol, atol, maxiters)
+                    rows.append(_measure(contestant, task, known, repeats, seconds))
+                    took = time.perf_counter() - start
+                    if rows[-1].status == "failed" and took > _BUDGET:
+                        given_up[contestant] = f"not tried: failed at rtol = {rtol:g}, after {took:.0f} s"
+                bar.update()
+    settings = {
+        "saved_times": len(times),
+        "repeats": repeats,
+        "maxiters": maxiters,
+        "reference_error": known.estimated_error,
+    }
+    return SolverReport(tuple(rows), known.words, repr(problem)[1:-1], settings)
+
+
+def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> list[Algorithm | None]:
+    if algorithms is None:
+        return list(JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS)
+    if isinstance(algorithms, (str, Algorithm)):
+        raise TypeError(f"algorithms must be a list such as [Tsit5(), Rodas5P()], not {algorithms!r}")
+    found = [check_algorithm(x) for x in algorithms]
+    if not found:
+        raise ValueError("algorithms is empty")
+    for algorithm in found:
+        if algorithm is not None and algorithm.fixed_step:
+            raise ValueError(f"algorithms: {algorithm.name} has no step size control, so tolerances mean nothing to it")
+    return found
+
+
+def _tolerances(tolerances: Iterable[float | tuple[float, float]] | None) -> list[tuple[float, float]]:
+    """Pairs, the loosest first."""
+    pairs = []
+    for x in TOLERANCES if tolerances is None else tolerances:
+        try:
+            rtol, atol = (float(y) for y in (x if isinstance(x, (tuple, list)) else (x, 1e-3 * x)))
+        except (TypeError, ValueError):
+            raise TypeError(f"tolerances must be numbers or pairs (rtol, atol), not {x!r}") from None
+        if not (0 < rtol < np.inf and 0 <= atol < np.inf):
+            raise ValueError(f"tolerances must be positive and finite, not {x!r}")
+        pairs.append((rtol, atol))
+    if not pairs:
+        raise ValueError("tolerances is empty")
+    return sorted(pairs, reverse=True)
+
+
+def _measure(
+    contestant: SolverContestant, task: SolverTask, known: SolutionReference, repeats: int, seconds: float | None
+) -> SolveRow:
+    def row(**fields: Any) -> SolveRow:
+        return _row(contestant, task.rtol, task.atol, **fields)
+
+    try:
+        with time_limit(seconds):
+            run = contestant.prepare(task)
+            start = time.perf_counter()
+            solved = run()
+            first_call = time.perf_counter() - start
+    except OutOfTime as error:
+        return row(status="failed", reason=str(error))
+    except (EngineUnavailable, ImportError) as error:
+        return row(status="unavailable", reason=one_line(error))
+    except Exception as error:  # whatever a solver may throw: the others go on
+        return row(status="failed", reason=one_line(error))
+    if solved.states.shape != known.states.shape or not np.isfinite(solved.states).all():
+        return row(status="failed", reason="the solution is not finite", first_call=first_call)
+    return row(
+        error=solution_error(solved.states, known.states),
+        time=_timed(run, repeats),
+        first_call=first_call,
+        counts=solved.counts,
+        steps=solved.steps,
+        rejected=solved.rejected,
+    )
+
+
+def _timed(run: SolverRun, repeats: int) -> Timing:
+    found: list[float] = []
+    while len(found) < repeats and (not found or sum(found) < _BUDGET):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return Timing(tuple(found))
+
+
+def _row(contestant: SolverContestant, rtol: float, atol: float, **fields: Any) -> SolveRow:
+    return SolveRow(contestant.solver, contestant.engine, rtol, atol, **fields)
