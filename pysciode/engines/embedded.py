@@ -16,7 +16,7 @@ from torchdiffeq import odeint
 
 from ..capture.model import CallbackModel
 from ..errors import EngineUnavailable, GradientFailed
-from ..sensitivity import BacksolveAdjoint, ReverseDiffAdjoint, SensitivityAlgorithm, TrackerAdjoint, ZygoteAdjoint
+from ..sensitivity import BacksolveAdjoint, ReverseDiffAdjoint, SensitivityAlgorithm, TrackerAdjoint
 from . import embedded_methods
 from .base import Engine, Pullback, RawSolution, SolveRequest
 from .embedded_adjoint import backsolve
@@ -64,7 +64,7 @@ class EmbeddedEngine(Engine):
     def capabilities(self) -> dict[str, bool]:
         out = dict.fromkeys(("stiff", "dae", "sde", "dde", "mass_matrix", "events", "symplectic", "split", "julia_source"), False)
         out |= dict.fromkeys(("dense", "progress", "save_idxs", "tstops", "callback_models"), True)
-        out |= {x.__name__: True for x in (BacksolveAdjoint, ReverseDiffAdjoint, TrackerAdjoint, ZygoteAdjoint)}
+        out |= {x.__name__: True for x in (BacksolveAdjoint, ReverseDiffAdjoint, TrackerAdjoint)}
         return out
 
     def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
@@ -237,7 +237,7 @@ def _check_sensealg(sensealg: SensitivityAlgorithm | None, model: object) -> Non
             raise EngineUnavailable(f"BacksolveAdjoint(autojacvec={sensealg.autojacvec!r})")
         if not sensealg.checkpointing:
             raise EngineUnavailable("BacksolveAdjoint(checkpointing=False)")
-    elif not isinstance(sensealg, (ReverseDiffAdjoint, TrackerAdjoint, ZygoteAdjoint)):
+    elif not isinstance(sensealg, (ReverseDiffAdjoint, TrackerAdjoint)):
         raise EngineUnavailable(
             f"the sensitivity method {sensealg.name if sensealg else None}",
             "the embedded engine has BacksolveAdjoint and, through the solver, ReverseDiffAdjoint",

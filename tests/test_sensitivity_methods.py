@@ -1,0 +1,95 @@
+"""Methods that can't work are refused before any engine runs; the choices of VJP; gradients of modules."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import pysciode as ps
+from pysciode import sensitivity
+from pysciode.engines.embedded import EmbeddedEngine
+
+F64 = torch.float64
+
+
+def decay(u, p, t):
+    return [-p * u[0]]
+
+
+def a_solve(sensealg, engine="embedded", k=2.0):
+    """``u' = -k u`` to t = 1; the gradient of u(1) to k."""
+    p = torch.tensor(k, dtype=F64, requires_grad=True)
+    problem = ps.ODEProblem(decay, torch.ones(1, dtype=F64), (0.0, 1.0), p)
+    ps.solve(problem, ps.Tsit5(), saveat=[1.0], rtol=1e-9, atol=1e-9, sensealg=sensealg, engine=engine).u.sum().backward()
+    return p.grad.item()
+
+
+def test_zygote_through_the_solver_is_refused_at_once(monkeypatch):
+    for name in ("solve", "solve_with_pullback"):
+        monkeypatch.setattr(EmbeddedEngine, name, lambda *_: pytest.fail("the engine ran"))
+    with pytest.raises(ps.GradientFailed, match="mutate their arrays.*ReverseDiffAdjoint") as caught:
+        a_solve(ps.ZygoteAdjoint())
+    assert caught.value.sensealg == "ZygoteAdjoint"
+
+
+@pytest.mark.parametrize("sensealg", [ps.MooncakeAdjoint(), ps.GaussAdjoint(autojacvec="MooncakeVJP")], ids=str)
+def test_a_missing_julia_package_is_named(monkeypatch, sensealg):
+    monkeypatch.setattr(sensitivity, "installed_packages", lambda project: {"SciMLSensitivity": "7.112.1"})
+    with pytest.raises(ps.EngineUnavailable, match="the Julia package Mooncake is not in") as caught:
+        a_solve(sensealg)
+    assert "juliapkg.add('Mooncake'" in str(caught.value)
+    monkeypatch.setattr(sensitivity, "installed_packages", lambda project: {"Mooncake": "0.4"})
+    assert sensitivity.check_sensealg(sensealg) is sensealg
+
+
+def test_where_no_julia_is_installed_the_engine_is_what_is_missing(monkeypatch):
+    monkeypatch.setattr(sensitivity, "installed_packages", lambda project: {})
+    with pytest.raises(ps.EngineUnavailable, match="MooncakeAdjoint.*embedded engine"):
+        a_solve(ps.MooncakeAdjoint())
+
+
+@pytest.mark.parametrize("method", [ps.GaussAdjoint, ps.GaussKronrodAdjoint, ps.QuadratureAdjoint])
+def test_tracker_has_no_vjp_for_quadratures(method):
+    with pytest.raises(ValueError, match="autojacvec='TrackerVJP' works with InterpolatingAdjoint"):
+        method(autojacvec="TrackerVJP")
+
+
+@pytest.mark.skipif(os.environ.get("PYSCIODE_SLOW_TESTS") != "1", reason="each compiles for half a minute; PYSCIODE_SLOW_TESTS=1")
+@pytest.mark.parametrize(
+    "sensealg",
+    [
+        ps.GaussAdjoint(autojacvec="ReverseDiffVJP"),
+        ps.GaussAdjoint(autojacvec="ZygoteVJP"),
+        ps.InterpolatingAdjoint(autojacvec="TrackerVJP"),
+        ps.BacksolveAdjoint(autojacvec="TrackerVJP"),
+        ps.QuadratureAdjoint(autojacvec="ReverseDiffVJP", abstol=1e-10, reltol=1e-10),
+    ],
+    ids=str,
+)
+def test_vjps_made_by_julia(julia_engine, sensealg):
+    assert a_solve(sensealg, julia_engine) == pytest.approx(-np.exp(-2.0), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "engine, sensealg",
+    [
+        pytest.param("julia", None, marks=pytest.mark.julia),
+        pytest.param("julia", ps.GaussAdjoint(), marks=pytest.mark.julia),
+        ("embedded", None),
+    ],
+    ids=["julia-default", "julia-GaussAdjoint", "embedded"],
+)
+def test_gradcheck_of_a_module(engine, sensealg):
+    torch.manual_seed(3)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh()).double()
+    u0 = torch.randn(2, dtype=F64, requires_grad=True)
+
+    def states(u0, *parameters):
+        # gradcheck changes the parameters themselves.
+        problem = ps.ODEProblem(net, u0, (0.0, 1.0))
+        return ps.solve(problem, ps.Tsit5(), saveat=[1.0], rtol=1e-10, atol=1e-10, sensealg=sensealg, engine=engine).u
+
+    assert torch.autograd.gradcheck(states, (u0, *net.parameters()), atol=1e-6, rtol=1e-5)
