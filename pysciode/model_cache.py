@@ -26,6 +26,8 @@ class Captured:
         Capture the whole right-hand side; its two parts, for a problem that has them.
     compiled
         What engines made of the model, kept here by keys of theirs so that it lives as long as the model.
+    latest_call
+        See :mod:`pysciode.latest_call`.
     """
 
     build: Callable[[], CapturedModel]
@@ -33,6 +35,10 @@ class Captured:
     _model: CapturedModel | None = None
     compiled: dict[Hashable, Any] = field(default_factory=dict)
     _parts: tuple[CapturedModel, CapturedModel] | None = None
+    latest_call: Any = None
+
+    def __deepcopy__(self, memo: dict) -> Captured:
+        return self  # copies of a problem share it: what is compiled goes when this model does
 
     @property
     def model(self) -> CapturedModel:

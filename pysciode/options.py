@@ -31,7 +31,7 @@ def save_times(saveat: Any, start: float, end: float) -> np.ndarray | None:
     if is_tensor(saveat):
         saveat = saveat.detach().numpy()
     try:
-        times = np.array(saveat, dtype=np.float64)
+        times = np.array(saveat, dtype=np.float64, order="C")
     except (TypeError, ValueError):
         raise TypeError(f"saveat must be a number (the step) or an array of times, not {saveat!r}") from None
     if times.ndim == 0:

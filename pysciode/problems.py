@@ -14,6 +14,7 @@ from .validation import TimeSpan, check_function, check_leaves, check_matrix, ch
 
 if TYPE_CHECKING:
     from .capture.model import CapturedModel
+    from .tensor_values import TensorValues
 
 Kind = Literal["ode", "second_order", "dynamical", "split"]
 
@@ -54,8 +55,14 @@ class ODEProblem:
         The user's functions.
     layout
         How the parameters lie in one flat vector, a :class:`~pysciode.parameters.ParameterLayout`.
+    shape
+        Shape of the state.
+    tensors
+        The tensors among the parameters, those of modules included.
     n
         Number of entries of the state.
+    captured
+        The captured model with what is kept for it; None before it is first needed.
 
     Raises
     ------
@@ -134,14 +141,17 @@ class ODEProblem:
             mass_matrix=mass_matrix,
             name=name,
             layout=layout,
+            shape=tuple(u0.shape),
             dtype=dtype,
             is_torch=is_torch,
             leaves=leaves,
+            tensors=[x for x in leaves if is_tensor(x)],
             span=span,
             n=n,
             _flat_p=flat,
             _modules=modules,
-            _captured=None,
+            _values=None,
+            captured=None,
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -188,21 +198,28 @@ class ODEProblem:
 
     def flat_u0(self) -> np.ndarray:
         """`u0` as one contiguous vector; not a copy where it is one already."""
-        return self.u0.detach().reshape(-1).numpy() if self.is_torch else self.u0.reshape(-1)
+        return self._tensor_values().u0() if self.is_torch else self.u0.reshape(-1)
 
     def flat_p(self) -> np.ndarray:
         """All parameters as one contiguous vector, with the values that tensors have now."""
-        return flat_array(self.leaves, self.dtype) if self._flat_p is None else self._flat_p
+        return self._tensor_values().p() if self._flat_p is None else self._flat_p
+
+    def _tensor_values(self) -> TensorValues:
+        if self._values is None:
+            from .tensor_values import TensorValues
+
+            self.__dict__["_values"] = TensorValues(self.u0, self.leaves, self.dtype)
+        return self._values
 
     def _capture(self) -> Captured:
-        if self._captured is None:
+        if self.captured is None:
             shared = store(self.f)
             key = self._key()
             captured = shared.get(key)
             if captured is None:
                 captured = shared[key] = self._new_capture()
-            self.__dict__.update(_captured=captured, _captured_key=key)
-        return self._captured
+            self.__dict__.update(captured=captured, _captured_key=key)
+        return self.captured
 
     def _key(self) -> Any:
         """What a captured model depends on, beside `f` itself."""
@@ -267,7 +284,7 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
         return out
     out.__dict__["functions"] = problem.functions
     # Looking for modules takes longer than all the rest, and the fingerprint tells whether they are as they were.
-    known_model = problem._captured is not None and problem._fingerprint() == problem._captured_key[-1]
+    known_model = problem.captured is not None and problem._fingerprint() == problem._captured_key[-1]
     out._prepare(
         problem.f,
         problem._changed_state(changes),
@@ -280,7 +297,7 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
         problem._modules if known_model else None,
     )
     if known_model and out._key() == problem._captured_key:
-        out.__dict__.update(_captured=problem._captured, _captured_key=problem._captured_key)
+        out.__dict__.update(captured=problem.captured, _captured_key=problem._captured_key)
     return out
 
 

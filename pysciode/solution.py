@@ -98,7 +98,7 @@ class Solution:
         save_idxs: np.ndarray | None,
     ) -> None:
         self.problem = problem
-        self.t = times
+        self._times = times
         self.retcode = raw.retcode
         self.engine = engine
         self.algorithm = algorithm
@@ -106,6 +106,17 @@ class Solution:
         self._raw = raw
         self._states = states
         self._save_idxs = save_idxs
+
+    @property
+    def t(self) -> Any:
+        if self._times is None:  # made when asked for, since many losses don't
+            times = np.array(self._raw.t, dtype=self.problem.dtype)
+            if self.problem.is_torch:
+                import torch
+
+                times = torch.from_numpy(times)
+            self._times = times
+        return self._times
 
     @property
     def u(self) -> Any:

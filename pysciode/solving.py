@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
-
 
 from .algorithms import PARTITIONED, Algorithm, check_algorithm
 from .engines import get_engine
-from .engines.base import Engine, SolveRequest
+from .engines.base import Engine, SolveOptions, SolveRequest
 from .errors import SolveFailed
+from .latest_call import recall, remember
 from .options import ProgressBar, solve_options
 from .problems import ODEProblem
 from .sensitivity import SensitivityAlgorithm, check_sensealg, default_sensealg
@@ -108,51 +109,69 @@ def solve(
     """
     if not isinstance(problem, ODEProblem):
         raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
-    algorithm = check_algorithm(algorithm)
-    if algorithm is not None and algorithm.family is not None:
-        _check_fit(problem, algorithm, dt)
-    check_sensealg(sensealg)
+    given = (algorithm, sensealg, tstops, rtol, atol, dt, dtmin, dtmax, maxiters, adaptive, save_idxs, dense)
+    plain = progress is False and not solver_options
     backend = get_engine(engine)
-    bar = progress
-    if progress is True:
-        bar = ProgressBar(*problem.tspan)
-    elif progress is not False and not callable(progress):
-        raise TypeError(f"progress must be True, False or a function of the time, not {progress!r}")
-    options = solve_options(
-        problem,
-        saveat=saveat,
-        tstops=tstops,
-        rtol=rtol,
-        atol=atol,
-        dt=dt,
-        dtmin=dtmin,
-        dtmax=dtmax,
-        maxiters=maxiters,
-        adaptive=adaptive,
-        save_idxs=save_idxs,
-        dense=dense,
-        progress=bar or None,
-        extra=solver_options,
-    )
+    known = recall(problem, given, saveat) if plain else None
+    bar = None
+    if known is not None:
+        algorithm, options = known
+    else:
+        algorithm = check_algorithm(algorithm)
+        if algorithm is not None and algorithm.family is not None:
+            _check_fit(problem, algorithm, dt)
+        check_sensealg(sensealg)
+        bar = ProgressBar(*problem.tspan) if progress is True else progress
+        if bar is not False and not callable(bar):
+            raise TypeError(f"progress must be True, False or a function of the time, not {progress!r}")
+        options = solve_options(
+            problem,
+            saveat=saveat,
+            tstops=tstops,
+            rtol=rtol,
+            atol=atol,
+            dt=dt,
+            dtmin=dtmin,
+            dtmax=dtmax,
+            maxiters=maxiters,
+            adaptive=adaptive,
+            save_idxs=save_idxs,
+            dense=dense,
+            progress=bar or None,
+            extra=solver_options,
+        )
+        if plain:
+            remember(problem, given, saveat, algorithm, options)
     try:
-        if problem.is_torch:
-            from .torch_bridge import solve_torch
-
-            solution = solve_torch(problem, algorithm, options, sensealg, backend, saveat)
-        else:
-            request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, algorithm, options)
-            raw = backend.solve(request)
-            u = raw.u
-            if options.save_idxs is None:
-                u = u.reshape(len(raw.t), *problem.u0.shape)
-            times = raw.t if raw.t.dtype == problem.dtype else raw.t.astype(problem.dtype)
-            solution = Solution(problem, raw, u, times, backend.name, algorithm_name(algorithm, raw), None, options.save_idxs)
+        solver = _torch_solver() if problem.is_torch else _solve_numpy
+        solution = solver(problem, algorithm, options, sensealg, backend, saveat)
     finally:
         if isinstance(bar, ProgressBar):
             bar.close()
     if throw and solution.retcode not in SUCCESS:
         raise SolveFailed(solution.retcode, solution.t_reached, solution, ADVICE.get(solution.retcode, ""))
     return solution
+
+
+@cache
+def _torch_solver() -> Callable[..., Solution]:
+    from .torch_bridge import solve_torch
+
+    return solve_torch
+
+
+def _solve_numpy(
+    problem: ODEProblem,
+    algorithm: Algorithm | None,
+    options: SolveOptions,
+    sensealg: SensitivityAlgorithm | None,
+    engine: Engine,
+    saveat: Any,
+) -> Solution:
+    request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, algorithm, options)
+    raw = engine.solve(request)
+    u = raw.u if options.save_idxs is not None else raw.u.reshape(-1, *problem.shape)
+    return Solution(problem, raw, u, None, engine.name, algorithm_name(algorithm, raw), None, options.save_idxs)
 
 
 def algorithm_name(algorithm: Algorithm | None, raw: Any) -> str:

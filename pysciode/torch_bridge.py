@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +17,9 @@ from .parameters import flat_array, is_tensor
 from .problems import ODEProblem
 from .sensitivity import SensitivityAlgorithm
 from .solution import SUCCESS, Solution
+from .solving import algorithm_name, choose_sensealg
 from .torch_transforms import transforming
-from .validation import check_finite
+from .validation import all_finite, check_finite
 
 
 def solve_torch(
@@ -28,27 +31,24 @@ def solve_torch(
     saveat: Any,
 ) -> Solution:
     """Solve a torch problem; the states carry a gradient where one of the inputs asks for it."""
-    from .solving import algorithm_name, choose_sensealg
-
-    span = problem.span
-    saved = saveat if is_tensor(saveat) and saveat.requires_grad and saveat.ndim == 1 else None
-    leaves = [x for x in problem.leaves if is_tensor(x)]
-    times = (span.start_tensor, span.end_tensor, saved)
+    span, leaves = problem.span, problem.tensors
+    in_tensor = saveat is not None and is_tensor(saveat) and saveat.ndim == 1
+    times = (span.start_tensor, span.end_tensor, saveat if in_tensor and saveat.requires_grad else None)
     in_transform = transforming()
     wants_u0 = in_transform or problem.u0.requires_grad
-    wants_p = in_transform or any(x.requires_grad for x in leaves)
-    wants_t = any(x is not None for x in times)
+    wants_p = in_transform or any([x.requires_grad for x in leaves])
+    wants_t = times[0] is not None or times[1] is not None or times[2] is not None
     save_idxs = options.save_idxs
     if not ((wants_u0 or wants_p or wants_t) and torch.is_grad_enabled()):
-        call = _Call(problem, algorithm, options, None, engine, frozenset())
-        call.run(problem.u0, leaves)
+        call = _Call(problem, algorithm, options, None, engine, _NOTHING)
+        call.run()
         states = call.states()
     else:
         sensealg = choose_sensealg(sensealg, problem, engine)
         if save_idxs is not None:
             # Adjoints are of whole states; which of them are wanted is torch's matter then.
             options = replace(options, save_idxs=None)
-        wants = frozenset(name for name, wanted in (("u0", wants_u0 or wants_t), ("p", wants_p)) if wanted)
+        wants = _WANTS[wants_u0 or wants_t, wants_p]
         times_given = saveat is not None and np.ndim(saveat) > 0
         call = _Call(problem, algorithm, options, sensealg, engine, wants, times_given)
         function = _TransformedSolve if in_transform else _Solve
@@ -56,11 +56,17 @@ def solve_torch(
         if save_idxs is not options.save_idxs:
             states = states.reshape(len(states), -1)[:, torch.from_numpy(save_idxs)]
     raw = call.raw
-    if is_tensor(saveat) and saveat.ndim == 1 and len(saveat) == len(raw.t):
-        t = saveat.to(problem.u0.dtype)
-    else:
-        t = torch.from_numpy(raw.t).to(problem.u0.dtype)
+    t = saveat.to(problem.u0.dtype) if in_tensor and len(saveat) == len(raw.t) else None
     return Solution(problem, raw, states, t, engine.name, algorithm_name(algorithm, raw), call.sensealg, save_idxs)
+
+
+_NOTHING: frozenset[str] = frozenset()
+_WANTS = {
+    (True, True): frozenset(("u0", "p")),
+    (True, False): frozenset(("u0",)),
+    (False, True): frozenset(("p",)),
+    (False, False): _NOTHING,
+}
 
 
 class _Call:
@@ -88,7 +94,7 @@ class _Call:
         self.engine = engine
         self.wants = wants
         self.times_given = times_given
-        self.members: list[_Call] = []  # inside vmap, one for each member of the batch
+        self.members: Sequence[_Call] = ()  # inside vmap, one for each member of the batch
         self.request: SolveRequest | None = None
         self.raw: RawSolution | None = None
         self.pullback: Pullback | None = None
@@ -99,16 +105,24 @@ class _Call:
             self.problem, self.algorithm, self.options, self.sensealg, self.engine, self.wants, self.times_given
         )
 
-    def run(self, u0: torch.Tensor, leaves: list[torch.Tensor]) -> None:
+    def run(self) -> None:
+        """Solve with the values that the problem's tensors have now."""
+        problem = self.problem
+        self._solve(problem.flat_u0(), problem.flat_p(), problem.u0, problem.tensors)
+
+    def run_with(self, u0: torch.Tensor, leaves: Sequence[torch.Tensor]) -> None:
         """Solve with the values of these tensors, which inside torch.func are not those of the problem."""
         problem = self.problem
         given = iter(leaves)
         p = flat_array([next(given) if is_tensor(x) else x for x in problem.leaves], problem.dtype)
-        flat_u0 = u0.detach().reshape(-1).numpy()
+        self._solve(u0.detach().reshape(-1).numpy(), p, u0, leaves)
+
+    def _solve(self, flat_u0: np.ndarray, p: np.ndarray, u0: torch.Tensor, leaves: Sequence[torch.Tensor]) -> None:
+        problem = self.problem
         # An optimiser may have changed them since the problem was made.
-        if not np.isfinite(p).all():
+        if not all_finite(p):
             _name_bad_leaf(problem, leaves)
-        if not np.isfinite(flat_u0).all():
+        if not all_finite(flat_u0):
             check_finite(u0, "u0")
         self.request = SolveRequest(
             problem, flat_u0, p, problem.tspan, self.algorithm, self.options, self.sensealg, self.wants
@@ -137,9 +151,8 @@ class _Call:
         self.raw, self.pullback = plain, refuse
 
     def states(self) -> torch.Tensor:
-        raw = self.raw
-        states = torch.from_numpy(raw.u)
-        return states if self.options.save_idxs is not None else states.view(len(raw.t), *self.problem.u0.shape)
+        u, shape = self.raw.u, self.problem.shape
+        return torch.from_numpy(u if self.options.save_idxs is not None or len(shape) == 1 else u.reshape(-1, *shape))
 
     def pull(self, grad: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Gradients to flat u0 and p.
@@ -154,14 +167,17 @@ class _Call:
             raise GradientFailed(
                 name, f"the solve itself stopped with retcode {self.raw.retcode}", "A partial solution has no gradient"
             )
-        cotangent = np.ascontiguousarray(grad.detach().numpy(), self.problem.dtype).reshape(len(self.raw.t), -1)
-        if not np.isfinite(cotangent).all():
+        if grad.requires_grad:
+            grad = grad.detach()
+        cotangent = np.ascontiguousarray(grad.numpy(), self.problem.dtype).reshape(self.raw.u.shape)
+        # A finite sum has finite terms, and is quicker to have; the sum of finite terms may overflow.
+        if not math.isfinite(grad.sum().item()) and not np.isfinite(cotangent).all():
             raise GradientFailed(
                 name, "the gradient that comes in is not finite", "Look at what the loss does with the solution"
             )
         du0, dp = self.pullback(cotangent)
         for gradient, wanted in ((du0, "u0"), (dp, "p")):
-            if wanted in self.wants and not np.isfinite(gradient).all():
+            if wanted in self.wants and not all_finite(gradient):
                 raise GradientFailed(
                     name,
                     f"the gradient with respect to {wanted} is not finite",
@@ -170,14 +186,13 @@ class _Call:
                 )
         return du0, dp
 
-    def split(self, dp: np.ndarray) -> list[torch.Tensor]:
-        """The gradient of each tensor among the parameters."""
-        flat = torch.from_numpy(dp)
-        layout = self.problem.layout
+    def split(self, dp: np.ndarray, wanted: Sequence[bool]) -> list[torch.Tensor]:
+        """The gradients of those tensors among the parameters that are wanted."""
+        problem, turn = self.problem, iter(wanted)
         return [
-            flat[place].view(leaf.shape)
-            for leaf, place in zip(self.problem.leaves, layout.slices, strict=True)
-            if is_tensor(leaf)
+            torch.from_numpy(dp[place].reshape(leaf.shape))
+            for leaf, place in zip(problem.leaves, problem.layout.slices, strict=True)
+            if is_tensor(leaf) and next(turn)
         ]
 
     def time_gradients(self, grad: torch.Tensor, du0: np.ndarray, moves: tuple[bool, ...]) -> list[torch.Tensor]:
@@ -203,7 +218,7 @@ class _Call:
         return found
 
 
-def _name_bad_leaf(problem: ODEProblem, leaves: list[torch.Tensor]) -> None:
+def _name_bad_leaf(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> None:
     given = iter(leaves)
     for (name, _, _), x in zip(problem.layout.entries, problem.leaves, strict=True):
         check_finite(next(given) if is_tensor(x) else x, name)
@@ -215,21 +230,17 @@ class _Solve(torch.autograd.Function):
         ctx.call = call
         # Kept so that torch notices if one of them is changed in place before the backward pass.
         ctx.save_for_backward(u0, *leaves)
-        call.run(u0, leaves)
+        call.run()
         return call.states()
 
     @staticmethod
     def backward(ctx, grad):
         call, tensors, needs = ctx.call, ctx.saved_tensors, ctx.needs_input_grad
-        moves = tuple(needs[2:5])
         if torch.is_grad_enabled() or transforming():
-            found = _Pullback.apply(call, moves, grad, *tensors)
+            found = iter(_Pullback.apply(call, needs[1:], grad, *tensors))
         else:
-            found = _pull(call, moves, grad)
-        found = iter(found)
-        du0 = next(found)
-        times = [next(found) if moved else None for moved in moves]
-        return (None, du0, *times, *(x if wanted else None for x, wanted in zip(found, needs[5:], strict=True)))
+            found = iter(_pull(call, needs[1:], grad))
+        return tuple([next(found) if needed else None for needed in needs])
 
 
 class _TransformedSolve(torch.autograd.Function):
@@ -237,7 +248,7 @@ class _TransformedSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(call, u0, start, end, saved, *leaves):
-        call.run(u0, leaves)
+        call.run_with(u0, leaves)
         return call.states()
 
     @staticmethod
@@ -278,8 +289,8 @@ class _Pullback(torch.autograd.Function):
     """The backward pass where it might be differentiated itself, which it can't, or be vectorised."""
 
     @staticmethod
-    def forward(call, moves, grad, *tensors):
-        return _pull(call, moves, grad)
+    def forward(call, needs, grad, *tensors):
+        return _pull(call, needs, grad)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -293,10 +304,10 @@ class _Pullback(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info, in_dims, call, moves, grad, *tensors):
+    def vmap(info, in_dims, call, needs, grad, *tensors):
         """One pullback for each cotangent; of a batch of solves, each member's own."""
         members = call.members or [call] * info.batch_size
-        found = [_pull(member, moves, _member(grad, in_dims[2], i)) for i, member in enumerate(members)]
+        found = [_pull(member, needs, _member(grad, in_dims[2], i)) for i, member in enumerate(members)]
         return tuple(torch.stack(x) for x in zip(*found, strict=True)), (0,) * len(found[0])
 
 
@@ -304,8 +315,9 @@ def _member(x: Any, dim: int | None, i: int) -> Any:
     return x if dim is None else x.select(dim, i)
 
 
-def _pull(call: _Call, moves: tuple[bool, ...], grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Gradients to u0, to those of start, end and saved times that move, and to the tensors among the parameters."""
+def _pull(call: _Call, needs: Sequence[bool], grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The needed gradients, of u0, start, end, saved times and the tensors among the parameters, in this order."""
     du0, dp = call.pull(grad)
-    times = call.time_gradients(grad, du0, moves) if any(moves) else ()
-    return (torch.from_numpy(du0).view(call.problem.u0.shape), *times, *call.split(dp))
+    state = [torch.from_numpy(du0.reshape(call.problem.shape))] if needs[0] else []
+    times = call.time_gradients(grad, du0, needs[1:4]) if any(needs[1:4]) else []
+    return (*state, *times, *call.split(dp, needs[4:]))

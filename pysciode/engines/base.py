@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ class SolveOptions:
     Attributes
     ----------
     saveat
-        Times to save at, monotone in the direction of the time span; None saves every step.
+        Times to save at, contiguous float64, monotone in the direction of the time span, never written to; None saves
+        every step.
     rtol, atol
         Relative and absolute tolerance; `atol` may be an array of the state's flat size.
     save_idxs
@@ -48,9 +49,9 @@ class SolveOptions:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)  # not frozen: one is made for every solve, and that takes four times as long
 class SolveRequest:
-    """All that an engine needs to know.
+    """All that an engine needs to know; not changed once it is made.
 
     Attributes
     ----------
@@ -78,20 +79,20 @@ class SolveRequest:
     wants: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class RawSolution:
-    """An engine's answer.
+    """An engine's answer; not changed once it is made.
 
     Attributes
     ----------
     t
-        Times, shape ``(k,)``.
+        Times, shape ``(k,)``; never written to, since they may be those of the options.
     u
         States, shape ``(k, n)``, C-contiguous (``(k, len(save_idxs))`` with `save_idxs`).
     retcode
         SciML's name: ``"Success"``, ``"MaxIters"``, …
     stats
-        Counts in SciML's names: ``nf``, ``njacs``, ``nsolve``, ``naccept``, ``nreject``, …
+        Counts in SciML's names: ``nf``, ``njacs``, ``nsolve``, ``naccept``, ``nreject``, …; a pullback adds its own.
     t_reached
         The last time that the solver accepted.
     interpolant
@@ -99,13 +100,13 @@ class RawSolution:
     algorithm
         Name of the algorithm that ran, where the request left the choice to the engine.
 
-    The arrays belong to whoever gets them: the engine makes new ones for each answer.
+    `u` belongs to whoever gets it: the engine makes a new one for each answer.
     """
 
     t: np.ndarray
     u: np.ndarray
     retcode: str
-    stats: dict[str, int]
+    stats: Mapping[str, int]
     t_reached: float
     interpolant: Callable[[np.ndarray, int], np.ndarray] | None = None
     algorithm: str | None = None

@@ -6,10 +6,11 @@ a C function, with the GIL released.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import os
 import threading
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,8 @@ from .julia_runtime import start_julia
 
 _OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED = range(5)
 _STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp")
+_REVERSE = {"nf_reverse": "nf", "nvjp": "nvjp"}
+"""Statistics that come from a pullback's report, once there is one, and their fields there."""
 
 
 class _Report(ctypes.Structure):
@@ -59,6 +62,7 @@ class JuliaEngine(Engine):
         self._lock = threading.Lock()
         self._calls: dict[str, Callable[..., int]] = {}
         self._models: RegisteredModels | None = None
+        self._process: int | None = None  # that started it
 
     @staticmethod
     def is_installed() -> bool:
@@ -67,11 +71,13 @@ class JuliaEngine(Engine):
 
     def start(self) -> None:
         """Start Julia, unless it runs."""
+        if self._process == os.getpid():
+            return
         start_julia()  # also where a forked child is told that it can't
-        if self._models is None:
-            with self._lock:
-                if self._models is None:
-                    self._connect()
+        with self._lock:
+            if self._models is None:
+                self._connect()
+        self._process = os.getpid()
 
     def _connect(self) -> None:
         import juliacall
@@ -88,6 +94,7 @@ class JuliaEngine(Engine):
             "clear": api.PyErr_Clear,
         }
         self.command("connect", {k: ctypes.cast(v, ctypes.c_void_p).value for k, v in functions.items()})
+        atexit.register(_at_exit)  # runs before juliacall's own, which was registered earlier and ends Julia
         self._models = RegisteredModels(self.command)
 
     def command(self, name: str, arguments: dict[str, Any], payload: str = "") -> int:
@@ -125,7 +132,7 @@ class JuliaEngine(Engine):
         report = _Report()
         u = np.ascontiguousarray(u, dtype=request.u0.dtype)
         du = np.empty_like(u)
-        status = self._calls["rhs"](plan.id, _address(u), _address(request.p), t, _address(du), ctypes.addressof(report))
+        status = self._calls["rhs"](plan.id, _input(u), _input(request.p), t, _output(du), ctypes.addressof(report))
         self._check(status, report, request)
         return du
 
@@ -148,19 +155,18 @@ class JuliaEngine(Engine):
         if options.saveat is None:
             count, saveat, u = -1, None, None
         else:
-            saveat = np.ascontiguousarray(options.saveat, dtype=np.float64)
+            saveat = options.saveat
             count = len(saveat)
             u = np.empty((count, width), dtype=dtype)
         progress = _PROGRESS(options.progress) if options.progress is not None else None
         status = self._calls["solve"](
             plan.id,
-            _address(request.u0),
-            _address(request.p),
-            request.tspan[0],
-            request.tspan[1],
+            _input(request.u0),
+            _input(request.p),
+            *request.tspan,
             count,
-            None if saveat is None else _address(saveat),
-            None if u is None else _address(u),
+            None if saveat is None else _input(saveat),
+            None if u is None else _output(u),
             None if progress is None else ctypes.cast(progress, ctypes.c_void_p),
             ctypes.addressof(report),
         )
@@ -171,17 +177,9 @@ class JuliaEngine(Engine):
         else:
             t = np.empty(report.count, dtype=np.float64)
             u = np.empty((report.count, width), dtype=dtype)
-            self._calls["fetch"](answer.id, _address(t), _address(u))
+            self._calls["fetch"](answer.id, _output(t), _output(u))
         interpolant = partial(self._interpolate, request, answer, width) if options.dense and answer is not None else None
-        solution = RawSolution(
-            t=t,
-            u=u,
-            retcode=report.retcode.decode(),
-            stats={name: getattr(report, name) for name in _STATISTICS},
-            t_reached=report.t_reached,
-            interpolant=interpolant,
-        )
-        return solution, answer
+        return RawSolution(t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant), answer
 
     def _pull_back(
         self, request: SolveRequest, answer: _Answer | None, solution: RawSolution, du: np.ndarray
@@ -191,12 +189,9 @@ class JuliaEngine(Engine):
         du = np.ascontiguousarray(du, dtype=dtype)
         du0 = np.zeros(request.u0.size, dtype=dtype)
         dp = np.zeros(request.p.size, dtype=dtype)
-        status = self._calls["pullback"](
-            answer.id, _address(du), _address(du0), _address(dp), ctypes.addressof(report)
-        )
+        status = self._calls["pullback"](answer.id, _input(du), _output(du0), _output(dp), ctypes.addressof(report))
         self._check(status, report, request)
-        solution.stats["nf_reverse"] = report.nf
-        solution.stats["nvjp"] = report.nvjp
+        solution.stats.pullback = report
         return du0, dp
 
     def _interpolate(
@@ -206,7 +201,7 @@ class JuliaEngine(Engine):
         times = np.ascontiguousarray(times, dtype=np.float64)
         out = np.empty((len(times), width), dtype=request.u0.dtype)
         status = self._calls["interpolate"](
-            answer.id, _address(times), len(times), derivative, _address(out), ctypes.addressof(report)
+            answer.id, _input(times), len(times), derivative, _output(out), ctypes.addressof(report)
         )
         self._check(status, report, request)
         return out
@@ -234,16 +229,63 @@ _ADVICE = {
 }
 
 
+class _Counts(Mapping[str, int]):
+    """The statistics in a solve's report; read when they are asked for, which in a fit nobody does."""
+
+    __slots__ = ("solve", "pullback")
+
+    def __init__(self, solve: _Report) -> None:
+        self.solve = solve
+        self.pullback: _Report | None = None
+
+    def __getitem__(self, name: str) -> int:
+        if self.pullback is not None and name in _REVERSE:
+            return getattr(self.pullback, _REVERSE[name])
+        if name in _STATISTICS:
+            return getattr(self.solve, name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*_STATISTICS, *(() if self.pullback is None else _REVERSE))))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+_julia_runs = True
+
+
+def _at_exit() -> None:
+    global _julia_runs
+    _julia_runs = False
+
+
 class _Answer:
     """A solution that Julia keeps for a pullback or for dense output; forgotten there when it is here."""
 
+    __slots__ = ("id", "_release")
+
     def __init__(self, id: int, release: Callable[[int], int]) -> None:
         self.id = id
-        # At interpreter exit Julia may be gone already.
-        weakref.finalize(self, release, id).atexit = False
+        self._release = release
+
+    def __del__(self) -> None:
+        # False or, when the interpreter takes modules apart, None: Julia may be gone already.
+        if _julia_runs:
+            self._release(self.id)
 
 
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
+_COPIED = 4096  # bytes
 
 
+def _input(array: np.ndarray) -> bytes | int:
+    """An array for a C function to read, as ctypes takes it; to copy a small one is quicker than to get its address."""
+    return array.tobytes() if array.nbytes <= _COPIED else array.__array_interface__["data"][0]
+
+
+def _output(array: np.ndarray) -> int | None:
+    """Address of a new array, for a C function to write to."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(array)) if array.size else None

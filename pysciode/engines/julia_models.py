@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ..sensitivity import (
     ReverseDiffAdjoint,
     SensitivityAlgorithm,
 )
-from .base import SolveRequest
+from .base import SolveOptions, SolveRequest
 from .julia_callback import PythonFunctions
 
 Command = Callable[..., int]
@@ -109,9 +109,34 @@ class RegisteredModels:
                 self._command("release_model", {"handle": registered.handle})
 
 
+class _Latest(NamedTuple):
+    """The plan that was used last, and what it was made for, which does not change itself (a mass matrix might)."""
+
+    options: SolveOptions
+    algorithm: Algorithm | None
+    sensealg: SensitivityAlgorithm | None
+    wants: frozenset[str]
+    dtype: np.dtype
+    jac_sparsity: Any
+    plan: Plan
+
+
 def make_plan(command: Command, models: RegisteredModels, request: SolveRequest) -> Plan:
     """The plan for a request; made once for each model, algorithm, set of options and sensitivity method."""
     problem, options = request.problem, request.options
+    plans = problem.compiled
+    latest = plans.get(_Latest)
+    if (
+        latest is not None
+        and latest.options is options
+        and latest.algorithm is request.algorithm
+        and latest.sensealg is request.sensealg
+        and latest.wants == request.wants
+        and latest.dtype is request.u0.dtype
+        and latest.jac_sparsity is problem.jac_sparsity
+        and problem.mass_matrix is None
+    ):
+        return latest.plan
     atol, tstops, save_idxs = options.atol, options.tstops, options.save_idxs
     key = (
         request.algorithm,
@@ -132,10 +157,13 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         None if problem.mass_matrix is None else np.asarray(problem.mass_matrix).tobytes(),
         problem.jac_sparsity is not None,
     )
-    plans = problem.compiled
     plan = plans.get(key)
     if plan is None:
         plan = plans[key] = _new_plan(command, models, request)
+    if problem.mass_matrix is None:
+        plans[_Latest] = _Latest(
+            options, request.algorithm, request.sensealg, request.wants, request.u0.dtype, problem.jac_sparsity, plan
+        )
     return plan
 
 
