@@ -2,14 +2,9 @@
 module PySciODEOrdinaryDiffEqBDFExt
 
 using OrdinaryDiffEqBDF: OrdinaryDiffEqBDF
-using PrecompileTools: @compile_workload, @setup_workload
-using PySciODE: rehearse
+using PrecompileTools: @compile_workload
+using PySciODE: rehearse_forward
 
-@setup_workload begin
-    @compile_workload begin
-        rehearse(Float64, "OrdinaryDiffEqBDF", "FBDF", "full", nothing)
-        rehearse(Float64, "OrdinaryDiffEqBDF", "FBDF", "full", nothing; dense=true)
-    end
-end
+@compile_workload rehearse_forward(Float64, "OrdinaryDiffEqBDF", "FBDF")
 
 end

@@ -3,13 +3,12 @@ The adjoint methods of SciMLSensitivity over generated models. Loaded when the f
 """
 module PySciODESciMLSensitivityExt
 
-using LinearAlgebra
 using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
-using PySciODE: Answer, CallbackFailed, GradientFailed, Instance, Interrupted, LOUD, Model, Plan, RHS, Sensitivity, answer, at_runtime,
-    checkin, checkout, counts, flat, keywords, lastvalue, odefunction, odeproblem, solve_raw
-using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, solve, successful_retcode
+using PySciODE: Answer, GradientFailed, Instance, LOUD, Plan, RHS, Refusal, Sensitivity, answer, at_runtime, checkin, checkout, counts,
+    evaluations, flat, keywords, lastvalue, odefunction, odeproblem, read_off!, solve_raw
+using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, successful_retcode
 using SciMLSensitivity
 
 # Besides what `at_runtime` is for: Julia crashes on loading a package image that holds ReverseDiff's tracked arrays
@@ -58,6 +57,8 @@ function vjp_choice(s::Sensitivity, generated)
     if name === :generated
         name = haskey(generated.functions, :vjp!) ? :ZygoteVJP : :ReverseDiffVJP
     end
+    # "ReverseDiffVJP(true)" compiles the tape.
+    name === Symbol("ReverseDiffVJP(true)") && return ReverseDiffVJP(true)
     return getfield(SciMLSensitivity, name)()
 end
 
@@ -108,25 +109,16 @@ function run_continuous(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T
     sol = sparse_in_time ? solve_raw(plan, prob, at, false) : solve_raw(plan, prob, T[], true)
     result = answer(plan, inst, sol; keep=true)
     if !successful_retcode(sol.retcode)
-        sparse_in_time || isempty(saveat) || keep_reached!(result, saveat, start, sol)
-        result.pullback = Refusal(string(sol.retcode))
+        sparse_in_time || isempty(saveat) || read_off!(result, saveat, start, sol)
+        result.pullback = Refusal("the forward solve ended with retcode $(sol.retcode), so there is nothing to differentiate")
         return result
     end
     if sparse_in_time
         length(at) > length(saveat) && (popfirst!(result.t); popfirst!(result.u))
     elseif !isempty(saveat)
-        result.u = Vector{T}[t == start ? copy(prob.u0) : flat(sol(t)) for t in saveat]
-        result.t = copy(saveat)
+        read_off!(result, saveat, start, sol)
     end
     result.pullback = ContinuousPullback(plan, inst, sol, result.t, start)
-    return result
-end
-
-function keep_reached!(result::Answer{T}, saveat, start, sol) where {T}
-    isempty(sol.t) && return result
-    reached = abs(sol.t[end] - start)
-    result.t = filter(t -> abs(t - start) <= reached, saveat)
-    result.u = Vector{T}[flat(sol(t)) for t in result.t]
     return result
 end
 
@@ -135,11 +127,6 @@ function initial_only(plan::Plan{T}, inst, u0, p, tspan) where {T}
     stay(du) = (vec(sum(du; dims=2)), zeros(T, length(p)))
     return Answer{T}([tspan[1]], [copy(u0)], :Success, Float64(tspan[1]), counts(0, nothing), plan, nothing, nothing, stay)
 end
-
-struct Refusal
-    retcode::String
-end
-(r::Refusal)(_) = throw(GradientFailed("the forward solve ended with retcode $(r.retcode), so there is nothing to differentiate"))
 
 struct ContinuousPullback{T,P<:Plan{T},S}
     plan::P
@@ -240,7 +227,7 @@ function run_discrete(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T
 end
 
 discrete_answer(plan::Plan{T}, inst, sol) where {T} =
-    Answer{T}(Vector{T}(sol.t), Vector{T}[Vector{T}(u) for u in sol.u], Symbol(sol.retcode), lastvalue(sol), counts(inst.nf, nothing),
+    Answer{T}(Vector{T}(sol.t), Vector{T}[Vector{T}(u) for u in sol.u], Symbol(sol.retcode), lastvalue(sol), counts(evaluations(inst), nothing),
               plan, nothing, nothing, nothing)
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -252,7 +239,6 @@ discrete_answer(plan::Plan{T}, inst, sol) where {T} =
         end
         PySciODE.rehearse(Float32, "OrdinaryDiffEqTsit5", "Tsit5", "full", "GaussAdjoint"; pullback=true)
         PySciODE.rehearse(Float32, "OrdinaryDiffEqTsit5", "Tsit5", "full", "InterpolatingAdjoint"; pullback=true)
-        PySciODE.rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "full", "GaussAdjoint"; pullback=true)
     end
 end
 

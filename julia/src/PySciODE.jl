@@ -7,14 +7,12 @@ algorithm and options into a plan; the others solve, interpolate and pull back o
 module PySciODE
 
 using ADTypes: ADTypes
+using Base.Experimental: @opaque
 using DiffEqBase: DiffEqBase, DEVerbosity
 using ForwardDiff: ForwardDiff
-using FunctionWrappers: FunctionWrapper
 using LinearAlgebra
-using LinearSolve: LinearSolve
 using NaNMath: NaNMath
 using OrdinaryDiffEqCore: OrdinaryDiffEqCore
-using OrdinaryDiffEqRosenbrock: OrdinaryDiffEqRosenbrock
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5
 using PrecompileTools: @compile_workload, @setup_workload
 using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitFunction, SplitODEProblem, remake, solve

@@ -40,16 +40,20 @@ struct Report
     naccept::Int64
     nreject::Int64
     nvjp::Int64
+    allocated::Int64     # bytes, by all of Julia during the call
     t_reached::Float64
     retcode::NTuple{32,UInt8}
 end
 
-function Report(a::Answer, id, nvjp=0)
+function Report(a::Answer, id, allocated)
     name = codeunits(String(a.retcode))
     retcode = ntuple(i -> i <= length(name) ? name[i] : 0x00, Val(32))
-    return Report(id, length(a.t), 0, a.counts..., nvjp, a.t_reached, retcode)
+    return Report(id, length(a.t), 0, a.counts..., 0, allocated, a.t_reached, retcode)
 end
-Report(error::Integer) = Report(0, 0, error, 0, 0, 0, 0, 0, 0, 0, 0, NaN, ntuple(_ -> 0x00, Val(32)))
+Report(error::Integer) = Report(0, 0, error, counts(0, nothing)..., 0, 0, NaN, ntuple(_ -> 0x00, Val(32)))
+"""Of a pullback: the counts of the reverse solve; zeros where there was none."""
+Report(inst::Instance, allocated) = Report(0, 0, 0, evaluations(inst), inst.njac, 0, 0, 0, 0, 0, inst.nvjp, allocated, NaN, ntuple(_ -> 0x00, Val(32)))
+Report(::Nothing, allocated) = Report(0, 0, 0, counts(0, nothing)..., 0, allocated, NaN, ntuple(_ -> 0x00, Val(32)))
 
 status(::Interrupted) = INTERRUPTED
 status(::InterruptException) = INTERRUPTED
@@ -86,6 +90,7 @@ function c_solve(id::Int64, u0::Ptr{Cvoid}, p::Ptr{Cvoid}, t0::Float64, t1::Floa
 end
 
 function guarded_solve(plan::Plan{T}, u0, p, t0, t1, nsave, saveat, u_out, progress, report) where {T}
+    before = Base.gc_bytes()
     n = plan.model.generated.n
     np = plan.model.generated.np
     u0v = copy(unsafe_wrap(Vector{T}, Ptr{T}(u0), n))
@@ -99,7 +104,7 @@ function guarded_solve(plan::Plan{T}, u0, p, t0, t1, nsave, saveat, u_out, progr
     # Kept where Python must still fetch something.
     needed = u_out == C_NULL || length(a.t) != nsave || a.solution !== nothing || a.pullback !== nothing
     handle = needed ? hold!(ANSWERS, a) : Int64(0)
-    unsafe_store!(report, Report(a, handle))
+    unsafe_store!(report, Report(a, handle, Base.gc_bytes() - before))
     return OK
 end
 
@@ -152,14 +157,14 @@ function c_pullback(id::Int64, du::Ptr{Cvoid}, du0::Ptr{Cvoid}, dp::Ptr{Cvoid}, 
 end
 
 function guarded_pullback(a::Answer{T}, du, du0, dp, report) where {T}
+    before = Base.gc_bytes()
     cotangent = copy(unsafe_wrap(Matrix{T}, Ptr{T}(du), (width(a.plan), length(a.u))))
     g0, gp = at_runtime(a.pullback, cotangent)::Tuple{Vector{T},Vector{T}}
     GC.@preserve g0 gp begin
         unsafe_copyto!(Ptr{T}(du0), pointer(g0), length(g0))
         isempty(gp) || unsafe_copyto!(Ptr{T}(dp), pointer(gp), length(gp))
     end
-    inst = a.instance
-    unsafe_store!(report, Report(a, 0, inst === nothing ? 0 : inst.nvjp))
+    unsafe_store!(report, Report(a.instance, Base.gc_bytes() - before))
     return OK
 end
 

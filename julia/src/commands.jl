@@ -14,16 +14,24 @@ end
 
 """A model from generated source: a handle. `constants` are `[name, dtype, address, length]`; they are copied."""
 function command(::Val{:register}, a::Arguments, source::String)
-    constants = Pair{String,Any}[name => constant(dtype, address, n) for (name, dtype, address, n) in a["constants"]]
+    constants = read_constants(a["constants"])
     sparsity = haskey(a, "colptr") ? (Vector{Int}(a["colptr"]), Vector{Int}(a["rowval"])) : nothing
-    generated = generate(source, a["n"], a["np"]; constants, sparsity)
+    generated = generate(source, a["n"]::Int, a["np"]::Int; constants, sparsity)
     return hold!(MODELS, Model{eltype_of(a["dtype"])}(generated))
 end
 
-function constant(dtype, address, n)
-    T = Dict("float64" => Float64, "float32" => Float32, "int64" => Int64, "int32" => Int32, "bool" => Bool)[dtype]
-    return n == 0 ? T[] : copy(unsafe_wrap(Vector{T}, Ptr{T}(UInt(address)), n))
+function read_constants(given)
+    constants = Pair{String,Any}[]
+    for (name, dtype, address, n) in given
+        push!(constants, name::String => constant(ELEMENT_TYPES[dtype::String], address::Int, n::Int))
+    end
+    return constants
 end
+
+const ELEMENT_TYPES = Dict{String,DataType}(
+    "float64" => Float64, "float32" => Float32, "int64" => Int64, "int32" => Int32, "bool" => Bool)
+
+constant(::Type{T}, address, n) where {T} = n == 0 ? T[] : copy(unsafe_wrap(Vector{T}, Ptr{T}(UInt(address)), n))
 
 """A model whose functions are C function pointers into Python: a handle."""
 function command(::Val{:register_callback}, a::Arguments, _)

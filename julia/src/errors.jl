@@ -10,6 +10,12 @@ struct GradientFailed <: Exception
 end
 Base.showerror(io::IO, e::GradientFailed) = print(io, e.reason)
 
+"""Stands for a pullback where there is none."""
+struct Refusal
+    reason::String
+end
+(r::Refusal)(_) = throw(GradientFailed(r.reason))
+
 """A function that this model does not have was called."""
 struct MissingFunction <: Exception
     name::Symbol

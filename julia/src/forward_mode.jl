@@ -23,7 +23,8 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
         if result.retcode !== :Success
             # A derivative that is not finite stops the solver too: then the states themselves are still to be had.
             plain = at_runtime(run, plan, inst, odeproblem(plan, inst, u0, p, tspan), saveat, false)::Answer{T}
-            plain.pullback = NoDerivative(result.retcode)
+            plain.pullback = Refusal("with the derivatives carried along, the solver stopped with retcode $(result.retcode): " *
+                                     "they are probably not finite")
             return plain
         end
         for offset in N:N:(m - 1)
@@ -39,13 +40,6 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
         checkin(plan.model, inst)
     end
 end
-
-"""Stands for a pullback where the solve with derivatives gave up."""
-struct NoDerivative
-    retcode::Symbol
-end
-(d::NoDerivative)(_) =
-    throw(GradientFailed("with the derivatives carried along, the solver stopped with retcode $(d.retcode): they are probably not finite"))
 
 """The derivatives of all saved states, `(state, direction, time)`, and the product with a cotangent."""
 struct Contraction{T}
@@ -89,7 +83,7 @@ end
 function pass(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, directions::Int) where {T}
     sol = solve_raw(plan, prob, saveat, false)
     states, jacobian = unpack(sol.u, directions, T)
-    result = Answer{T}(Vector{T}(sol.t), states, Symbol(sol.retcode), lastvalue(sol), counts(inst.nf, sol.stats), plan,
+    result = Answer{T}(Vector{T}(sol.t), states, Symbol(sol.retcode), lastvalue(sol), counts(evaluations(inst), sol.stats), plan,
                        nothing, nothing, nothing)
     return result, jacobian
 end

@@ -5,7 +5,7 @@
 The state and its sensitivities as one system: `u' = f`, `s_j' = J s_j + ∂f/∂p_j` (Hindmarsh & Serban 2005, CVODES, eq. 2.9).
 """
 struct SensitivityRHS{T} <: Function
-    f::RHS{T}
+    f::RHS{T,T}
     jac::Jacobian{T}
     paramjac::ParamJacobian{T}
     n::Int

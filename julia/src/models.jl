@@ -29,7 +29,7 @@ function generate(source::AbstractString, n::Integer, np::Integer; constants=(),
     Core.eval(mod, :(const Kernels = $Kernels))
     Core.eval(mod, :(const NaNMath = $NaNMath))
     for (name, value) in constants
-        Core.eval(mod, :(const $(Symbol(name)) = $value))
+        Core.eval(mod, Expr(:const, Expr(:(=), Symbol(name), QuoteNode(value))))
     end
     Base.include_string(mod, source, filename)
     functions = Dict{Symbol,Any}(
@@ -38,17 +38,15 @@ function generate(source::AbstractString, n::Integer, np::Integer; constants=(),
     return Generated(mod, n, np, functions, sparsity)
 end
 
-struct MissingCall{name} end
-(::MissingCall{name})(args...) where {name} = throw(MissingFunction(name))
-
-lookup(g::Generated, name::Symbol) = get(g.functions, name, MissingCall{name}())
+lookup(g::Generated, name::Symbol) = get(() -> throw(MissingFunction(name)), g.functions, name)
 
 workspace(g::Generated, ::Type{S}) where {S} =
     haskey(g.functions, :workspace) ? Base.invokelatest(g.functions[:workspace], S) : nothing
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a function wrapper holds: the generated function, its workspace and its sizes. The arguments arrive as pointers because
-# solvers pass vectors and adjoints pass views; a pointer covers both.
+# What a slot holds: the generated function, its workspace and its sizes, behind a type that does not name them. An opaque closure is such
+# a type, and calling it costs 2 ns (a FunctionWrapper, 6). The arguments arrive as pointers because solvers pass vectors and adjoints
+# pass views; a pointer covers both.
 
 struct Call{K,G,W}
     g::G
@@ -59,23 +57,34 @@ struct Call{K,G,W}
     Call{K}(g::G, w::W, n, np, m=0) where {K,G,W} = new{K,G,W}(g, w, n, np, m)
 end
 
+# Inlined all the way: a call costs as much as the evaluation of a small model.
+
 # f!(du, u, p, t)
 (c::Call{:f})(du, u, p, t) =
-    (c.g(PtrVector(du, c.n), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
+    (@inline c.g(PtrVector(du, c.n), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
 # jac!, paramjac!, jac_sparse!, tgrad!: an output of m numbers
 (c::Call{:matrix})(J, u, p, t) =
-    (c.g(PtrVector(J, c.m), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
+    (@inline c.g(PtrVector(J, c.m), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
 # vjp!(dlam, lam, u, p, t) and jvp!(dv, v, u, p, t)
 (c::Call{:vjp})(dl, l, u, p, t) =
-    (c.g(PtrVector(dl, c.n), PtrVector(l, c.n), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
+    (@inline c.g(PtrVector(dl, c.n), PtrVector(l, c.n), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
 (c::Call{:vjp_p})(dp, l, u, p, t) =
-    (c.g(PtrVector(dp, c.np), PtrVector(l, c.n), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
+    (@inline c.g(PtrVector(dp, c.np), PtrVector(l, c.n), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
 (c::Call{:both})(dl, dp, l, u, p, t) =
-    (c.g(PtrVector(dl, c.n), PtrVector(dp, c.np), PtrVector(l, c.n), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
+    (@inline c.g(PtrVector(dl, c.n), PtrVector(dp, c.np), PtrVector(l, c.n), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
 
-const Wrapper4{S,T} = FunctionWrapper{Nothing,Tuple{Ptr{S},Ptr{S},Ptr{S},T}}
-const Wrapper5{S,T} = FunctionWrapper{Nothing,Tuple{Ptr{S},Ptr{S},Ptr{S},Ptr{S},T}}
-const Wrapper6{S,T} = FunctionWrapper{Nothing,Tuple{Ptr{S},Ptr{S},Ptr{S},Ptr{S},Ptr{S},T}}
+const Slot4{S,T} = Core.OpaqueClosure{Tuple{Ptr{S},Ptr{S},Ptr{S},T},Nothing}
+const Slot5{S,T} = Core.OpaqueClosure{Tuple{Ptr{S},Ptr{S},Ptr{S},Ptr{S},T},Nothing}
+const Slot6{S,T} = Core.OpaqueClosure{Tuple{Ptr{S},Ptr{S},Ptr{S},Ptr{S},Ptr{S},T},Nothing}
+
+const Calls4 = Union{Call{:f},Call{:matrix}}
+const Calls5 = Union{Call{:vjp},Call{:vjp_p}}
+
+opaque(c::Calls4, ::Type{S}, ::Type{T}) where {S,T} = @opaque (a::Ptr{S}, u::Ptr{S}, p::Ptr{S}, t::T) -> @inline c(a, u, p, t)
+opaque(c::Calls5, ::Type{S}, ::Type{T}) where {S,T} =
+    @opaque (a::Ptr{S}, l::Ptr{S}, u::Ptr{S}, p::Ptr{S}, t::T) -> @inline c(a, l, u, p, t)
+opaque(c::Call{:both}, ::Type{S}, ::Type{T}) where {S,T} =
+    @opaque (dl::Ptr{S}, dp::Ptr{S}, l::Ptr{S}, u::Ptr{S}, p::Ptr{S}, t::T) -> @inline c(dl, dp, l, u, p, t)
 
 """
     at_runtime(f, args...)
@@ -84,30 +93,6 @@ Call `f` by dynamic dispatch, and keep inference out of it. What comes after is 
 holds no inferred guesses about them, which every package that is loaded later would invalidate.
 """
 at_runtime(f, args...; options...) = Base.invokelatest(f, args...; options...)
-
-"""
-Stands in a function wrapper until the function is first called, and then puts the real one there: compiling a dozen derivatives that
-nobody calls would be most of a new model's time.
-"""
-struct Lazy{K}
-    inst::Any
-    slot::Symbol
-    name::Symbol
-    m::Int
-end
-
-function (l::Lazy{K})(args...) where {K}
-    at_runtime(settle!, l)
-    at_runtime(getfield(l.inst, l.slot), args...)
-    return nothing
-end
-
-function settle!(l::Lazy{K}) where {K}
-    inst, g = l.inst, l.inst.generated
-    wrapper = fieldtype(typeof(inst), l.slot)
-    setfield!(inst, l.slot, wrapper(Call{K}(lookup(g, l.name), inst.workspace, g.n, g.np, l.m)))
-    return nothing
-end
 
 """
     Instance{T}(generated)
@@ -119,15 +104,6 @@ mutable struct Instance{T}
     const n::Int
     const np::Int
     const workspace::Any
-    f::Wrapper4{T,T}
-    jac::Wrapper4{T,T}
-    paramjac::Wrapper4{T,T}
-    tgrad::Wrapper4{T,T}
-    jacsparse::Wrapper4{T,T}
-    vjp::Wrapper5{T,T}
-    vjpp::Wrapper5{T,T}
-    jvp::Wrapper5{T,T}
-    both::Wrapper6{T,T}
     # for vjp and vjp_p at one point in one pass
     joint::Bool
     joint_ready::Bool
@@ -135,9 +111,10 @@ mutable struct Instance{T}
     const joint_lam::Vector{T}
     const joint_u::Vector{T}
     const joint_dp::Vector{T}
-    # counters and watch
-    nf::Int
+    # counters and watch; `calls` are those of f, vjp and jvp together
+    calls::Int
     nvjp::Int
+    njvp::Int
     njac::Int
     nonfinite_t::T
     nonfinite::Bool
@@ -145,39 +122,80 @@ mutable struct Instance{T}
     vjp_gap::T
     next_poll::UInt64
     progress::Ptr{Cvoid}
-    # functions for dual numbers: made when forward mode first asks
+    const odefunctions::Dict{Any,Any}
+    const closures::IdDict{Any,Any}
+    const generic_workspaces::IdDict{Any,Any}
+    # Slots, see `SLOTS`: undefined until first called, because compiling a dozen derivatives that nobody calls would be most of a new
+    # model's time. Those for dual numbers have types that depend on their width.
     dual_type::Any
-    dual_f::Any
     dual_jac::Any
     dual_tgrad::Any
-    const odefunctions::Dict{Symbol,Any}
-    const generic_workspaces::IdDict{Any,Any}
+    jac::Slot4{T,T}
+    paramjac::Slot4{T,T}
+    tgrad::Slot4{T,T}
+    jacsparse::Slot4{T,T}
+    vjp::Slot5{T,T}
+    vjpp::Slot5{T,T}
+    jvp::Slot5{T,T}
+    both::Slot6{T,T}
 
     function Instance{T}(g::Generated) where {T}
-        n, np = g.n, g.np
-        unset = MissingCall{:none}()
-        four, five, six = Wrapper4{T,T}(unset), Wrapper5{T,T}(unset), Wrapper6{T,T}(unset)
-        inst = new{T}(
-            g, n, np, workspace(g, T), four, four, four, four, four, five, five, five, six,
-            false, false, zero(T), zeros(T, n), zeros(T, n), zeros(T, np),
-            0, 0, 0, zero(T), false, zero(T), zero(T), UInt64(0), C_NULL,
-            nothing, nothing, nothing, nothing, Dict{Symbol,Any}(), IdDict{Any,Any}(),
+        return new{T}(
+            g, g.n, g.np, workspace(g, T),
+            false, false, zero(T), zeros(T, g.n), zeros(T, g.n), zeros(T, g.np),
+            0, 0, 0, 0, zero(T), false, zero(T), zero(T), UInt64(0), C_NULL,
+            Dict{Any,Any}(), IdDict{Any,Any}(), IdDict{Any,Any}(), nothing, nothing, nothing,
         )
-        nnz = g.sparsity === nothing ? 0 : length(g.sparsity[2])
-        inst.f = Wrapper4{T,T}(Lazy{:f}(inst, :f, :f!, 0))
-        inst.jac = Wrapper4{T,T}(Lazy{:matrix}(inst, :jac, :jac!, n^2))
-        inst.paramjac = Wrapper4{T,T}(Lazy{:matrix}(inst, :paramjac, :paramjac!, n * np))
-        inst.tgrad = Wrapper4{T,T}(Lazy{:matrix}(inst, :tgrad, :tgrad!, n))
-        inst.jacsparse = Wrapper4{T,T}(Lazy{:matrix}(inst, :jacsparse, :jac_sparse!, nnz))
-        inst.vjp = Wrapper5{T,T}(Lazy{:vjp}(inst, :vjp, :vjp!, 0))
-        inst.vjpp = Wrapper5{T,T}(Lazy{:vjp_p}(inst, :vjpp, :vjp_p!, 0))
-        inst.jvp = Wrapper5{T,T}(Lazy{:vjp}(inst, :jvp, :jvp!, 0))
-        inst.both = Wrapper6{T,T}(Lazy{:both}(inst, :both, :vjp_both!, 0))
-        return inst
     end
 end
+
+"""Evaluations of the right-hand side since the instance was reset."""
+evaluations(inst::Instance) = inst.calls - inst.nvjp - inst.njvp
+
+"""Slot => kind of call, function of the generated source, length of an output that is neither n nor np."""
+const SLOTS = (
+    jac=(:matrix, :jac!, g -> g.n^2), paramjac=(:matrix, :paramjac!, g -> g.n * g.np), tgrad=(:matrix, :tgrad!, g -> g.n),
+    jacsparse=(:matrix, :jac_sparse!, g -> g.sparsity === nothing ? 0 : length(g.sparsity[2])),
+    vjp=(:vjp, :vjp!, g -> 0), vjpp=(:vjp_p, :vjp_p!, g -> 0), jvp=(:vjp, :jvp!, g -> 0), both=(:both, :vjp_both!, g -> 0),
+    dual_jac=(:matrix, :jac!, g -> g.n^2), dual_tgrad=(:matrix, :tgrad!, g -> g.n),
+)
+
+"""What is in a slot, put there now if it is the first call."""
+@inline function slot(inst::Instance{T}, ::Val{name}) where {T,name}
+    isdefined(inst, name) || at_runtime(settle!, inst, name, T)
+    return getfield(inst, name)
+end
+
+@inline function dual_slot(inst::Instance{T}, ::Val{name}, ::Type{D}) where {T,name,D}
+    getfield(inst, name) === nothing && at_runtime(settle!, inst, name, D)
+    return getfield(inst, name)::Slot4{D,T}
+end
+
+settle!(inst::Instance, name::Symbol, ::Type{S}) where {S} = (setfield!(inst, name, make_closure(inst, S, SLOTS[name]...)); nothing)
+
+function make_closure(inst::Instance{T}, ::Type{S}, kind, called, size) where {T,S}
+    g = inst.generated
+    w = S === T ? inst.workspace : workspace(g, S)
+    f = lookup(g, called)
+    made = opaque(Call{kind}(f, w, g.n, g.np, size(g)), S, T)
+    # What can only throw is inferred to return nothing at all, which is another type.
+    return made isa Core.OpaqueClosure{<:Tuple,Nothing} ? made : opaque(Call{kind}(Uninferred(f), w, g.n, g.np, size(g)), S, T)
+end
+
+"""A function that inference doesn't look into."""
+struct Uninferred
+    f::Any
+end
+(u::Uninferred)(args...) = at_runtime(u.f, args...)
+
+"""The right-hand side for element type `S`, compiled now if it is the first time."""
+function closure(inst::Instance, ::Type{S}) where {S}
+    found = get(inst.closures, S, nothing)
+    return found === nothing ? (inst.closures[S] = at_runtime(make_closure, inst, S, :f, :f!, g -> 0)) : found
+end
+
 function reset!(inst::Instance{T}) where {T}
-    inst.nf = inst.nvjp = inst.njac = 0
+    inst.calls = inst.nvjp = inst.njvp = inst.njac = 0
     inst.joint = inst.joint_ready = inst.nonfinite = false
     inst.vjp_t = T(NaN)
     inst.vjp_gap = zero(T)
@@ -193,9 +211,19 @@ end
 const DenseVec{T} = Union{Vector{T},Base.FastContiguousSubArray{T,1,Vector{T}},PtrVector{T}}
 const DenseMat{T} = Union{Matrix{T}}
 
-struct RHS{T} <: Function
+"""
+    RHS{T,S}(inst)
+
+The right-hand side, quick for element type `S` (that of the model, or dual numbers). The closure lies in it, not in a slot: this is the one
+function whose call is short enough for the difference to show.
+"""
+struct RHS{T,S} <: Function
     inst::Instance{T}
+    f::Slot4{S,T}
+    RHS{T,S}(inst::Instance{T}) where {T,S} = new{T,S}(inst, closure(inst, S)::Slot4{S,T})
 end
+RHS{T}(inst::Instance{T}) where {T} = RHS{T,T}(inst)
+
 struct Jacobian{T} <: Function
     inst::Instance{T}
 end
@@ -215,39 +243,39 @@ struct JVP{T} <: Function
     inst::Instance{T}
 end
 
-function (r::RHS{T})(du::DenseVec{T}, u::DenseVec{T}, p::DenseVec{T}, t) where {T}
-    inst = r.inst
-    tick!(inst, t)
-    GC.@preserve du u p inst.f(pointer(du), pointer(u), pointer(p), convert(T, t))
+function (r::RHS{T,S})(du::DenseVec{S}, u::DenseVec{S}, p::DenseVec{S}, t) where {T,S}
+    tick!(r.inst, t)
+    GC.@preserve du u p r.f(pointer(du), pointer(u), pointer(p), convert(T, t))
     return nothing
 end
 
 function (r::Jacobian{T})(J::DenseMat{T}, u::DenseVec{T}, p::DenseVec{T}, t) where {T}
     r.inst.njac += 1
-    GC.@preserve J u p r.inst.jac(pointer(J), pointer(u), pointer(p), convert(T, t))
+    GC.@preserve J u p slot(r.inst, Val(:jac))(pointer(J), pointer(u), pointer(p), convert(T, t))
     return nothing
 end
 
 function (r::Jacobian{T})(J::SparseMatrixCSC{T}, u::DenseVec{T}, p::DenseVec{T}, t) where {T}
     r.inst.njac += 1
     nz = nonzeros(J)
-    GC.@preserve nz u p r.inst.jacsparse(pointer(nz), pointer(u), pointer(p), convert(T, t))
+    GC.@preserve nz u p slot(r.inst, Val(:jacsparse))(pointer(nz), pointer(u), pointer(p), convert(T, t))
     return nothing
 end
 
 function (r::ParamJacobian{T})(pJ::DenseMat{T}, u::DenseVec{T}, p::DenseVec{T}, t) where {T}
-    GC.@preserve pJ u p r.inst.paramjac(pointer(pJ), pointer(u), pointer(p), convert(T, t))
+    GC.@preserve pJ u p slot(r.inst, Val(:paramjac))(pointer(pJ), pointer(u), pointer(p), convert(T, t))
     return nothing
 end
 
 function (r::TimeGradient{T})(dT::DenseVec{T}, u::DenseVec{T}, p::DenseVec{T}, t) where {T}
-    GC.@preserve dT u p r.inst.tgrad(pointer(dT), pointer(u), pointer(p), convert(T, t))
+    GC.@preserve dT u p slot(r.inst, Val(:tgrad))(pointer(dT), pointer(u), pointer(p), convert(T, t))
     return nothing
 end
 
 function (r::JVP{T})(dv::DenseVec{T}, v::DenseVec{T}, u::DenseVec{T}, p::DenseVec{T}, t) where {T}
     tick!(r.inst, t)
-    GC.@preserve dv v u p r.inst.jvp(pointer(dv), pointer(v), pointer(u), pointer(p), convert(T, t))
+    r.inst.njvp += 1
+    GC.@preserve dv v u p slot(r.inst, Val(:jvp))(pointer(dv), pointer(v), pointer(u), pointer(p), convert(T, t))
     return nothing
 end
 
@@ -261,13 +289,13 @@ function (r::VJP{T})(dl::DenseVec{T}, l::DenseVec{T}, u::DenseVec{T}, p::DenseVe
     inst.vjp_t = tt
     if inst.joint
         dp = inst.joint_dp
-        GC.@preserve dl dp l u p inst.both(pointer(dl), pointer(dp), pointer(l), pointer(u), pointer(p), tt)
+        GC.@preserve dl dp l u p slot(inst, Val(:both))(pointer(dl), pointer(dp), pointer(l), pointer(u), pointer(p), tt)
         copyto!(inst.joint_lam, l)
         copyto!(inst.joint_u, u)
         inst.joint_t = tt
         inst.joint_ready = true
     else
-        GC.@preserve dl l u p inst.vjp(pointer(dl), pointer(l), pointer(u), pointer(p), tt)
+        GC.@preserve dl l u p slot(inst, Val(:vjp))(pointer(dl), pointer(l), pointer(u), pointer(p), tt)
     end
     watch!(inst, dl, tt)
     return nothing
@@ -280,7 +308,7 @@ function (r::ParamVJP{T})(dp::DenseVec{T}, l::DenseVec{T}, u::DenseVec{T}, p::De
         copyto!(dp, inst.joint_dp)
         inst.joint_ready = false
     else
-        GC.@preserve dp l u p inst.vjpp(pointer(dp), pointer(l), pointer(u), pointer(p), tt)
+        GC.@preserve dp l u p slot(inst, Val(:vjpp))(pointer(dp), pointer(l), pointer(u), pointer(p), tt)
     end
     watch!(inst, dp, tt)
     return nothing
@@ -299,58 +327,27 @@ function watch!(inst::Instance{T}, x, t::T) where {T}
     return nothing
 end
 
-# Dual numbers of forward mode through the solver have wrappers of their own; the type assertion makes the call static.
+# Dual numbers of forward mode through the solver have slots of their own; the type assertion in `dual_slot` makes the call static.
 const DualOf{T,N} = ForwardDiff.Dual{ModeTag,T,N}
 
-function (r::RHS{T})(du::DenseVec{D}, u::DenseVec{D}, p::DenseVec{D}, t::T) where {T,N,D<:DualOf{T,N}}
-    inst = r.inst
-    tick!(inst, t)
-    f = inst.dual_f::Wrapper4{D,T}
-    GC.@preserve du u p f(pointer(du), pointer(u), pointer(p), t)
-    return nothing
-end
 function (r::Jacobian{T})(J::Matrix{D}, u::DenseVec{D}, p::DenseVec{D}, t::T) where {T,N,D<:DualOf{T,N}}
     r.inst.njac += 1
-    f = r.inst.dual_jac::Wrapper4{D,T}
+    f = dual_slot(r.inst, Val(:dual_jac), D)
     GC.@preserve J u p f(pointer(J), pointer(u), pointer(p), t)
     return nothing
 end
 function (r::TimeGradient{T})(dT::DenseVec{D}, u::DenseVec{D}, p::DenseVec{D}, t::T) where {T,N,D<:DualOf{T,N}}
-    f = r.inst.dual_tgrad::Wrapper4{D,T}
+    f = dual_slot(r.inst, Val(:dual_tgrad), D)
     GC.@preserve dT u p f(pointer(dT), pointer(u), pointer(p), t)
     return nothing
 end
 
-"""Make the wrappers for dual numbers of type `D`, unless the instance has them."""
-function prepare_duals!(inst::Instance{T}, ::Type{D}) where {T,D}
+"""Empty the slots for dual numbers, unless they are for the type `D`."""
+function prepare_duals!(inst::Instance, ::Type{D}) where {D}
     inst.dual_type === D && return inst
-    n = inst.n
-    inst.dual_f = Wrapper4{D,T}(LazyDual{D,:f}(inst, :dual_f, :f!, 0))
-    inst.dual_jac = Wrapper4{D,T}(LazyDual{D,:matrix}(inst, :dual_jac, :jac!, n^2))
-    inst.dual_tgrad = Wrapper4{D,T}(LazyDual{D,:matrix}(inst, :dual_tgrad, :tgrad!, n))
+    inst.dual_jac = inst.dual_tgrad = nothing
     inst.dual_type = D
     return inst
-end
-
-"""As `Lazy`, for dual numbers of type `D`."""
-struct LazyDual{D,K}
-    inst::Any
-    slot::Symbol
-    name::Symbol
-    m::Int
-end
-
-function (l::LazyDual{D,K})(args...) where {D,K}
-    at_runtime(settle!, l)
-    at_runtime(getfield(l.inst, l.slot), args...)
-    return nothing
-end
-
-function settle!(l::LazyDual{D,K}) where {D,K}
-    inst, g = l.inst, l.inst.generated
-    call = Call{K}(lookup(g, l.name), workspace(g, D), g.n, g.np, l.m)
-    setfield!(inst, l.slot, Wrapper4{D,ForwardDiff.valtype(D)}(call))
-    return nothing
 end
 
 # Any other element type (nested duals, tracked numbers, views that are not contiguous): correct, not fast.
@@ -365,7 +362,7 @@ end
 (r::Jacobian)(J::AbstractMatrix, u::AbstractVector, p, t) = generic!(r.inst, :jac!, vec(J), u, p, t)
 (r::ParamJacobian)(J::AbstractMatrix, u::AbstractVector, p, t) = generic!(r.inst, :paramjac!, vec(J), u, p, t)
 (r::TimeGradient)(dT::AbstractVector, u::AbstractVector, p, t) = generic!(r.inst, :tgrad!, dT, u, p, t)
-(r::VJP)(dl::AbstractVector, l, u, p, t) = (tick!(r.inst, t); generic!(r.inst, :vjp!, dl, l, u, p, t))
+(r::VJP)(dl::AbstractVector, l, u, p, t) = (tick!(r.inst, t); r.inst.nvjp += 1; generic!(r.inst, :vjp!, dl, l, u, p, t))
 (r::ParamVJP)(dp::AbstractVector, l, u, p, t) = generic!(r.inst, :vjp_p!, dp, l, u, p, t)
 (r::JVP)(dv::AbstractVector, v, u, p, t) = generic!(r.inst, :jvp!, dv, v, u, p, t)
 
@@ -393,15 +390,15 @@ function checkin(model::Model{T}, inst::Instance{T}) where {T}
 end
 
 """
-    odefunction(inst, kind)
+    odefunction(inst, kind, S)
 
-The `ODEFunction` of an instance. `kind`, by what SciML is to use: `:plain` no derivative; `:vjp` the vector-Jacobian products
+The `ODEFunction` of an instance for states of element type `S`. `kind`, by what SciML is to use: `:plain` no derivative; `:vjp` the vector-Jacobian products
 alone; `:full` every derivative, without a Jacobian prototype; `:implicit` with a dense one, which the adjoints of implicit methods
 want and plain solves are slower with; `:sparse` with a sparse one; `:matrixfree` Jacobian-vector products instead of Jacobians.
 """
-function odefunction(inst::Instance{T}, kind::Symbol) where {T}
-    return get!(inst.odefunctions, kind) do
-        f = RHS{T}(inst)
+function odefunction(inst::Instance{T}, kind::Symbol, ::Type{S}=T) where {T,S}
+    return get!(inst.odefunctions, (kind, S)) do
+        f = RHS{T,S}(inst)
         vjps = (; vjp=VJP{T}(inst), vjp_p=ParamVJP{T}(inst))
         kind === :plain && return ODEFunction{true,FullSpecialize}(f)
         kind === :vjp && return ODEFunction{true,FullSpecialize}(f; vjps...)

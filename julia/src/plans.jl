@@ -74,10 +74,12 @@ The algorithm that a constructor call such as `"Rodas5P(; linsolve = KLUFactoriz
 """
 function algorithm(text::AbstractString, packages)
     modules = Module[require(String(name)) for name in packages]
-    append!(modules, (ADTypes, LinearSolve, OrdinaryDiffEqCore))
-    # NLNewton and its like; there when an algorithm that takes them is.
-    nonlinear = loaded("OrdinaryDiffEqNonlinearSolve")
-    nonlinear === nothing || push!(modules, nonlinear)
+    append!(modules, (ADTypes, OrdinaryDiffEqCore))
+    # KLUFactorization, NLNewton and their like; loaded with the algorithms that take them.
+    for package in ("LinearSolve", "OrdinaryDiffEqNonlinearSolve")
+        mod = loaded(package)
+        mod === nothing || push!(modules, mod)
+    end
     return Base.invokelatest(construct, Meta.parse(text), modules)
 end
 

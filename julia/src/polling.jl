@@ -23,8 +23,8 @@ function connect!(ensure::Integer, release::Integer, signals::Integer, clear::In
 end
 
 @inline function tick!(inst, t)
-    inst.nf += 1
-    (inst.nf & 15) == 0 && poll(inst, t)
+    inst.calls += 1
+    (inst.calls & 15) == 0 && poll(inst, t)
     return nothing
 end
 

@@ -60,14 +60,14 @@ end
 function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S}, tspan) where {T,S}
     if plan.kind == dynamical
         n = length(u0) ÷ 2
-        return DynamicalODEProblem{true}(Half{T}(inst, true), Half{T}(inst, false), u0[1:n], u0[(n + 1):end], tspan, p)
+        return DynamicalODEProblem{true}(Half(RHS{T,S}(inst), true), Half(RHS{T,S}(inst), false), u0[1:n], u0[(n + 1):end], tspan, p)
     elseif plan.kind == split
         second = companion(inst, plan.other)
         S <: DualOf{T} && prepare_duals!(second, S)
-        f = SplitFunction{true,FullSpecialize}(odefunction(inst, plan.odekind), ODEFunction{true,FullSpecialize}(RHS{T}(second)))
+        f = SplitFunction{true,FullSpecialize}(odefunction(inst, plan.odekind, S), ODEFunction{true,FullSpecialize}(RHS{T,S}(second)))
         return SplitODEProblem(f, u0, tspan, p)
     end
-    f = odefunction(inst, plan.odekind)
+    f = odefunction(inst, plan.odekind, S)
     if plan.mass_matrix !== nothing
         f = remake(f; mass_matrix=T.(plan.mass_matrix))
     end
@@ -76,7 +76,7 @@ end
 
 """The instance of a split problem's second right-hand side that goes with `inst`."""
 companion(inst::Instance{T}, other::Model{T}) where {T} =
-    get!(() -> Instance{T}(other.generated), inst.odefunctions, Symbol(:companion, objectid(other)))::Instance{T}
+    get!(() -> Instance{T}(other.generated), inst.odefunctions, other)::Instance{T}
 
 # A function barrier: `odefunction` is not inferred.
 odeproblem(f::F, u0, tspan, p) where {F<:ODEFunction} = ODEProblem(f, u0, tspan, p)
@@ -84,14 +84,14 @@ odeproblem(f::F, u0, tspan, p) where {F<:ODEFunction} = ODEProblem(f, u0, tspan,
 """
 One half of a partitioned system: the model computes the derivatives of velocities and positions together, from both.
 """
-struct Half{T} <: Function
-    inst::Instance{T}
+struct Half{T,S} <: Function
+    f::RHS{T,S}
     first::Bool
 end
-function (h::Half{T})(out, v, u, p, t) where {T}
+function (h::Half)(out, v, u, p, t)
     S = promote_type(eltype(out), eltype(v), eltype(u))
     z, dz = vcat(v, u), Vector{S}(undef, 2length(v))
-    h.inst |> RHS{T} |> f -> f(dz, z, p, t)
+    h.f(dz, z, p, t)
     n = length(v)
     copyto!(out, 1, dz, h.first ? 1 : n + 1, n)
     return nothing
@@ -105,7 +105,7 @@ lastvalue(sol) = isempty(sol.t) ? NaN : Float64(sol.t[end])
 function answer(plan::Plan{T}, inst, sol; keep=false) where {T}
     times = Vector{T}(sol.t)
     states = Vector{T}[flat(u) for u in sol.u]
-    return Answer{T}(times, states, Symbol(sol.retcode), lastvalue(sol), counts(inst.nf, sol.stats), plan,
+    return Answer{T}(times, states, Symbol(sol.retcode), lastvalue(sol), counts(evaluations(inst), sol.stats), plan,
                      keep ? inst : nothing, keep ? sol : nothing, nothing)
 end
 
@@ -117,25 +117,34 @@ Solve without derivatives.
 function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, progress::Ptr{Cvoid}) where {T}
     inst = checkout(plan.model)
     inst.progress = progress
-    keep = plan.options.dense
+    result = nothing
     try
         prob = odeproblem(plan, inst, u0, p, tspan)
-        return at_runtime(run, plan, inst, prob, saveat, keep)::Answer{T}
+        result = at_runtime(run, plan, inst, prob, saveat, plan.options.dense)::Answer{T}
     finally
-        keep || checkin(plan.model, inst)
+        # A dense solution still refers to the instance: that one is given back when the answer is dropped.
+        (result === nothing || result.instance === nothing) && checkin(plan.model, inst)
     end
+    return result
 end
 
 function run(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, keep::Bool) where {T}
     sol = solve_raw(plan, prob, saveat, keep)
     result = answer(plan, inst, sol; keep)
-    if keep && !isempty(saveat)
-        t0 = prob.tspan[1]
-        reached = filter(t -> abs(t - t0) <= abs(sol.t[end] - t0), saveat)
-        result.t, result.u = reached, Vector{T}[flat(sol(t)) for t in reached]
+    if keep
+        isempty(saveat) || read_off!(result, saveat, prob.tspan[1], sol)
+        # A dense solution holds whole states.
+        result.u = Vector{T}[saved(plan, u) for u in result.u]
     end
-    # A dense solution holds whole states.
-    keep && (result.u = Vector{T}[saved(plan, u) for u in result.u])
+    return result
+end
+
+"""The states at `saveat`, as far as it was reached, from a dense solution."""
+function read_off!(result::Answer{T}, saveat, start, sol) where {T}
+    isempty(sol.t) && return result
+    reached = abs(sol.t[end] - start)
+    result.t = filter(t -> abs(t - start) <= reached, saveat)
+    result.u = Vector{T}[t == start ? copy(sol.prob.u0) : flat(sol(t)) for t in result.t]
     return result
 end
 

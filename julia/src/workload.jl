@@ -1,4 +1,5 @@
-# What every user needs is compiled into the package image: the common solvers, forward and in forward mode, for both element types.
+# What every user needs is compiled into the package image: the usual solver, forward and in forward mode, for both element types. Stiff
+# solvers have extensions, so that who doesn't need them doesn't load them.
 
 # A model as generated source would define it; evaluating source is not possible while a package image is made.
 module Rehearsal
@@ -45,6 +46,12 @@ function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pull
     return nothing
 end
 
+"""Solve it without derivatives, and with dense output."""
+function rehearse_forward(::Type{T}, package, name) where {T}
+    rehearse(T, package, name, "full", nothing)
+    rehearse(T, package, name, "full", nothing; dense=true)
+end
+
 """Give a command as Python does."""
 function send(spec::String, report, payload="")
     GC.@preserve spec payload report begin
@@ -55,18 +62,27 @@ function send(spec::String, report, payload="")
     return handle
 end
 
+# What registers a model can't run here, because it evaluates source; it can be compiled.
+for kind in (:connect, :register, :register_callback, :plan, :release_plan, :release_model)
+    precompile(command, (Val{kind}, Arguments, String))
+end
+for sparsity in (Nothing, Tuple{Vector{Int},Vector{Int}})
+    options = NamedTuple{(:constants, :sparsity),Tuple{Vector{Pair{String,Any}},sparsity}}
+    precompile(Core.kwcall, (options, typeof(generate), String, Int, Int))
+end
+precompile(eltype_of, (String,))
+precompile(read_constants, (Vector{Any},))
+precompile(Model{Float64}, (Generated,))
+precompile(Model{Float32}, (Generated,))
+
 @setup_workload begin
     @compile_workload begin
         addresses()
         for T in (Float64, Float32)
-            rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", nothing)
-            rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", nothing; dense=true)
+            rehearse_forward(T, "OrdinaryDiffEqTsit5", "Tsit5")
         end
         for np in (2, 6)  # dual numbers of width 4 and 8
             rehearse(Float64, "OrdinaryDiffEqTsit5", "Tsit5", "full", "ForwardDiffSensitivity"; pullback=true, np)
         end
-        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "full", nothing)
-        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "full", nothing; dense=true)
-        rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "full", "ForwardDiffSensitivity"; pullback=true)
     end
 end

@@ -1,5 +1,6 @@
 using ForwardDiff
 using LinearAlgebra
+using OrdinaryDiffEqRosenbrock: OrdinaryDiffEqRosenbrock
 using PySciODE
 using PySciODE: GradientFailed, Options, Report, Sensitivity
 using Test
@@ -146,7 +147,7 @@ end
         model = lotka_volterra("workspace(::Type{T}) where {T} = nothing\nf!(du, u, p, t, w) = error(\"broken\")")
         @test_throws ErrorException dispatch(make(model), SAVEAT)
         stiff = make(model; alg="Rodas5P()", package="OrdinaryDiffEqRosenbrock", odekind=:implicit)
-        @test_throws PySciODE.MissingFunction PySciODE.checkout(stiff.model).jac(pointer(zeros(4)), pointer(U0), pointer(P), 0.0)
+        @test_throws PySciODE.MissingFunction PySciODE.Jacobian{Float64}(PySciODE.checkout(stiff.model))(zeros(2, 2), U0, P, 0.0)
         @test_throws ArgumentError PySciODE.algorithm("run(`true`)", ("OrdinaryDiffEqTsit5",))
         @test_throws ArgumentError make(lotka_volterra(); adaptive=false)
     end
