@@ -47,10 +47,10 @@ def test_errors_on_the_embedded_engine_and_of_peers_are_those_against_the_exact_
     for name in names:
         loose, tight = rows[*name, 1e-4], rows[*name, 1e-8]
         assert loose.status == tight.status == "ok", (loose, tight)
-        assert (loose.atol, tight.atol) == (pytest.approx(1e-7), 1e-9)
-        assert tight.error < 3e-6 < loose.error < 0.1, (loose, tight)
+        assert (loose.atol, tight.atol) == (pytest.approx(1e-6), 1e-9)
+        assert tight.error < 1e-5 < loose.error < 0.1, (loose, tight)
         assert len(tight.time.seconds) == 2
-    sol = ps.solve(problem(), ps.Tsit5(), rtol=1e-4, atol=1e-7, saveat=TIMES, engine="embedded")
+    sol = ps.solve(problem(), ps.Tsit5(), rtol=1e-4, atol=1e-6, saveat=TIMES, engine="embedded")
     assert rows["embedded", "Tsit5", 1e-4].error == pytest.approx((np.abs(sol.u - exact(TIMES)) / np.abs(exact(TIMES)).max(0)).max())
 
 
@@ -86,8 +86,8 @@ def test_the_reference_is_as_good_as_it_says():
     assert solution_error(known.states, exact(TIMES)) <= 10 * known.estimated_error < 1e-10
     assert known.words.startswith("Vern9")
 
-    # u' = -1e5 (u - cos t) - sin t has the solution cos t, and is too stiff for explicit methods.
-    stiff = ps.ODEProblem(lambda u, p, t: [-1e5 * (u[0] - np.cos(t)) - np.sin(t)], [1.0], (0.0, 50.0))
+    # u' = -1e4 (u - cos t) - sin t has the solution cos t, and is too stiff for explicit methods.
+    stiff = ps.ODEProblem(lambda u, p, t: [-1e4 * (u[0] - np.cos(t)) - np.sin(t)], [1.0], (0.0, 50.0))
     known = solve_reference(stiff, TIMES * 10, "julia", stiff=True)
     assert solution_error(known.states, np.cos(TIMES * 10)[:, None]) <= known.estimated_error < 1e-8
     assert known.words.startswith("Rodas5P")
@@ -130,7 +130,7 @@ def test_a_solver_that_breaks_or_takes_too_long_does_not_stop_the_others(monkeyp
     monkeypatch.setattr(module, "_BUDGET", 0.1)
     monkeypatch.setattr(module, "peer_contestants", lambda _: [Broken("slow", "peer"), Broken("broken", "peer")])
     report = work_precision(problem(), ["Tsit5"], [1e-3, 1e-5], saveat=TIMES, reference=exact(TIMES), engine="embedded", repeats=1,
-                            seconds=0.5, progress=False)  # fmt: skip
+                            time_limit=0.5, progress=False)  # fmt: skip
     reasons = {(row.solver, row.rtol): row.reason for row in report.rows if row.status == "failed"}
     assert reasons["slow", 1e-3] == "over the time limit of 0.5 s"
     assert reasons["slow", 1e-5].startswith("not tried: failed at rtol = 0.001")

@@ -16,8 +16,8 @@ from .solver_contestants import EngineSolver, ScipySolver, SolverContestant, Sol
 MAX_STEPS = 1_000_000
 
 _EXPLICIT = ("Vern9", "TsitPap8", "DP8")
-# Newton iterations keep the Radau methods from the last digits, so they check and do not lead.
-_STIFF = ("Rodas5P", "RadauIIA5", "FBDF")
+# Newton iterations keep methods from the last digits, so Rosenbrock methods, which need none, come first.
+_STIFF = ("Rodas5P", "Rodas5", "FBDF")
 _EXPLICIT_SCIPY = ("DOP853", "LSODA")
 _STIFF_SCIPY = ("Radau", "LSODA", "BDF")
 

@@ -18,7 +18,8 @@ from .measurement import one_line
 from .rows import SolveRow, Timing
 from .solver_contestants import EngineSolver, Solved, SolverContestant, SolverRun, SolverTask, peer_contestants
 from .solution_reference import SolutionReference, given_reference, solution_error, solve_reference
-from .time_limit import OutOfTime, time_limit
+from .time_limit import OutOfTime
+from .time_limit import time_limit as limited
 
 if TYPE_CHECKING:
     from .report import SolverReport
@@ -42,7 +43,7 @@ def work_precision(
     reference: Any = None,
     peers: bool = True,
     repeats: int = 10,
-    seconds: float | None = 60.0,
+    time_limit: float | None = 60.0,
     maxiters: int = 100_000,
     engine: str | None = None,
     progress: bool = True,
@@ -56,7 +57,7 @@ def work_precision(
     algorithms
         With what: ``[Tsit5(), Rodas5P()]``; None in the list is SciML's default. By default a few of each kind.
     tolerances
-        Pairs ``(rtol, atol)``; a number alone is `rtol`, with ``atol = 1e-3 * rtol``. By default from 1e-3 to 1e-9.
+        Pairs ``(rtol, atol)``; a number alone is `rtol`, with ``atol = rtol / 100``. By default (1e-3, 1e-6) to (1e-9, 1e-12).
     saveat
         Times at which solutions are compared, or the step between them; by default 50 evenly spaced.
     reference
@@ -67,8 +68,8 @@ def work_precision(
         take part.
     repeats
         Solves that are timed, after a first one that is timed apart; fewer where these take longer than five seconds.
-    seconds
-        Limit for one solve; None for none. A solver that fails after more than five seconds is not tried at tighter tolerances.
+    time_limit
+        Seconds for one solve; None for none. A solver that fails after more than five seconds is not tried at tighter tolerances.
     maxiters
         Steps at most.
     engine
@@ -114,7 +115,7 @@ def work_precision(
                 else:
                     start = time.perf_counter()
                     task = SolverTask(problem, times, rtol, atol, maxiters)
-                    rows.append(_measure(contestant, task, known, repeats, seconds))
+                    rows.append(_measure(contestant, task, known, repeats, time_limit))
                     took = time.perf_counter() - start
                     if rows[-1].status == "failed" and took > _BUDGET:
                         given_up[contestant] = f"not tried: failed at rtol = {rtol:g}, after {took:.0f} s"
@@ -147,7 +148,7 @@ def _tolerances(tolerances: Iterable[float | tuple[float, float]] | None) -> lis
     pairs = []
     for x in TOLERANCES if tolerances is None else tolerances:
         try:
-            rtol, atol = (float(y) for y in (x if isinstance(x, (tuple, list)) else (x, 1e-3 * x)))
+            rtol, atol = (float(y) for y in (x if isinstance(x, (tuple, list)) else (x, x / 100)))
         except (TypeError, ValueError):
             raise TypeError(f"tolerances must be numbers or pairs (rtol, atol), not {x!r}") from None
         if not (0 < rtol < np.inf and 0 <= atol < np.inf):
@@ -159,13 +160,13 @@ def _tolerances(tolerances: Iterable[float | tuple[float, float]] | None) -> lis
 
 
 def _measure(
-    contestant: SolverContestant, task: SolverTask, known: SolutionReference, repeats: int, seconds: float | None
+    contestant: SolverContestant, task: SolverTask, known: SolutionReference, repeats: int, limit: float | None
 ) -> SolveRow:
     def row(**fields: Any) -> SolveRow:
         return _row(contestant, task.rtol, task.atol, **fields)
 
     try:
-        with time_limit(seconds):
+        with limited(limit):
             run = contestant.prepare(task)
             start = time.perf_counter()
             solved = run()
