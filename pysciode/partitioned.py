@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,34 @@ from .parameters import is_tensor
 from .problems import ODEProblem
 
 
-class SecondOrderODEProblem(ODEProblem):
+class _TwoParts:
+    """What the problems here share: how they are captured, and how :func:`~pysciode.problems.remake` gets at their arguments."""
+
+    _velocity: ClassVar[str | None] = None
+    """The argument that is stacked on ``u0`` in the state, if there is one."""
+
+    def _new_capture(self) -> Captured:
+        whole, first, second = (self._capturing(f) for f in _first_order(self))
+        return Captured(whole, lambda: (first(), second()))
+
+    def _argument(self, key: str) -> Any:
+        """An argument of the class, as it can be passed again."""
+        if key in ("f", "f1", "f2"):
+            return self.functions[1 if key == "f2" else 0]
+        if self._velocity is not None and key in (self._velocity, "u0"):
+            return self.u0[1 if key == "u0" else 0]
+        return self.span if key == "tspan" else getattr(self, key)
+
+    def _changed_state(self, changes: dict[str, Any]) -> Any:
+        velocity = self._velocity
+        if velocity is None:
+            return changes.get("u0", self.u0)
+        if velocity not in changes and "u0" not in changes:
+            return self.u0
+        return _stacked(changes.get(velocity, self.u0[0]), changes.get("u0", self.u0[1]), velocity)
+
+
+class SecondOrderODEProblem(_TwoParts, ODEProblem):
     """The problem ``d²u/dt² = f(du, u, p, t)`` with ``du(t0) = du0`` and ``u(t0) = u0``.
 
     Solved by the symplectic and Nyström methods as it stands, and by every other algorithm as a first-order system in
@@ -30,6 +57,7 @@ class SecondOrderODEProblem(ODEProblem):
     """
 
     kind = "second_order"
+    _velocity = "du0"
     _arguments = ("f", "du0", "u0", "tspan", "p", "capture", "name")
 
     def __init__(
@@ -47,17 +75,8 @@ class SecondOrderODEProblem(ODEProblem):
         self.__dict__["functions"] = (f,)
         self._prepare(_first_order(self)[0], _stacked(du0, u0, "du0"), tspan, p, capture, None, None, name)
 
-    def _new_capture(self) -> Captured:
-        return _capture_with_parts(self)
 
-    def _argument(self, key: str) -> Any:
-        return _argument(self, key)
-
-    def _changed_state(self, changes: dict[str, Any]) -> Any:
-        return _changed_state(self, changes, "du0")
-
-
-class DynamicalODEProblem(ODEProblem):
+class DynamicalODEProblem(_TwoParts, ODEProblem):
     """The partitioned problem ``dv/dt = f1(v, u, p, t)``, ``du/dt = f2(v, u, p, t)``.
 
     Parameters
@@ -71,6 +90,7 @@ class DynamicalODEProblem(ODEProblem):
     """
 
     kind = "dynamical"
+    _velocity = "v0"
     _arguments = ("f1", "f2", "v0", "u0", "tspan", "p", "capture", "name")
 
     def __init__(
@@ -90,17 +110,8 @@ class DynamicalODEProblem(ODEProblem):
         self.__dict__["functions"] = (f1, f2)
         self._prepare(_first_order(self)[0], _stacked(v0, u0, "v0"), tspan, p, capture, None, None, name)
 
-    def _new_capture(self) -> Captured:
-        return _capture_with_parts(self)
 
-    def _argument(self, key: str) -> Any:
-        return _argument(self, key)
-
-    def _changed_state(self, changes: dict[str, Any]) -> Any:
-        return _changed_state(self, changes, "v0")
-
-
-class SplitODEProblem(ODEProblem):
+class SplitODEProblem(_TwoParts, ODEProblem):
     """The problem ``du/dt = f1(u, p, t) + f2(u, p, t)``, of which IMEX methods treat `f1` implicitly and `f2` explicitly.
 
     Parameters
@@ -129,12 +140,6 @@ class SplitODEProblem(ODEProblem):
         _check_python(f2, "f2")
         self.__dict__["functions"] = (f1, f2)
         self._prepare(_first_order(self)[0], u0, tspan, p, capture, None, None, name)
-
-    def _new_capture(self) -> Captured:
-        return _capture_with_parts(self)
-
-    def _argument(self, key: str) -> Any:
-        return _argument(self, key)
 
 
 def _check_python(f: Any, name: str) -> None:
@@ -209,26 +214,6 @@ def _first_order(problem: ODEProblem) -> tuple[Callable[..., Any], ...]:
             found = _partitioned(_out_of_place(problem.functions[0], 4), lambda v, u, p, t: v)
         shared[key] = found
     return found
-
-
-def _capture_with_parts(problem: ODEProblem) -> Captured:
-    whole, first, second = (problem._capturing(f) for f in _first_order(problem))
-    return Captured(whole, lambda: (first(), second()))
-
-
-def _argument(problem: ODEProblem, key: str) -> Any:
-    """An argument of the class, as it can be passed again."""
-    if key in ("f", "f1", "f2"):
-        return problem.functions[1 if key == "f2" else 0]
-    if problem.kind != "split" and key in ("du0", "v0", "u0"):
-        return problem.u0[1 if key == "u0" else 0]
-    return problem.span if key == "tspan" else getattr(problem, key)
-
-
-def _changed_state(problem: ODEProblem, changes: dict[str, Any], velocity: str) -> Any:
-    if velocity not in changes and "u0" not in changes:
-        return problem.u0
-    return _stacked(changes.get(velocity, problem.u0[0]), changes.get("u0", problem.u0[1]), velocity)
 
 
 def _stacked(v0: Any, u0: Any, velocity: str) -> Any:

@@ -107,7 +107,7 @@ def test_the_reference_ends_at_the_published_state():
 
 
 def test_the_reference_agrees_with_differences():
-    """Robertson's loss along random directions of the rates, by five-point differences of SciPy's solves."""
+    """Robertson's loss along random directions of the rates, by central differences of SciPy's solves."""
     problem = PROBLEMS["robertson"]
     rates = np.array(problem.rates)
     direction = np.array([0.7, -0.4, 0.9])
@@ -119,9 +119,9 @@ def test_the_reference_agrees_with_differences():
         ).y
         return (u**2).sum()
 
-    h = 1e-3
-    found = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
-    assert found == pytest.approx(gradient_of_squares("robertson") @ (rates * direction), rel=1e-7)
+    h = 1e-4
+    found = (value(h) - value(-h)) / (2 * h)
+    assert found == pytest.approx(gradient_of_squares("robertson") @ (rates * direction), rel=1e-6)
 
 
 def gradient_of_squares(name: str) -> np.ndarray:

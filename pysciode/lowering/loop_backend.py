@@ -15,18 +15,8 @@ import torch
 from ..capture.graph import Scalar, ScalarGraph
 from .constants import Constants
 from .interpreter import Array, AxisMap, Backend, Kind, ScalarFunction, as_number, kind_of, run_scalar
-from .loops import (
-    Affine,
-    ArgReduction,
-    Body,
-    Buffer,
-    Loop,
-    Matrix,
-    Product,
-    Reduction,
-    Scan,
-    Solve,
-)
+from .kernel_calls import Matrix, Product, Solve
+from .loops import Affine, ArgReduction, Body, Buffer, Loop, Reduction, Scan
 from .program import Program
 from .reshapes import reshaped, split_maps
 from .values import Computed, Filled, Stored, Taken, Value, Viewed, at_index, axes_of, mapped

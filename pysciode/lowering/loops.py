@@ -344,6 +344,15 @@ class Reduction(Statement):
         return nest.wrap(outer, [f"acc = {start}", *fold, f"{target} = {_converted(buffer, 'acc')}"], simd=False)
 
 
+def _along_axis(statement: ArgReduction | Scan, dtype: np.dtype) -> tuple[_Nest, list[str], str]:
+    """The loops with the statement's axis innermost, the lines of its body, and its value."""
+    reads = [index for _, index in statement.body.live_reads([statement.value]).values()]
+    outer = [a for a in range(len(statement.sizes)) if a != statement.axis]
+    nest = _Nest(statement.sizes, [outer, [statement.axis]], [*reads, statement.target[1]])
+    before, (value,) = _body_lines(statement.body, nest, [statement.value], dtype)
+    return nest, before, value
+
+
 @dataclass
 class ArgReduction(Statement):
     """The first place of the extreme along one axis."""
@@ -359,12 +368,8 @@ class ArgReduction(Statement):
     writes = Reduction.writes
 
     def emit(self, dtype: np.dtype) -> list[str]:
-        buffer, place = self.target
-        reads = [index for _, index in self.body.live_reads([self.value]).values()]
-        outer = [a for a in range(len(self.sizes)) if a != self.axis]
-        nest = _Nest(self.sizes, [outer, [self.axis]], [*reads, place])
-        target = _target(buffer, place, nest)
-        before, (value,) = _body_lines(self.body, nest, [self.value], dtype)
+        nest, before, value = _along_axis(self, dtype)
+        target = _target(*self.target, nest)
         name = nest.names[self.axis] if self.sizes[self.axis] > 1 else "0"
         better = ">" if self.how == "max" else "<"
         start = "-Inf" if self.how == "max" else "Inf"
@@ -389,78 +394,10 @@ class Scan(Statement):
     writes = Reduction.writes
 
     def emit(self, dtype: np.dtype) -> list[str]:
-        buffer, place = self.target
-        reads = [index for _, index in self.body.live_reads([self.value]).values()]
-        outer = [a for a in range(len(self.sizes)) if a != self.axis]
-        nest = _Nest(self.sizes, [outer, [self.axis]], [*reads, place])
-        before, (value,) = _body_lines(self.body, nest, [self.value], dtype)
+        nest, before, value = _along_axis(self, dtype)
         step = [*before, f"acc = {_STEP[self.how].format('acc', value)}",
-                f"{_target(buffer, place, nest)} = {_converted(buffer, 'acc')}"]  # fmt: skip
+                f"{_target(*self.target, nest)} = {_converted(self.target[0], 'acc')}"]  # fmt: skip
         return nest.wrap(nest.order[0], [f"acc = {_START[self.how]}", *nest.wrap(nest.order[1], step, simd=False)], simd=False)
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A matrix (or a batch of them) in a buffer: offset, and strides of batch, rows and columns."""
-
-    buffer: Buffer
-    offset: int
-    strides: tuple[int, int, int]
-
-
-@dataclass
-class Product(Statement):
-    """``C = A B`` for each matrix of a batch."""
-
-    batch: int
-    m: int
-    n: int
-    k: int
-    a: Matrix
-    b: Matrix
-    c: Matrix
-
-    def reads(self) -> set[Buffer]:
-        return {self.a.buffer, self.b.buffer}
-
-    def writes(self) -> set[Buffer]:
-        return {self.c.buffer}
-
-    def emit(self, dtype: np.dtype) -> list[str]:
-        def operand(x: Matrix) -> str:
-            offset = str(x.offset + x.buffer.shift)
-            if self.batch > 1 and x.strides[0]:
-                offset += f" + {x.strides[0]}*i"
-            return f"{x.buffer.name}, {offset}, {x.strides[1]}, {x.strides[2]}"
-
-        call = (
-            f"Kernels.matmul!({operand(self.c)}, {operand(self.a)}, {operand(self.b)}, {self.m}, {self.n}, {self.k})"
-        )
-        return [call] if self.batch == 1 else [f"for i in 0:{self.batch - 1}", "    " + call, "end"]
-
-
-@dataclass
-class Solve(Statement):
-    """``B = A⁻¹ B`` for each of a batch of dense matrices; `A` is overwritten."""
-
-    batch: int
-    n: int
-    k: int
-    a: Buffer
-    b: Buffer
-
-    def reads(self) -> set[Buffer]:
-        return {self.a, self.b}
-
-    def writes(self) -> set[Buffer]:
-        return {self.a, self.b}
-
-    def emit(self, dtype: np.dtype) -> list[str]:
-        def at(buffer: Buffer, size: int) -> str:
-            return f"{buffer.name}, {buffer.shift}" + (f" + {size}*i" if self.batch > 1 else "")
-
-        call = f"Kernels.solve!({at(self.a, self.n**2)}, {at(self.b, self.n * self.k)}, {self.n}, {self.k})"
-        return [call] if self.batch == 1 else [f"for i in 0:{self.batch - 1}", "    " + call, "end"]
 
 
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
