@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
 from ..algorithms import STIFF, Algorithm, check_algorithm
+from ..errors import PysciodeError
 from ..problems import ODEProblem
 from ..sensitivity import (
     SENSITIVITY_ALGORITHMS,
@@ -29,6 +30,7 @@ from ..sensitivity import (
 )
 from .contestants import Contestant
 from .julia_contestant import JuliaContestant
+from .measurement import one_line
 
 DEFAULT_SENSEALGS: tuple[SensitivityAlgorithm, ...] = (
     ForwardDiffSensitivity(),
@@ -105,10 +107,10 @@ def check_sensealgs(sensealgs: Any) -> tuple[SensitivityAlgorithm, ...] | None:
             if x not in SENSITIVITY_ALGORITHMS:
                 raise ValueError(f"sensealgs: there is no method {x!r}; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
             x = SENSITIVITY_ALGORITHMS[x]()
-        checked = check_sensealg(x)
-        if checked is None:
+        if not isinstance(x, SensitivityAlgorithm):
+            check_sensealg(x)
             raise TypeError("sensealgs holds None; leave it out for the default")
-        found.append(checked)
+        found.append(x)
     return tuple(dict.fromkeys(found))
 
 
@@ -154,19 +156,26 @@ def entries(
     differentiated
         Scalars that are differentiated.
     """
-    found: dict[tuple[Algorithm, SensitivityAlgorithm], Entry] = {}
+    found: dict[tuple[object, ...], Entry] = {}
     for algorithm in algorithms:
         for sensealg in DEFAULT_SENSEALGS if sensealgs is None else sensealgs:
             reason = _too_expensive(problem, differentiated, algorithm, sensealg) if sensealgs is None else None
-            for variant in _variants(sensealg, vjps):
-                found[algorithm, variant] = Entry(JuliaContestant.of(algorithm, variant), reason)
+            takes_vjp = any(x.name == "autojacvec" for x in fields(sensealg))
+            for vjp in vjps if vjps and takes_vjp else (sensealg.options.get("autojacvec"),):
+                entry = _entry(algorithm, sensealg, vjp, reason)
+                x = entry.contestant
+                found.setdefault((algorithm, x.method, x.vjp, repr(x.options)), entry)
     return list(found.values())
 
 
-def _variants(sensealg: SensitivityAlgorithm, vjps: Sequence[str] | None) -> list[SensitivityAlgorithm]:
-    if vjps is None or all(x.name != "autojacvec" for x in fields(sensealg)):
-        return [sensealg]
-    return [replace(sensealg, autojacvec=vjp) for vjp in vjps]
+def _entry(algorithm: Algorithm, sensealg: SensitivityAlgorithm, vjp: str | None, skipped: str | None) -> Entry:
+    contestant = replace(JuliaContestant.of(algorithm, sensealg), vjp=vjp)
+    try:
+        chosen = sensealg if vjp is None else replace(sensealg, autojacvec=vjp)
+        check_sensealg(chosen)
+    except (ValueError, PysciodeError) as error:  # a choice that the method does not have, or what can't work here
+        return Entry(contestant, one_line(error))
+    return Entry(replace(contestant, sensealg=chosen), skipped)
 
 
 def _too_expensive(problem: ODEProblem, differentiated: int, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> str | None:
@@ -180,6 +189,4 @@ def _too_expensive(problem: ODEProblem, differentiated: int, algorithm: Algorith
             return f"skipped: a tape of each scalar operation of a model with {scalars} states and parameters"
         case TrackerAdjoint() if scalars > TAPE_LIMIT:
             return f"skipped: a tape of each operation of a model with {scalars} states and parameters"
-        case ZygoteAdjoint():
-            return "skipped: Zygote refuses code that mutates arrays, as SciML's solvers do, after minutes of compilation"
     return None

@@ -64,7 +64,7 @@ class JuliaContestant(Contestant):
         for name in {self.method, self.vjp} & PACKAGES.keys():
             _load(PACKAGES[name])
         sensealg = self.sensealg
-        if sensealg == QuadratureAdjoint(autojacvec=sensealg.options.get("autojacvec", "generated")):
+        if isinstance(sensealg, QuadratureAdjoint) and not self.options:
             sensealg = replace(sensealg, abstol=float(np.min(task.atol)), reltol=task.rtol)
         problem = task.problem
         options = SolveOptions(saveat=task.saveat, rtol=task.rtol, atol=task.atol, maxiters=task.maxiters)
@@ -93,7 +93,8 @@ def _load(package: str) -> None:
         julia.require(package)
     except juliacall.JuliaError as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise EngineUnavailable(f"the Julia package {package}", reason.strip()) from None
+        reason = reason.strip().removeprefix("ArgumentError: ")
+        raise EngineUnavailable(f"the Julia package {package}", reason, mend=None) from None
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from .time_limit import OutOfTime, time_limit
 
 WORTHLESS = 1.0
 """A gradient with this relative error is as far from the right one as no gradient at all."""
+
+CERTAIN = 0.1
+"""Up to this estimated error of the reference, a gradient that is far from it is wrong."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def _first_call(row: GradientRow, run: GradientRun, loss: LossFunction, target: 
         return row
     error, blocks = target.errors(gradient)
     row = replace(row, error=error, block_errors=blocks)
-    if error >= WORTHLESS > target.estimated_error:
+    if error >= WORTHLESS and target.estimated_error <= CERTAIN:
         return replace(row, status="failed", reason=f"the gradient is wrong: its relative error is {error:.2g}")
     return row
 
@@ -164,6 +168,9 @@ def _with_memory(row: GradientRow, run: GradientRun, loss: LossFunction) -> Grad
     return replace(row, peak_memory=peak, allocated=allocated, kept_memory=run.kept_memory())
 
 
+_NOISE = re.compile(r"Verbosity toggle: \w+")
+"""What SciML's logging puts before its messages."""
+
 _NOT_OFFERED = ("is not supported by", "is not installed in this Julia environment", "is loaded. Install the package")
 """What SciMLSensitivity says where it has no such combination, or lacks a package."""
 
@@ -182,4 +189,5 @@ def one_line(error: BaseException) -> str:
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         if not isinstance(error, PysciodeError):
             text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = " ".join(_NOISE.sub("", text).split())
     return text if len(text) <= 200 else text[:199] + "…"
