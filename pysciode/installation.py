@@ -84,7 +84,7 @@ def installed_packages(project: str) -> dict[str, str]:
 
 
 def _manifest_is_current(project: str) -> bool:
-    """Whether a project holds the Julia package with every dependency that its Project.toml names today.
+    """Whether a project holds the Julia package with the dependencies and extensions that its Project.toml names today.
 
     juliapkg resolves again when a juliapkg.json changes; a checkout that moved on may have changed only Project.toml.
     """
@@ -95,9 +95,15 @@ def _manifest_is_current(project: str) -> bool:
     if entry is None:
         return False
     described = files("pysciode").joinpath(required_packages()[JULIA_PACKAGE]["path"], "Project.toml").read_text()
-    sections = re.findall(r"^\[(?:weak)?deps\]$(.*?)(?=^\[|\Z)", described, re.MULTILINE | re.DOTALL)
-    dependencies = re.findall(r"^(\w+) *=", "".join(sections), re.MULTILINE)
-    return set(dependencies) <= set(re.findall(r"\w+", entry[1]))
+
+    def named(section: str) -> set[str]:
+        found = re.search(rf"^\[{section}\]$(.*?)(?=^\[|\Z)", described, re.MULTILINE | re.DOTALL)
+        return set(re.findall(r"^(\w+) *=", found[1], re.MULTILINE)) if found else set()
+
+    held = re.search(r"^deps = \[(.*?)\]", entry[1], re.MULTILINE | re.DOTALL)
+    if held is None or set(re.findall(r"\w+", held[1])) != named("deps"):
+        return False
+    return named("weakdeps") | named("extensions") <= set(re.findall(r"\w+", entry[1]))
 
 
 def resolve(progress: Callable[[str], None] = print, *, update: bool = False) -> None:
