@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pysciode import doctor, installation
+from pysciode import doctor, engines, installation
 from pysciode.cli import app
 from pysciode.errors import INSTALL_COMMAND
 
@@ -27,7 +28,7 @@ def run(*arguments: str, **kwargs) -> subprocess.CompletedProcess[str]:
 def test_help_names_the_commands():
     shown = run("--help")
     assert shown.returncode == 0
-    for command in ("demo", "install", "doctor"):
+    for command in ("demo", "compare", "install", "doctor"):
         assert command in shown.stdout
 
 
@@ -76,15 +77,22 @@ def test_an_environment_given_by_hand_is_not_resolved_over(monkeypatch, tmp_path
     monkeypatch.setenv("PYTHON_JULIACALL_EXE", "/usr/bin/julia")
     monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(tmp_path))
     assert not installation.julia_environment_is_resolved()
-    dependencies = re.findall(r"^(\w+) = \"[0-9a-f-]{36}\"", (ROOT / "julia" / "Project.toml").read_text(), re.MULTILINE)
-    entry = '[[deps.PySciODE]]\ndeps = {}\npath = "x"\nversion = "0.1.0"\n\n[[deps.Other]]\nversion = "1.2.3"\n'
-    (tmp_path / "Manifest.toml").write_text(entry.format(json.dumps(dependencies)))
+    described = (ROOT / "julia" / "Project.toml").read_text()
+    sections = dict(re.findall(r"^\[(\w+)\]\n(.*?)(?=^\[|\Z)", described, re.MULTILINE | re.DOTALL))
+    deps, weak, extensions = (re.findall(r"^(\w+) = ", sections[x], re.MULTILINE) for x in ("deps", "weakdeps", "extensions"))
+
+    def write_manifest(deps, weak):
+        entry = f'[[deps.PySciODE]]\ndeps = {json.dumps(deps)}\npath = "x"\nversion = "0.1.0"\nweakdeps = {json.dumps(weak)}\n'
+        entry += "    [deps.PySciODE.extensions]\n" + "".join(f'    {x} = "Y"\n' for x in extensions)
+        (tmp_path / "Manifest.toml").write_text(entry + '\n[[deps.Other]]\nversion = "1.2.3"\n')
+
+    write_manifest(deps, weak)
     assert installation.installed_packages(str(tmp_path)) == {"PySciODE": "0.1.0", "Other": "1.2.3"}
     assert installation.julia_environment_is_resolved()
-    dependencies.remove("DiffEqBase")
-    # A checkout whose Julia package has since got another dependency must be resolved again.
-    (tmp_path / "Manifest.toml").write_text(entry.format(json.dumps(dependencies)))
-    assert not installation.julia_environment_is_resolved()
+    # A checkout whose Julia package has since got other dependencies must be resolved again.
+    for stale in ((deps[1:], weak), ([*deps, "Gone"], weak), (deps, weak[1:])):
+        write_manifest(*stale)
+        assert not installation.julia_environment_is_resolved()
 
 
 def test_a_failed_installation_is_one_error_with_the_reason(monkeypatch):
@@ -100,3 +108,152 @@ def test_a_failed_installation_is_one_error_with_the_reason(monkeypatch):
     assert shown.exit_code == 1
     assert "no route to host" in shown.output
     assert "Traceback" not in shown.output
+
+
+# --- compare ---------------------------------------------------------------------------------------------------------
+
+MODEL = """
+import neighbour
+import pysciode as ps
+
+def decay(u, p, t):
+    return [-p["k"] * x for x in u]
+
+problem = ps.ODEProblem(decay, [1.0, 2.0], (0.0, 1.0), {"k": neighbour.RATE}, name="decay")
+_hidden = ps.ODEProblem(decay, [1.0], (0.0, 1.0), {"k": 1.0})
+again = problem
+
+def slow():
+    return ps.ODEProblem(decay, [1.0], (0.0, 1.0), {"k": 0.1})
+
+def broken():
+    return 1 / 0
+
+def last(solution):
+    return solution.u[-1].sum()
+"""
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch, request) -> Path:
+    """A file of problems beside a module that it imports; solved without Julia unless it is asked for."""
+    if request.node.get_closest_marker("julia") is None:
+        monkeypatch.setattr(engines, "_chosen", "embedded")
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    (tmp_path / "neighbour.py").write_text("RATE = 2.0\n")
+    path = tmp_path / "model_of_a_test.py"
+    path.write_text(MODEL)
+    return path
+
+
+def compare(*arguments: object):
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+
+
+def solvers(*arguments: object):
+    return compare(*arguments, "--solvers-only", "--algorithm", "Tsit5", "--rtol", "1e-4")
+
+
+def test_compare_prints_a_table_of_solvers(model, tmp_path):
+    shown = solvers(model, "--plot", tmp_path / "figure.png", "--quiet")
+    assert shown.exit_code == 0, shown.output
+    assert "decay" in shown.stdout
+    assert "scipy: Radau" in shown.stdout
+    assert shown.stderr == ""
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_compare_as_json_is_json_alone_with_each_problem_once(model):
+    shown = solvers(model, "--json", "-")
+    assert shown.exit_code == 0, shown.output
+    reports = json.loads(shown.stdout)
+    assert list(reports) == ["problem"]
+    rows = reports["problem"]["rows"]
+    assert {(row["rtol"], row["atol"]) for row in rows} == {(1e-4, 1e-6)}
+    assert {"Tsit5", "DOP853", "dopri5"} <= {row["solver"] for row in rows}
+    assert all(row["error"] < 1e-2 for row in rows if row["status"] == "ok")
+
+
+def test_compare_takes_problems_and_functions_by_name(model, tmp_path):
+    shown = solvers(model, "--problem", "slow", "--problem", "again", "--json", tmp_path / "found.json", "--plot", tmp_path / "f.svg")
+    assert shown.exit_code == 0, shown.output
+    assert json.loads((tmp_path / "found.json").read_text()).keys() == {"slow", "again"}
+    assert (tmp_path / "f-slow.svg").exists()
+    assert (tmp_path / "f-again.svg").exists()
+    assert "slow\n====" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.py"], "there is no file nowhere.py"),
+        (["{model}", "--problem", "absent"], "no problem 'absent'; there are problem, again (functions there: decay, slow, broken, last)"),
+        (["{model}", "--problem", "broken"], "broken() failed: line 18: ZeroDivisionError"),
+        (["{model}", "--problem", "neighbour"], "no problem 'neighbour'"),
+        (["{model}", "--loss", "absent"], "no function 'absent' for a loss"),
+        (["{model}", "--sensealg", "Gauss"], "'Gauss' is no sensitivity method; there are"),
+        (["{model}", "--sensealg", "GaussAdjoint(speed=3)"], "unexpected keyword argument 'speed'"),
+        (["{model}", "--sensealg", "GaussAdjoint(checkpointing=open('x'))"], "GaussAdjoint(checkpointing=open"),
+        (["{model}", "--algorithm", "Tsit6"], "no algorithm 'Tsit6' is known"),
+        (["{model}", "--solvers-only", "--rtol", "-1"], "tolerances must be positive"),
+        (["{model}", "--solvers-only", "--loss", "last"], "leave out --loss and --sensealg"),
+        (["{model}", "--rtol", "tight"], "Invalid value for '--rtol'"),
+    ],
+)
+def test_compare_names_what_is_wrong(model, arguments, message):
+    shown = compare(*(str(model) if x == "{model}" else x for x in arguments))
+    assert shown.exit_code == 2, shown.output
+    assert message in " ".join(shown.stderr.replace("│", " ").split())
+    assert "Traceback" not in shown.output
+
+
+def test_compare_names_the_line_of_a_file_that_can_not_be_imported(tmp_path):
+    path = tmp_path / "faulty_model.py"
+    path.write_text("import math\n\nproblem = math.sqrt(-1)\n")
+    shown = compare(path)
+    assert shown.exit_code == 2
+    assert "line 3: ValueError: " in shown.stderr
+    path.write_text("x = 1\n")
+    shown = compare(path)
+    assert shown.exit_code == 2
+    assert "has no ODEProblem among its names" in shown.stderr
+
+
+def test_compare_does_not_take_the_name_of_another_module(tmp_path):
+    path = tmp_path / "json.py"
+    path.write_text(MODEL)
+    shown = compare(path)
+    assert shown.exit_code == 2
+    assert "has the name of the module json, which is in use" in shown.stderr
+
+
+def test_compare_of_what_can_not_be_solved_is_status_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "_chosen", "embedded")
+    path = tmp_path / "unsolvable_model.py"
+    path.write_text(
+        "import pysciode as ps\n"
+        "def f(u, p, t):\n    return [1.0 if u[0] > 0.5 else 2.0]\n"
+        "problem = ps.ODEProblem(f, [1.0], (0.0, 1.0))\n"
+    )
+    shown = solvers(path)
+    assert shown.exit_code == 1
+    assert "problem: " in shown.stderr
+    assert "nothing could be compared" in shown.stderr
+
+
+@pytest.mark.julia
+def test_compare_of_adjoints_prints_the_report_then_the_recommendation(model, tmp_path):
+    shown = compare(model, "--loss", "last", "--sensealg", "ForwardDiffSensitivity", "--sensealg", "InterpolatingAdjoint(checkpointing=True)",
+                    "--rtol", "1e-6", "--quiet", "--json", tmp_path / "report.json")  # fmt: skip
+    assert shown.exit_code == 0, shown.output
+    report = json.loads((tmp_path / "report.json").read_text())["problem"]
+    rows = {row["method"]: row for row in report["rows"] if row["status"] == "ok"}
+    assert {"ForwardDiffSensitivity", "InterpolatingAdjoint", "odeint", "odeint_adjoint"} <= rows.keys()
+    assert rows["InterpolatingAdjoint"]["options"] == {"checkpointing": True}
+    assert report["settings"]["loss"] == "last"
+    # d/dk 3 exp(-k) at k = 2
+    assert report["reference"]["norm"] == pytest.approx(3 * np.exp(-2.0), rel=1e-8)
+    assert all(row["error"] < 1e-3 for row in rows.values())
+    table, advice = shown.stdout.index("InterpolatingAdjoint"), shown.stdout.lower().rindex("forwarddiffsensitivity")
+    assert table < advice
