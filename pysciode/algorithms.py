@@ -123,7 +123,9 @@ def _restore(name: str, arguments: tuple, options: dict[str, Any]) -> Algorithm:
     return out
 
 
-_TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<symbol>:[A-Za-z_]\w*)|(?P<number>-?\d+(\.\d+)?(e-?\d+)?)|(?P<sign>[(),=;]))")
+_TOKEN = re.compile(
+    r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<symbol>:[A-Za-z_]\w*)|(?P<number>-?\d+(\.\d+)?(e-?\d+)?)|(?P<sign>[(),=;]))"
+)
 
 
 def julia_text(text: str) -> str:
@@ -175,7 +177,9 @@ def _julia_value(key: str, value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, (int, float)):
-        return repr(value) if value == value and abs(value) != float("inf") else "NaN" if value != value else f"{'-' * (value < 0)}Inf"
+        # NumPy's float64 is a float with a repr of its own.
+        value = float(value) if isinstance(value, float) else value
+        return {"nan": "NaN", "inf": "Inf", "-inf": "-Inf"}.get(repr(value), repr(value))
     if isinstance(value, str):
         return julia_text(value)
     raise TypeError(f"option {key}: expected a number, a bool, an algorithm or the text of a Julia constructor, not {value!r}")

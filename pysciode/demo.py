@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
@@ -13,7 +14,11 @@ from tqdm import tqdm
 from .errors import INSTALL_COMMAND
 from .fitting.lotka_volterra import MEANINGS, PARAMETERS, PUBLISHED_RATES, PeltFit, fit_pelts
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 HARE, LYNX, INK = "#1b7f79", "#c8553d", "#333333"
+
 
 def run_demo(engine: str = "auto", output: Path = Path("lynx-hare.png"), *, quick: bool = False) -> PeltFit:
     """Fit the pelts, print the estimates and save the figure.
@@ -62,7 +67,12 @@ def _engine_line(used: str, asked: str) -> str:
 
 def estimates_table(result: PeltFit) -> Table:
     """Estimates, standard errors and 95 % intervals beside the published fit."""
-    table = Table(title=f"log-likelihood {result.fit.log_likelihood:.2f}; rates per year, populations in thousands", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=f"log-likelihood {result.fit.log_likelihood:.2f}; rates per year, populations in thousands",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("parameter", no_wrap=True)
     for heading in ("estimate", "std. error", "95 % interval", "published"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -106,14 +116,14 @@ def draw(result: PeltFit, output: Path) -> None:
     figure.savefig(output, dpi=160)
 
 
-def _tidy(axes) -> None:
+def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
     axes.grid(alpha=0.15, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
-def _draw_years(axes, result: PeltFit) -> None:
+def _draw_years(axes: Axes, result: PeltFit) -> None:
     for column, (name, colour) in enumerate((("hare", HARE), ("lynx", LYNX))):
         curve = result.curve[:, column]
         spread = np.exp(result.fit.sigma[column])
@@ -129,7 +139,7 @@ def _draw_years(axes, result: PeltFit) -> None:
     axes.set_ylim(0, 1.16 * axes.get_ylim()[1])
 
 
-def _draw_phase_plane(axes, result: PeltFit) -> None:
+def _draw_phase_plane(axes: Axes, result: PeltFit) -> None:
     alpha, beta, gamma, delta = result.fit.parameters[:4]
     hare, lynx = result.pelts["hare"], result.pelts["lynx"]
     axes.plot(result.curve[:, 0], result.curve[:, 1], color=INK, linewidth=1.6, label="fitted orbit")

@@ -31,8 +31,8 @@ from .installation import installed_packages, julia_project
 AutoJacVec = Literal[
     "generated", "ZygoteVJP", "ReverseDiffVJP", "ReverseDiffVJP(true)", "EnzymeVJP", "MooncakeVJP", "TrackerVJP"
 ]
-"""Who makes vector-Jacobian products: the model's own generated ones, or a Julia package. ``"ReverseDiffVJP(true)"`` compiles its tape
-once, which freezes every branch of the model (``where``, ``clip``, ``abs``): only for models without any."""
+"""Who makes vector-Jacobian products: the model's own generated ones, or a Julia package. ``"ReverseDiffVJP(true)"`` compiles
+its tape once, which freezes every branch of the model (``where``, ``clip``, ``abs``): only for models without any."""
 
 FORWARD_LIMIT = 40
 """Up to this many scalars in ``u0`` and ``p`` together, forward mode is the cheaper one for typical models."""

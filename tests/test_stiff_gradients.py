@@ -183,7 +183,7 @@ def test_strict_tolerances_give_more_digits(julia_engine, sensealg):
     np.testing.assert_allclose(found, gradient_of_squares("robertson"), rtol=1e-8)
 
 
-@pytest.mark.skipif(os.environ.get("PYSCIODE_SLOW_TESTS") != "1", reason="KenCarp47 compiles for a minute; PYSCIODE_SLOW_TESTS=1 runs it")
+@pytest.mark.skipif(os.environ.get("PYSCIODE_SLOW_TESTS") != "1", reason="compiles for a minute; PYSCIODE_SLOW_TESTS=1 runs it")
 @pytest.mark.xfail(reason="wrong without an error: the quadrature takes the reverse solution from cubics that overshoot")
 def test_a_quadrature_over_a_poor_interpolant_is_refused_or_right(julia_engine):
     try:
