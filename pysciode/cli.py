@@ -1,4 +1,4 @@
-"""The command line: ``demo``, ``install`` and ``doctor``."""
+"""The command line: ``demo``, ``compare``, ``install`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,42 @@ def demo(
         run_demo(engine.value, output, quick=quick)
     except PysciodeError as error:
         _fail(error)
+
+
+@app.command()
+def compare(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.py", help="A Python file with the problems.", show_default=False)],
+    problem: Annotated[
+        list[str] | None, typer.Option(help="An ODEProblem in it, or a function that returns one; by default all problems. Repeatable.")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="A function loss(solution) in it; the sum of squares by default.")] = None,
+    sensealg: Annotated[
+        list[str] | None, typer.Option(help="A method, as GaussAdjoint or BacksolveAdjoint(checkpointing=False). Repeatable.")
+    ] = None,
+    algorithm: Annotated[list[str] | None, typer.Option(help="A solver, as Tsit5 or Rodas5P. Repeatable.")] = None,
+    rtol: Annotated[
+        list[float] | None, typer.Option(help="A relative tolerance; the absolute one is a hundredth of it. Repeatable.")
+    ] = None,
+    solvers_only: Annotated[bool, typer.Option("--solvers-only", help="Compare solvers, without gradients.")] = False,
+    json_file: Annotated[str | None, typer.Option("--json", help="Where the reports go as JSON; - prints that alone.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where the figure goes.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Compare sensitivity methods, or solvers, on the problems in a file; print the report and what to take.
+
+    The exit status is 0 where a problem could be compared, 1 where none could, and 2 for what is asked for wrongly.
+    """
+    from .comparison.command import Comparison
+
+    asked = Comparison(
+        model, problem or (), loss, sensealg or (), algorithm or (), rtol or (), solvers_only, json_file, plot, quiet
+    )
+    try:
+        status = asked.run()
+    except (ValueError, TypeError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(status)
 
 
 @app.command()

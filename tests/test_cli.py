@@ -113,7 +113,7 @@ def test_a_failed_installation_is_one_error_with_the_reason(monkeypatch):
 # --- compare ---------------------------------------------------------------------------------------------------------
 
 MODEL = """
-import neighbour
+import neighbour_of_models as neighbour
 import pysciode as ps
 
 def decay(u, p, t):
@@ -140,9 +140,8 @@ def model(tmp_path, monkeypatch, request) -> Path:
     if request.node.get_closest_marker("julia") is None:
         monkeypatch.setattr(engines, "_chosen", "embedded")
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    monkeypatch.setattr(sys, "modules", sys.modules.copy())
-    (tmp_path / "neighbour.py").write_text("RATE = 2.0\n")
-    path = tmp_path / "model_of_a_test.py"
+    (tmp_path / "neighbour_of_models.py").write_text("RATE = 2.0\n")
+    path = tmp_path / f"model_of_{tmp_path.name}.py"  # modules of other tests are still there
     path.write_text(MODEL)
     return path
 
@@ -189,7 +188,7 @@ def test_compare_takes_problems_and_functions_by_name(model, tmp_path):
     [
         (["nowhere.py"], "there is no file nowhere.py"),
         (["{model}", "--problem", "absent"], "no problem 'absent'; there are problem, again (functions there: decay, slow, broken, last)"),
-        (["{model}", "--problem", "broken"], "broken() failed: line 18: ZeroDivisionError"),
+        (["{model}", "--problem", "broken"], "broken() failed: line 16: ZeroDivisionError"),
         (["{model}", "--problem", "neighbour"], "no problem 'neighbour'"),
         (["{model}", "--loss", "absent"], "no function 'absent' for a loss"),
         (["{model}", "--sensealg", "Gauss"], "'Gauss' is no sensitivity method; there are"),
