@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 
 import pysciode as ps
@@ -40,6 +41,7 @@ def test_a_name_and_its_class_are_the_same():
         (lambda: ps.AutoTsit5(ps.Rosenbrock23(autodiff=True)), "AutoTsit5(Rosenbrock23(; autodiff = AutoForwardDiff()))"),
         (lambda: ps.RadauIIA5(smooth_est=False, max_iter=3, kappa=0.1), "RadauIIA5(; smooth_est = false, max_iter = 3, kappa = 0.1)"),
         (lambda: ps.SBDF(2), "SBDF(2)"),
+        (lambda: ps.FBDF(max_factor=np.float64(2.5), kappa=float("-inf")), "FBDF(; max_factor = 2.5, kappa = -Inf)"),
     ],
 )
 def test_the_julia_text(algorithm, text):
