@@ -10,13 +10,15 @@ using SciMLBase: FullSpecialize, ODEFunction, ODEProblem, remake, solve
 using SciMLSensitivity: GaussAdjoint, InterpolatingAdjoint, ZygoteVJP, adjoint_sensitivities
 using Statistics: median
 
-function median_milliseconds(run; budget = 2.0, most = 1000)
-    run()
-    run()
+# As `median_milliseconds` of measure.py.
+function median_milliseconds(run; budget = 2.0, warm_up = 1.0)
     times = Float64[]
-    finish = time() + budget
-    while length(times) < 5 || (time() < finish && length(times) < most)
-        push!(times, @elapsed run())
+    for (seconds, least) in ((warm_up, 2), (budget, 5))
+        empty!(times)
+        finish = time() + seconds
+        while length(times) < least || time() < finish
+            push!(times, @elapsed run())
+        end
     end
     return 1e3 * median(times)
 end

@@ -18,13 +18,11 @@ end
 function measured(instance::PySciODE.Instance{T}) where {T}
     u, lam, out = ones(T, instance.n), ones(T, instance.n), zeros(T, instance.n)
     p, dp = ones(T, instance.np), zeros(T, instance.np)
-    GC.@preserve u lam out p dp begin
-        f() = instance.f(pointer(out), pointer(u), pointer(p), zero(T))
-        vjp() = instance.vjp(pointer(out), pointer(lam), pointer(u), pointer(p), zero(T))
-        vjp_p() = instance.vjpp(pointer(dp), pointer(lam), pointer(u), pointer(p), zero(T))
-        names = ("f!" => f, "vjp!" => vjp, "vjp_p!" => vjp_p)
-        return Dict{String,Int}(name => bytes(call) for (name, call) in names if haskey(instance.generated.functions, Symbol(name)))
-    end
+    rhs, vjp, vjp_p = PySciODE.RHS{T}(instance), PySciODE.VJP{T}(instance), PySciODE.ParamVJP{T}(instance)
+    calls = (
+        "f!" => () -> rhs(out, u, p, zero(T)), "vjp!" => () -> vjp(out, lam, u, p, zero(T)), "vjp_p!" => () -> vjp_p(dp, lam, u, p, zero(T)),
+    )
+    return Dict{String,Int}(name => bytes(call) for (name, call) in calls if haskey(instance.generated.functions, Symbol(name)))
 end
 
 function bytes(call)

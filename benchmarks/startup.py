@@ -27,6 +27,15 @@ if {gradient}:
     u.square().sum().backward()
 """
 
+NUMPY = """
+import pysciode as ps, numpy as np, sys
+def f(u, p, t):
+    x, y = u
+    return [p[0] * x - p[1] * x * y, p[3] * x * y - p[2] * y]
+ps.solve(ps.ODEProblem(f, np.ones(2), (0.0, 10.0), np.array([1.5, 1.0, 3.0, 1.0])), ps.{algorithm}(), saveat=0.1, engine="julia").u
+assert "torch" not in sys.modules
+"""
+
 TORCHDIFFEQ = """
 import torch, torchdiffeq
 p = torch.tensor([1.5, 1.0, 3.0, 1.0], dtype=torch.float64, requires_grad={gradient})
@@ -72,11 +81,12 @@ def results() -> list[Result]:
         "process: Python alone": {"pysciode": BARE},
         "process: import": {"pysciode": IMPORT, "torchdiffeq": "import torchdiffeq", "diffrax": "import diffrax"},
         "process: first solve": {
-            "pysciode": PYSCIODE.format(gradient=False, algorithm="Tsit5", sensealg=""),
+            "pysciode": NUMPY.format(algorithm="Tsit5"),
+            "pysciode, with torch": PYSCIODE.format(gradient=False, algorithm="Tsit5", sensealg=""),
             "torchdiffeq": TORCHDIFFEQ.format(gradient=False),
             "diffrax": DIFFRAX.format(gradient=False),
         },
-        "process: first stiff solve": {"pysciode": PYSCIODE.format(gradient=False, algorithm="Rodas5P", sensealg="")},
+        "process: first stiff solve": {"pysciode": NUMPY.format(algorithm="Rodas5P")},
         "process: first gradient": {
             "pysciode": PYSCIODE.format(gradient=True, algorithm="Tsit5", sensealg=""),
             "pysciode, adjoint": PYSCIODE.format(gradient=True, algorithm="Tsit5", sensealg=adjoint),
