@@ -25,8 +25,8 @@ from .julia_models import RegisteredModels, make_plan
 from .julia_runtime import start_julia
 
 _OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED = range(5)
-_STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp")
-_REVERSE = {"nf_reverse": "nf", "nvjp": "nvjp"}
+_STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp", "allocated")
+_REVERSE = {"nf_reverse": "nf", "njacs_reverse": "njacs", "nvjp": "nvjp", "allocated_reverse": "allocated"}
 """Statistics that come from a pullback's report, once there is one, and their fields there."""
 
 
