@@ -2,7 +2,7 @@
 
 A row is a function ``row(backend, *args, **kwargs)`` that expresses its operation by the primitives of
 :class:`~pysciode.lowering.interpreter.Backend`.  Pointwise operations stand here; `views`,
-`reductions`, `products`, `indexing` and `windows` add their rows to the same table.
+`reductions`, `products`, `indexing`, `windows` and `resampling` add their rows to the same table.
 Operations that torch itself can decompose into these need no row.
 """
 
@@ -473,4 +473,4 @@ def _copysign(b: Backend, x: Any, y: Any) -> Array:
     return pointwise(b, fn, x, y)
 
 
-from . import indexing, products, reductions, views, windows  # noqa: E402, F401  (they enter their rows)
+from . import indexing, products, reductions, resampling, views, windows  # noqa: E402, F401  (they enter their rows)
