@@ -228,10 +228,9 @@ class _Comparison:
         except (NoReference, OutOfTime) as error:
             self.note(f"there is no reference, so rows have no error: {error}")
         growth = None
-        usual = check_algorithms(None, self.problem, stiff)[0]
         try:
             with limited(limit):
-                growth = measure_growth(self.engine, self.problem, usual, *DEFAULT_TOLERANCES[np.dtype(np.float64)], self.seed)
+                growth = measure_growth(self.engine, self.problem, solver.algorithm, *DEFAULT_TOLERANCES[np.dtype(np.float64)], self.seed)
         except OutOfTime:
             pass
         if growth is not None and growth.is_exponential:

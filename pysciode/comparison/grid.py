@@ -67,6 +67,15 @@ class Entry:
     skipped: str | None = None
 
 
+ROSENBROCK_LIMIT = 200
+"""States up to which a Rosenbrock method, which factorises a dense Jacobian in each step, is taken for stiff problems."""
+
+
+def default_algorithm(problem: ODEProblem, stiff: bool) -> Algorithm:
+    """The solver where the user names none."""
+    return Algorithm("Tsit5" if not stiff else "Rodas5P" if problem.n <= ROSENBROCK_LIMIT else "FBDF")
+
+
 def check_algorithms(algorithms: Any, problem: ODEProblem, stiff: bool) -> tuple[Algorithm, ...]:
     """The solvers to compare with; by default one, by stiffness.
 
@@ -76,8 +85,7 @@ def check_algorithms(algorithms: Any, problem: ODEProblem, stiff: bool) -> tuple
         For what is no algorithm, or not known.
     """
     if algorithms is None:
-        name = "Tsit5" if not stiff else "Rodas5P" if problem.n <= 200 else "FBDF"
-        return (Algorithm(name),)
+        return (default_algorithm(problem, stiff),)
     found = [_algorithm(x) for x in _several(algorithms, "algorithms")]
     if not found:
         raise ValueError("algorithms is empty; there is nothing to compare")
