@@ -269,7 +269,7 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one plain solve shows: states in the problem's dtype, None where it failed."""
+    """What one plain solve shows: its states, None where it failed."""
 
     states: torch.Tensor | None
     stiff: bool
@@ -277,10 +277,14 @@ class _Look:
 
 
 def _look(engine: Engine, problem: ODEProblem, times: np.ndarray, maxiters: int, limit: float | None) -> _Look:
-    """Solve with the engine's default, which takes Jacobians only where it finds the problem stiff."""
+    """Solve with the engine's default, which takes Jacobians only where it finds the problem stiff.
+
+    In double precision, for which SciML's default solver is compiled ahead of time.
+    """
     rtol, atol = DEFAULT_TOLERANCES[problem.dtype]
     options = SolveOptions(saveat=times, rtol=rtol, atol=atol, maxiters=maxiters)
-    request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, None, options)
+    u0, p = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
+    request = SolveRequest(problem, u0, p, problem.tspan, None, options)
     problem.model  # captured here, so that what can't be captured is told before anything runs
     try:
         with limited(limit):
@@ -292,7 +296,8 @@ def _look(engine: Engine, problem: ODEProblem, times: np.ndarray, maxiters: int,
     stiff = raw.stats.get("njacs", 0) > 0
     if raw.retcode not in SUCCESS:
         return _Look(None, stiff, f"a plain solve by the default solver stopped at t = {raw.t_reached:g} with retcode {raw.retcode}")
-    return _Look(torch.from_numpy(raw.u).view(len(raw.t), *problem.u0.shape), stiff, None)
+    states = torch.from_numpy(raw.u.astype(problem.dtype)).view(len(raw.t), *problem.u0.shape)
+    return _Look(states, stiff, None)
 
 
 def _check_loss(loss: LossFunction, states: torch.Tensor) -> None:

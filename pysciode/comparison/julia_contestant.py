@@ -13,7 +13,7 @@ from ..algorithms import Algorithm
 from ..engines import get_engine
 from ..engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRequest
 from ..errors import EngineUnavailable, GradientFailed, SolveFailed
-from ..sensitivity import QuadratureAdjoint, SensitivityAlgorithm
+from ..sensitivity import ForwardDiffSensitivity, ForwardSensitivity, QuadratureAdjoint, SensitivityAlgorithm
 from ..solution import SUCCESS
 from .blocks import Blocks
 from .contestants import Contestant, GradientRun, Task
@@ -135,10 +135,10 @@ class JuliaRun(GradientRun):
         counted = sensealg.options.get("autojacvec", "generated") in _COUNTS_MODEL_CALLS
         # A solve evaluates the model at least once: 0 stands for not counted.
         forward = Counts(f=stats.get("nf") or None, jacobian=stats.get("njacs") if stats.get("naccept") else None)
+        if isinstance(sensealg, (ForwardDiffSensitivity, ForwardSensitivity)):
+            return forward, Counts(0, 0, 0)  # a product with derivatives that are there
         if not sensealg.continuous or not counted:
             return forward, Counts()
-        if "allocated_reverse" not in stats:
-            return forward, Counts(vjp=stats.get("nvjp"))  # counts of the reverse pass come with that of its bytes
         generated = sensealg.options["autojacvec"] == "generated"
         backward = Counts(
             f=stats.get("nf_reverse"), vjp=stats.get("nvjp") if generated else None, jacobian=stats.get("njacs_reverse")
