@@ -61,10 +61,10 @@ def adjoint_figure(report: AdjointReport) -> Figure:
     left.set_ylabel("relative error of the gradient")
     if reference is not None:
         _draw_floor(left, reference.estimated_error)
-    peak_only = any(row.kept_memory is None and row.peak_memory is not None for row in report.rows if row.status == "ok")
-    _draw_list(right, series, memory, quantities.size, hatched=lambda row: row.kept_memory is None)
-    title = "bytes kept between the passes" + (" (hatched: peak growth of the process)" if peak_only else "")
-    right.set_title(title, loc="left", fontsize=9)
+    title = "memory kept between the passes"
+    if any(row.kept_memory is None and row.peak_memory is not None for row in report.rows if row.status == "ok"):
+        title += "; hatched: peak growth instead"
+    _draw_list(right, title, series, memory, quantities.size, hatched=lambda row: row.kept_memory is None)
     _write_warnings(figure, report.warnings)
     return figure
 
@@ -80,8 +80,7 @@ def solver_figure(report: SolverReport) -> Figure:
     _draw_work_precision(left, series, point)
     left.set_xlabel("time of a solve, median")
     left.set_ylabel("largest relative error of the states")
-    _draw_list(right, series, lambda row: row.counts.f, lambda n: f"{n:,.0f}", hatched=lambda row: False)
-    right.set_title("evaluations of the model", loc="left", fontsize=9)
+    _draw_list(right, "evaluations of the model", series, lambda row: row.counts.f, str, hatched=lambda row: False)
     return figure
 
 
@@ -114,7 +113,7 @@ def _series(rows: Sequence[GradientRow | SolveRow]) -> list[_Series]:
 
 
 def _panels(n_series: int, title: str) -> tuple[Figure, Axes, Axes]:
-    height = max(4.6, 1.6 + 0.27 * n_series)
+    height = max(4.8, 1.9 + 0.27 * n_series)
     # No pyplot: the figure needs no display, and the user's own backend stays as it is.
     figure = Figure(figsize=(12.5, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -207,17 +206,22 @@ def _draw_floor(axes: Axes, floor: float) -> None:
 
 def _draw_list(
     axes: Axes,
+    title: str,
     series: Sequence[_Series],
-    value: Callable[[GradientRow | SolveRow], float | None],
-    write: Callable[[float], str],
+    value: Callable[[GradientRow | SolveRow], int | None],
+    write: Callable[[int], str],
     hatched: Callable[[GradientRow | SolveRow], bool],
 ) -> None:
     """A line for each method: its marker, its name, and a bar of its `value` at the tightest tolerance that it did."""
     values = [value(one.done[-1]) if one.done else None for one in series]
     known = [x for x in values if _positive(x)]
+    tightest = min((one.done[-1].rtol for one in series if one.done), default=None)
     logarithmic = bool(known) and max(known) / min(known) > 30
     if logarithmic:
         axes.set_xscale("log")
+    if tightest is not None:
+        title += f"\nat rtol {quantities.tolerance(tightest)}" + (", logarithmic bars" if logarithmic else "")
+    axes.set_title(title, loc="left", fontsize=9)
     base = min(known) / 3 if logarithmic else 0.0
     top = max(known) * (max(known) / base) ** 0.45 if logarithmic else 1.45 * max(known, default=1.0)
     for at, (one, x) in enumerate(zip(series, values, strict=True)):
@@ -226,8 +230,8 @@ def _draw_list(
             hatch = "////" if hatched(row) else None
             style = {"facecolor": "white", "edgecolor": one.colour} if hatch else {"color": one.colour, "alpha": 0.8}
             axes.barh(at, x - base, left=base, height=0.62, hatch=hatch, linewidth=0.8, **style)
-        text, colour = _remark(one, x, write)
-        start = x if _positive(x) else base or 0.0
+        text, colour = _remark(one, x, write, tightest)
+        start = x if _positive(x) else base
         axes.annotate(
             text,
             (start, at),
@@ -247,7 +251,7 @@ def _draw_list(
             clip_on=False,
             transform=axes.get_yaxis_transform(),
         )
-    axes.set_xlim(base or 0.0, top)
+    axes.set_xlim(base, top)
     axes.set_ylim(len(series) - 0.4, -0.6)
     axes.set_yticks(range(len(series)), ["\n".join(textwrap.wrap(one.name, 44)) for one in series], fontsize=8.5)
     axes.tick_params(axis="y", length=0, pad=16)
@@ -258,13 +262,15 @@ def _draw_list(
     axes.spines["bottom"].set_visible(False)
 
 
-def _remark(one: _Series, value: float | None, write: Callable[[float], str]) -> tuple[str, str]:
+def _remark(one: _Series, value: int | None, write: Callable[[int], str], tightest: float | None) -> tuple[str, str]:
     if not one.done:
         failed = any(row.status == "failed" for row in one.rows)
         last = next(row for row in one.rows if row.status == ("failed" if failed else "unavailable"))
         text = f"{'failed' if failed else 'not run'}: {last.reason or 'no reason given'}"
         return textwrap.shorten(text, 52, placeholder="…"), _FAILED if failed else _QUIET
     text = "not measured" if value is None else write(value)
+    if value is not None and one.done[-1].rtol != tightest:
+        text += f" at {quantities.tolerance(one.done[-1].rtol)}"
     failed = [quantities.tolerance(row.rtol) for row in one.rows if row.status == "failed"]
     if failed:
         return f"{text}; failed at {', '.join(failed)}", _FAILED
