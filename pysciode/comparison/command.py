@@ -95,7 +95,8 @@ class Comparison:
     def _save(self, reports: dict[str, AdjointReport | SolverReport]) -> None:
         """The JSON object has a report for each problem by name."""
         if self.json_file is not None:
-            text = json.dumps({name: x.to_dict() for name, x in reports.items()}, indent=2, ensure_ascii=False, allow_nan=False)
+            found = {name: x.to_dict() for name, x in reports.items()}
+            text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
             if self.json_file == "-":
                 print(text)
             else:

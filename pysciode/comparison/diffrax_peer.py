@@ -200,7 +200,9 @@ class ForwardSolve:
     Calling it gives the states, shape ``(k, n)``, and diffrax's statistics.
     """
 
-    def __init__(self, problem: ODEProblem, solver: str, saveat: np.ndarray, rtol: float, atol: float, maxiters: int) -> None:
+    def __init__(
+        self, problem: ODEProblem, solver: str, saveat: np.ndarray, rtol: float, atol: float, maxiters: int
+    ) -> None:
         import jax.numpy as jnp
 
         problem_rhs(problem)
@@ -232,8 +234,10 @@ class ForwardSolve:
         return program(*self._inputs)
 
 
-def _with_enough_steps(attempt: Callable[[int], Any], max_steps: int, maxiters: int, solver: str) -> tuple[Any, Any, Any]:
-    """States, pullback and statistics of ``attempt(max_steps)``, with 16 times as many steps at most while they do not do.
+def _with_enough_steps(
+    attempt: Callable[[int], Any], max_steps: int, maxiters: int, solver: str
+) -> tuple[Any, Any, Any]:
+    """States, pullback and statistics of ``attempt(max_steps)``; 16 times as many steps are allowed while they do not do.
 
     Raises
     ------

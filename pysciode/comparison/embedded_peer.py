@@ -6,6 +6,7 @@ itself, so that a comparison shows what it gives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,8 @@ from .peer_solvers import peer_solvers, refuse_mass_matrix
 from .rows import Counts
 
 MAX_STEPS = 10_000
-"""Steps at most in one direction: a stiff problem would keep an explicit solver busy for hours, and backpropagation keeps all
-of them in memory."""
+"""Steps at most in one direction: a stiff problem would keep an explicit solver busy for hours, and backpropagation keeps
+all of them in memory."""
 
 TorchRhs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -138,9 +139,11 @@ class CountedRhs:
 
     def restart(self) -> None:
         self.nf = self.pulled = self.accepted = self.rejected = self._tried = 0
+        self._t: torch.Tensor | float = math.nan  # of the latest evaluation: torchdiffeq's own runs backwards as -t
 
     def __call__(self, t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         self.nf += 1
+        self._t = t
         du = self._f(t, u)
         if du.requires_grad:
             du.register_hook(self._count_pull)
@@ -152,8 +155,8 @@ class CountedRhs:
     def callback_step(self, t: torch.Tensor, u: Any, dt: torch.Tensor) -> None:
         if self._tried >= self._max_steps:
             raise PysciodeError(
-                f"torchdiffeq's {self._solver} gave up at t = {abs(float(t.detach())):g} after {self._tried} steps; it has no method for "
-                "stiff problems"
+                f"torchdiffeq's {self._solver} gave up near t = {float(self._t):g} after {self._tried} steps; it has no "
+                "method for stiff problems"
             )
         self._tried += 1
 
@@ -205,7 +208,9 @@ def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
             out = f(*(given[role] for role in roles))
             if out is None:
                 out = given["du"]
-            return torch.stack([torch.as_tensor(x, dtype=u.dtype) for x in out]) if isinstance(out, (list, tuple)) else out
+            if isinstance(out, (list, tuple)):
+                out = torch.stack([torch.as_tensor(x, dtype=u.dtype) for x in out])
+            return out
 
         return own
     flat_rhs = torch_rhs(problem)

@@ -70,9 +70,11 @@ def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, OD
     if not names:
         if not problems:
             raise ModelFileError(
-                f"{module.__file__} has no ODEProblem among its names; name a function that returns one: --problem NAME{_functions(module)}"
+                f"{module.__file__} has no ODEProblem among its names; name a function that returns one: --problem NAME"
+                f"{_functions(module)}"
             )
-        return {name: x for i, (name, x) in enumerate(problems.items()) if all(x is not y for y in [*problems.values()][:i])}
+        first = {id(x): name for name, x in reversed(problems.items())}
+        return {name: x for name, x in problems.items() if first[id(x)] == name}
     return {name: _problem(module, name, problems) for name in names}
 
 
@@ -86,7 +88,8 @@ def _problem(module: ModuleType, name: str, problems: dict[str, ODEProblem]) -> 
     try:
         made = found()
     except Exception as error:
-        raise ModelFileError(f"{name}() failed: {_where(error, Path(module.__file__))}{type(error).__name__}: {error}") from error
+        place = _where(error, Path(module.__file__))
+        raise ModelFileError(f"{name}() failed: {place}{type(error).__name__}: {error}") from error
     if not isinstance(made, ODEProblem):
         raise ModelFileError(f"{name}() returned a {type(made).__name__}, not an ODEProblem")
     return made

@@ -16,7 +16,7 @@ from ..options import save_times
 from ..problems import ODEProblem
 from .measurement import one_line
 from .rows import SolveRow, Timing
-from .solver_contestants import EngineSolver, Solved, SolverContestant, SolverRun, SolverTask, peer_contestants
+from .solver_contestants import EngineSolver, SolverContestant, SolverRun, SolverTask, peer_contestants
 from .solution_reference import SolutionReference, given_reference, solution_error, solve_reference
 from .time_limit import OutOfTime
 from .time_limit import time_limit as limited
@@ -61,15 +61,16 @@ def work_precision(
     saveat
         Times at which solutions are compared, or the step between them; by default 50 evenly spaced.
     reference
-        A solution to hold errors against: a :class:`~pysciode.Solution` or an array of shape ``(k, *shape of u0)`` at `saveat`. By
-        default two solvers of high order at a tight tolerance, whose difference is the reference's own error.
+        A solution to hold errors against: a :class:`~pysciode.Solution` or an array of shape ``(k, *shape of u0)`` at
+        `saveat`. By default two solvers of high order at a tight tolerance, whose difference is the reference's own error.
     peers
         Whether SciPy's methods on the same model in Python, torchdiffeq's solvers and, where it is installed, diffrax's
         take part.
     repeats
         Solves that are timed, after a first one that is timed apart; fewer where these take longer than five seconds.
     time_limit
-        Seconds for one solve; None for none. A solver that fails after more than five seconds is not tried at tighter tolerances.
+        Seconds for one solve; None for no limit. A solver that fails after more than five seconds is not tried at tighter
+        tolerances.
     maxiters
         Steps at most.
     engine
@@ -102,7 +103,7 @@ def work_precision(
     if reference is not None:
         known = given_reference(problem, times, reference)
     else:
-        known = solve_reference(problem, times, engine, stiff=bool(chosen) and all(x is not None and x.is_stiff for x in chosen))
+        known = solve_reference(problem, times, engine, stiff=all(x is not None and x.is_stiff for x in chosen))
     field = [EngineSolver.of(x, engine) for x in chosen] + (peer_contestants(chosen) if peers else [])
     rows: list[SolveRow] = []
     given_up: dict[SolverContestant, str] = {}
