@@ -170,6 +170,7 @@ def _backsolve(
             states,
             cotangents,
             request.options.maxiters,
+            raw.stats,
             **_tolerances(request),
             method=run.method,
             options=run.options,

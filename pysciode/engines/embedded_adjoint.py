@@ -25,6 +25,7 @@ def backsolve(
     states: torch.Tensor,
     du: torch.Tensor,
     maxiters: int,
+    counts: dict[str, int],
     **odeint_options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients to `u0` and `p`, with states and adjoint solved backwards together.
@@ -40,6 +41,8 @@ def backsolve(
         The cotangents of the states, shape ``(k, n)``.
     maxiters
         Steps at most, in all.
+    counts
+        Where ``nf_reverse`` and ``nvjp`` are noted.
     odeint_options
         Further arguments of ``torchdiffeq.odeint``.
 
@@ -64,6 +67,7 @@ def backsolve(
             ) from None
         _check_return(u, states[i - 1], times[i - 1].item(), odeint_options["rtol"], atol)
         lam = lam + du[i - 1]
+    counts.update(nf_reverse=backwards.evaluations, nvjp=backwards.evaluations)
     return lam, mu
 
 
@@ -74,8 +78,10 @@ class _Backwards:
         self.rhs = rhs
         self.p = p.detach().requires_grad_()
         self.left = maxiters
+        self.evaluations = 0
 
     def __call__(self, t: torch.Tensor, z: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        self.evaluations += 1
         with torch.enable_grad():
             u = z[0].detach().requires_grad_()
             f = self.rhs(u, self.p, t)

@@ -1,0 +1,9 @@
+"""Model families: ordinary torch modules whose dynamics SciML solves."""
+
+from .concat_squash import ConcatSquashNetwork
+from .continuous_flow import ContinuousFlow
+from .flow_distribution import FlowDistribution
+from .neural_ode import NeuralODE
+from .regularization import Regularization
+
+__all__ = ["ConcatSquashNetwork", "ContinuousFlow", "FlowDistribution", "NeuralODE", "Regularization"]
