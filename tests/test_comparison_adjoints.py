@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,12 +15,15 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 import pysciode as ps
-from pysciode.comparison.adjoints import compare_adjoints
+from pysciode.comparison.adjoints import ComparisonInterrupted, compare_adjoints
 from pysciode.comparison.blocks import Blocks, differentiable
+from pysciode.comparison.contestants import Contestant
 from pysciode.comparison.directional import ridders
+from pysciode.comparison.julia_contestant import JuliaContestant
 from pysciode.comparison.losses import LossFunction, sum_of_squares
 from pysciode.comparison.reference import find_reference, reference_solver
 from pysciode.engines import get_engine
+from pysciode.errors import EngineUnavailable
 
 pytestmark = pytest.mark.julia
 
@@ -212,6 +219,35 @@ def test_time_limit_stops_a_solve_in_julia():
     )
     assert time.monotonic() - began < 60
     assert report.rows[0].status == "failed" and "time limit" in report.rows[0].reason
+
+
+@dataclass(frozen=True)
+class Press(Contestant):
+    """Presses Ctrl-C some time later, while another contestant is solving."""
+
+    def prepare(self, task):
+        threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        raise EngineUnavailable("this one", "it only presses a key", mend=None)
+
+
+def test_ctrl_c_in_julia_ends_the_comparison_and_keeps_its_rows():
+    slow = JuliaContestant.of(ps.Tsit5(), ps.BacksolveAdjoint())
+    problem = ps.ODEProblem(robertson, [1.0, 0.0, 0.0], (0.0, 1e6), [0.04, 3e7, 1e4])
+    began = time.monotonic()
+    with pytest.raises(ComparisonInterrupted) as caught:
+        compare_adjoints(
+            problem,
+            sensealgs=[],
+            tolerances=[1e-6],
+            saveat=[1e6],
+            reference=np.ones(3),
+            maxiters=10**9,
+            time_limit=120.0,
+            **QUICK | {"peers": [Press("none", "Press", None, "test"), slow]},
+        )
+    assert time.monotonic() - began < 60
+    assert [x.method for x in caught.value.report.rows] == ["Press"]
+    assert ps.solve(problem, ps.Rodas5P(), saveat=[1e6]).success
 
 
 def test_vjps_are_an_axis_and_what_can_not_work_has_a_row():

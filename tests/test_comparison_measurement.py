@@ -231,6 +231,9 @@ def test_losses_that_are_no_losses_are_refused():
         ("time_limit", -1, ValueError),
         ("saveat", [0.0, 99.0], ValueError),
         ("maxiters", 1.5, TypeError),
+        ("reference", np.ones(3), ValueError),
+        ("reference", {"q": [1.0]}, ValueError),
+        ("reference", ps.GaussAdjoint, TypeError),
     ],
 )
 def test_bad_arguments_are_named(argument, value, error):

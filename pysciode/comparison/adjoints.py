@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,14 +17,16 @@ from ..engines.base import Engine, RawSolution, SolveOptions, SolveRequest
 from ..errors import INSTALL_COMMAND
 from ..options import DEFAULT_TOLERANCES, save_times
 from ..problems import ODEProblem
+from ..sensitivity import SensitivityAlgorithm
 from ..solution import SUCCESS
+from .arguments import check_count, check_time_limit, check_tolerances
 from .blocks import Blocks, differentiable
 from .contestants import Contestant, Task
 from .grid import Entry, check_algorithms, check_sensealgs, check_vjps, entries
 from .growth import measure_growth
 from .losses import Loss, LossFunction, LossNotFinite, sum_of_squares
 from .measurement import Effort, Target, measure
-from .reference import NoReference, find_reference, reference_solver
+from .reference import NoReference, find_reference, given_reference, reference_solver
 from .rows import GradientRow, Reference
 from .time_limit import OutOfTime
 from .time_limit import time_limit as limited
@@ -35,12 +36,6 @@ if TYPE_CHECKING:
 
 SAVED_TIMES = 51
 """Times at which states are saved where the user names none: equally spaced, start and end among them."""
-
-TOLERANCES = {
-    np.dtype(np.float64): ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)),
-    np.dtype(np.float32): ((1e-3, 1e-5), (1e-4, 1e-6)),
-}
-"""Relative and absolute, by the problem's dtype."""
 
 
 class ComparisonInterrupted(KeyboardInterrupt):
@@ -142,9 +137,9 @@ def compare_adjoints(
         raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
-    effort = Effort(_count(repeats, "repeats"), _seconds(time_limit), memory)
-    maxiters = _count(maxiters, "maxiters")
-    grid = _tolerances(tolerances, problem)
+    effort = Effort(check_count(repeats, "repeats"), check_time_limit(time_limit), memory)
+    maxiters = check_count(maxiters, "maxiters")
+    grid = check_tolerances(tolerances, problem.dtype)
     times = np.linspace(*problem.tspan, SAVED_TIMES) if saveat is None else save_times(saveat, *problem.tspan)
     named = check_sensealgs(sensealgs)
     vjps = check_vjps(vjps)
@@ -152,8 +147,10 @@ def compare_adjoints(
 
     given, problem = problem, differentiable(problem)
     function = LossFunction(loss or sum_of_squares, times, problem.kind in ("second_order", "dynamical"))
-    engine = get_engine("julia" if julia_is_installed() else "embedded")
     blocks = Blocks.of(problem)
+    if reference is not None and not isinstance(reference, SensitivityAlgorithm):
+        given_reference(blocks, reference)
+    engine = get_engine("julia" if julia_is_installed() else "embedded")
     first_look = _look(engine, problem, times, maxiters, effort.time_limit)
     if first_look.states is not None:
         _check_loss(function, first_look.states)
@@ -178,7 +175,7 @@ def compare_adjoints(
         "time_limit": time_limit,
         "maxiters": maxiters,
         "seed": seed,
-        "cores": os.cpu_count(),
+        "cores": os.cpucheck_count(),
     }
     try:
         with tqdm(total=len(who) * len(grid) + 1, disable=not progress, unit="row", leave=False) as bar:
@@ -348,41 +345,3 @@ def _backsolve_warning(rows: Sequence[GradientRow]) -> str | None:
         "the problem is stiff (SciML's default solver takes an implicit method), and BacksolveAdjoint, which solves the states "
         f"backwards in time, fails on it: {failed[0].reason}"
     )
-
-
-def _tolerances(tolerances: Any, problem: ODEProblem) -> tuple[tuple[float, float], ...]:
-    if tolerances is None:
-        return TOLERANCES[problem.dtype]
-    if isinstance(tolerances, (int, float)):
-        tolerances = [tolerances]
-    found = []
-    try:
-        for x in tolerances:
-            rtol, atol = x if isinstance(x, (tuple, list)) else (x, x / 100)
-            found.append((float(rtol), float(atol)))
-    except (TypeError, ValueError):
-        raise TypeError(f"tolerances must be pairs (rtol, atol) or numbers rtol, not {tolerances!r}") from None
-    if not found:
-        raise ValueError("tolerances is empty; there is nothing to compare")
-    for rtol, atol in found:
-        if not (0 < rtol < math.inf and 0 <= atol < math.inf):
-            raise ValueError(f"tolerances must be positive and finite, not ({rtol:g}, {atol:g})")
-    return tuple(dict.fromkeys(found))
-
-
-def _count(x: Any, name: str) -> int:
-    if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, not {x!r}")
-    if x < 1:
-        raise ValueError(f"{name} must be positive, not {x}")
-    return int(x)
-
-
-def _seconds(x: Any) -> float | None:
-    if x is None:
-        return None
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
-        raise TypeError(f"time_limit must be a number of seconds or None, not {x!r}")
-    if not 0 < x < math.inf:
-        raise ValueError(f"time_limit must be positive and finite, not {x!r}")
-    return float(x)

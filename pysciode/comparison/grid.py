@@ -55,8 +55,8 @@ FORWARD_LIMIT = 2_000
 SCALAR_TAPE_LIMIT = 10_000
 """Scalars in state and parameters above which ReverseDiff's tape of scalar operations would fill the memory."""
 
-DENSE_LIMIT = 2_000
-"""Equations of ForwardSensitivity's system above which an implicit solver's dense Jacobian would."""
+DENSE_LIMIT = 500
+"""Equations of ForwardSensitivity's system above which an implicit solver, with its dense Jacobian of all of them, takes minutes."""
 
 
 @dataclass(frozen=True)

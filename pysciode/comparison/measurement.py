@@ -180,7 +180,7 @@ def _is_not_offered(error: Exception) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in at most 200 characters and without advice."""
+    """What an error says, in at most 250 characters and without advice."""
     if isinstance(error, GradientFailed):
         text = error.reason
     elif isinstance(error, SolveFailed):
@@ -190,4 +190,4 @@ def one_line(error: BaseException) -> str:
         if not isinstance(error, PysciodeError):
             text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     text = " ".join(_NOISE.sub("", text).split())
-    return text if len(text) <= 200 else text[:199] + "…"
+    return text if len(text) <= 250 else text[:249] + "…"

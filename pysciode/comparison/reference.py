@@ -56,7 +56,7 @@ def find_reference(
         If a gradient that the user gave does not fit.
     """
     if given is not None and not isinstance(given, SensitivityAlgorithm):
-        return _given(tight.blocks, given)
+        return given_reference(tight.blocks, given)
     failures = []
     for rtol in TOLERANCES:
         try:
@@ -111,7 +111,14 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b)) / size if size > 0 else float(np.linalg.norm(b))
 
 
-def _given(blocks: Blocks, given: Any) -> tuple[Reference, Target]:
+def given_reference(blocks: Blocks, given: Any) -> tuple[Reference, Target]:
+    """A gradient that the user has, as an array or by block.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is none, or of another size.
+    """
     if isinstance(given, Mapping):
         if set(given) != set(blocks.sizes):
             raise ValueError(f"reference has blocks {sorted(map(str, given))}, but differentiated are {sorted(blocks.sizes)}")

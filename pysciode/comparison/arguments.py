@@ -1,0 +1,73 @@
+"""Arguments of a comparison: checked, and brought into one form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+TOLERANCES = {
+    np.dtype(np.float64): ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)),
+    np.dtype(np.float32): ((1e-3, 1e-5), (1e-4, 1e-6)),
+}
+"""Relative and absolute, by the problem's dtype."""
+
+
+def check_tolerances(tolerances: Any, dtype: np.dtype) -> tuple[tuple[float, float], ...]:
+    """Pairs ``(rtol, atol)``; a number is `rtol`, and a hundredth of it `atol`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are none, or not positive.
+    """
+    if tolerances is None:
+        return TOLERANCES[dtype]
+    if isinstance(tolerances, (int, float)):
+        tolerances = [tolerances]
+    found = []
+    try:
+        for x in tolerances:
+            rtol, atol = x if isinstance(x, (tuple, list)) else (x, x / 100)
+            found.append((float(rtol), float(atol)))
+    except (TypeError, ValueError):
+        raise TypeError(f"tolerances must be pairs (rtol, atol) or numbers rtol, not {tolerances!r}") from None
+    if not found:
+        raise ValueError("tolerances is empty; there is nothing to compare")
+    for rtol, atol in found:
+        if not (0 < rtol < math.inf and 0 <= atol < math.inf):
+            raise ValueError(f"tolerances must be positive and finite, not ({rtol:g}, {atol:g})")
+    return tuple(dict.fromkeys(found))
+
+
+def check_count(x: Any, name: str) -> int:
+    """A positive whole number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none; `name` is the argument's.
+    """
+    if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, not {x!r}")
+    if x < 1:
+        raise ValueError(f"{name} must be positive, not {x}")
+    return int(x)
+
+
+def check_time_limit(x: Any) -> float | None:
+    """Seconds, or None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not positive.
+    """
+    if x is None:
+        return None
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise TypeError(f"time_limit must be a number of seconds or None, not {x!r}")
+    if not 0 < x < math.inf:
+        raise ValueError(f"time_limit must be positive and finite, not {x!r}")
+    return float(x)
