@@ -175,7 +175,7 @@ def compare_adjoints(
         "time_limit": time_limit,
         "maxiters": maxiters,
         "seed": seed,
-        "cores": os.cpucheck_count(),
+        "cores": os.cpu_count(),
     }
     try:
         with tqdm(total=len(who) * len(grid) + 1, disable=not progress, unit="row", leave=False) as bar:

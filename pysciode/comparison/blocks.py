@@ -103,9 +103,15 @@ def differentiable(problem: ODEProblem) -> ODEProblem:
         return problem
     layout = problem.layout
     if layout.n_leaves == 0:
-        return remake(problem, **_state(problem))
-    leaves = [_variable(x, problem.dtype) for x in problem.leaves[: layout.n_leaves]]
-    return remake(problem, p=layout.rebuild(leaves))
+        changes: dict[str, Any] = _state(problem)
+    else:
+        leaves = [_variable(x, problem.dtype) for x in problem.leaves[: layout.n_leaves]]
+        changes = {"p": layout.rebuild(leaves)}
+    changed = remake(problem, **changes)
+    if not problem.is_torch:
+        # The model stays the one that was written for NumPy: on flat vectors it is the same, and torch might not capture it.
+        changed.__dict__.update(captured=problem._capture(), _captured_key=changed._key())
+    return changed
 
 
 def _variable(x: Any, dtype: np.dtype) -> torch.Tensor:
