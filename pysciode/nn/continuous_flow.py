@@ -208,6 +208,7 @@ class ContinuousFlow(nn.Module):
             raise ValueError(f"time must lie between {start:g} and {end:g}, not {time!r}")
         batch = FlowBatch.of(x, context, self.shape, "x")
         if time == start:
+            self._forget()
             return self.base.log_prob(batch.unflatten(batch.x))
         z, log_det = self._transport(batch, time, start, generator)
         return self.base.log_prob(z) + log_det
@@ -229,6 +230,7 @@ class ContinuousFlow(nn.Module):
             raise ValueError(f"times must lie between {start:g} and {end:g}")
         batch = FlowBatch.of(z, context, self.shape, "z")
         if len(times) == 1 and times[0] == start:
+            self._forget()
             return batch.unflatten(batch.x)[None]
         return batch.unflatten(self._move(batch, (start, float(times[-1])), times))
 
