@@ -203,6 +203,15 @@ def test_blocks_of_problems():
     assert Blocks.of(without).sizes == {"u0": 1}
 
 
+def test_a_model_for_numpy_stays_one_when_its_parameters_become_tensors():
+    def diffusion(u, p, t):
+        return p[0] * np.where(t > -1, np.roll(u, 1, 0) + np.roll(u, -1, 0) - 2 * u, 0.0)
+
+    given = ps.ODEProblem(diffusion, np.ones((3, 2)), (0.0, 1.0), [2.0])
+    changed = differentiable(given)
+    assert changed.is_torch and changed.model is given.model
+
+
 def test_losses_that_are_no_losses_are_refused():
     states = torch.ones(7, 1, dtype=torch.float64)
     for loss, error in (
