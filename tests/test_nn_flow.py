@@ -155,9 +155,9 @@ def test_linear_flow_is_the_analytic_gaussian(engine):
         torch.testing.assert_close(flow.log_prob(x), carried(1.0).log_prob(x), atol=1e-7, rtol=0)
         torch.testing.assert_close(flow.log_prob(x[0, 0]), carried(1.0).log_prob(x[0, 0]), atol=1e-7, rtol=0)
         torch.testing.assert_close(flow.log_prob(x, time=0.4), carried(0.4).log_prob(x), atol=1e-7, rtol=0)
+        assert flow.engine == engine and flow.nfe_forward > 6
         torch.testing.assert_close(flow.log_prob(x, time=0.0), Normal(0.0, 1.0).log_prob(x).sum(-1))
-    assert flow.engine == engine
-    assert flow.nfe_forward == 0  # the last call needed no solve
+        assert flow.nfe_forward == 0  # nothing was solved
 
 
 def test_forward_and_inverse_undo_each_other(engine):
