@@ -241,7 +241,7 @@ class _Comparison:
             hopeless: GradientRow | None = None
             for rtol, atol in grid:
                 task = Task(self.problem, self.loss.times, rtol, atol, self.maxiters)
-                bar.set_description(f"{entry.contestant.solver}, {_name(entry.contestant)}, rtol {rtol:.0e}")
+                bar.set_description(f"{entry.contestant.solver}, {_unmeasured(entry, task).label}, rtol {rtol:.0e}")
                 row = hopeless or self._row(entry, task)
                 self.rows.append(replace(row, rtol=rtol, atol=atol))
                 if row.status == "unavailable" or (row.reason or "").startswith("over the time limit"):
@@ -251,10 +251,7 @@ class _Comparison:
     def _row(self, entry: Entry, task: Task) -> GradientRow:
         if entry.skipped is None:
             return measure(entry.contestant, task, self.loss, self.target, self.effort)
-        x = entry.contestant
-        return GradientRow(
-            x.solver, x.method, x.vjp, x.engine, task.rtol, task.atol, dict(x.options), status="unavailable", reason=entry.skipped
-        )
+        return replace(_unmeasured(entry, task), status="unavailable", reason=entry.skipped)
 
     def report(self, problem: str, settings: dict[str, object]) -> AdjointReport:
         from .report import AdjointReport
@@ -262,6 +259,11 @@ class _Comparison:
         return AdjointReport(
             rows=tuple(self.rows), reference=self.reference, warnings=tuple(self.warnings), problem=problem, settings=settings
         )
+
+
+def _unmeasured(entry: Entry, task: Task) -> GradientRow:
+    x = entry.contestant
+    return GradientRow(x.solver, x.method, x.vjp, x.engine, task.rtol, task.atol, dict(x.options))
 
 
 @dataclass(frozen=True)
@@ -310,11 +312,6 @@ def _peers(problem: ODEProblem, algorithms: Sequence[Any]) -> list[Contestant]:
     from .embedded_peer import embedded_contestants
 
     return [*embedded_contestants(problem, algorithms), *diffrax_contestants(problem, algorithms)]
-
-
-def _name(contestant: Contestant) -> str:
-    vjp = f" ({contestant.vjp})" if contestant.vjp not in (None, "generated") else ""
-    return f"{contestant.method}{vjp}" if contestant.engine == "julia" else f"{contestant.engine}: {contestant.method}"
 
 
 def _describe(problem: ODEProblem) -> str:
