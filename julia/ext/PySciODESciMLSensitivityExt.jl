@@ -3,6 +3,7 @@ The adjoint methods of SciMLSensitivity over generated models. Loaded when the f
 """
 module PySciODESciMLSensitivityExt
 
+using DiffEqBase: DiffEqBase
 using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
@@ -57,8 +58,11 @@ function vjp_choice(s::Sensitivity, generated)
     if name === :generated
         name = haskey(generated.functions, :vjp!) ? :ZygoteVJP : :ReverseDiffVJP
     end
-    # "ReverseDiffVJP(true)" compiles the tape.
-    name === Symbol("ReverseDiffVJP(true)") && return ReverseDiffVJP(true)
+    if name === Symbol("ReverseDiffVJP(true)")
+        # Its tape is recorded once, with the ways that were taken then.
+        generated.branches && throw(ArgumentError("a compiled tape can't follow a model with branches: use ReverseDiffVJP"))
+        return ReverseDiffVJP(true)
+    end
     return getfield(SciMLSensitivity, name)()
 end
 
@@ -144,12 +148,21 @@ function (b::ContinuousPullback{T})(du::Matrix{T}) where {T}
     inst.progress = progress
     inst.joint = s.autojacvec === :generated && s.name in (:InterpolatingAdjoint, :BacksolveAdjoint) &&
         haskey(inst.generated.functions, :vjp_both!)
+    if s.autojacvec === :generated && s.name in (:GaussAdjoint, :GaussKronrodAdjoint) && PySciODE.takes_jacobian(plan.alg)
+        inst.audited = true
+        fill!(inst.lam_solved, zero(T))
+        fill!(inst.lam_interpolated, zero(T))
+    end
     first_is_start = !isempty(b.t) && b.t[1] == b.t0
     ts = first_is_start ? b.t[2:end] : b.t
     cotangents = first_is_start ? du[:, 2:end] : du
     du0, dp = reverse_solve(b, plan, b.sol, ts, Cotangent(cotangents))::Tuple{Vector{T},Vector{T}}
     check(b, plan, inst, du0, dp)
     s.name === :BacksolveAdjoint && inst.joint && check_drift(b, plan, inst)
+    if inst.audited
+        PySciODE.widen!(inst.lam_solved, du0)
+        check_interpolation(plan, inst)
+    end
     first_is_start && (du0 .+= view(du, :, 1))
     return du0, dp
 end
@@ -163,11 +176,12 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
     s.name === :QuadratureAdjoint && PySciODE.takes_jacobian(plan.alg) &&
         ((ts, cotangent) = graded(ts, b.t0, cotangent))
     fixed = forward.adaptive ? (;) : (; dt=-forward.dt, adaptive=false)
+    audit = b.inst.audited ? (; unstable_check=RecordAccepted(b.inst.lam_solved)) : (;)
     du0, dp = try
         # The exception says what the log would.
         with_logger(NullLogger()) do
             at_runtime(adjoint_sensitivities, sol, plan.reverse; t=ts, dgdu_discrete=cotangent,
-                       sensealg=sensealg(s, b.inst.generated), abstol, reltol, maxiters=o.maxiters, verbose=LOUD, fixed...)
+                       sensealg=sensealg(s, b.inst.generated), abstol, reltol, maxiters=o.maxiters, verbose=LOUD, fixed..., audit...)
         end
     catch e
         # What SciML would only have warned of arrives as an ErrorException.
@@ -187,6 +201,29 @@ function check(b::ContinuousPullback{T}, plan, inst, du0, dp) where {T}
         span = abs(b.t[end] - b.t0)
         left <= max(4 * inst.vjp_gap, span / 50) ||
             throw(GradientFailed("the reverse solve stopped at t = $(inst.vjp_t), before the start at t = $(b.t0)"))
+    end
+    return nothing
+end
+
+"""Sees every accepted state of a solve, where the solver asks whether it is still stable."""
+struct RecordAccepted{T} <: Function
+    largest::Vector{T}
+end
+function (r::RecordAccepted)(dt, u, p, t)
+    PySciODE.widen!(r.largest, u)
+    return DiffEqBase.ODE_DEFAULT_UNSTABLE_CHECK(dt, u, p, t)
+end
+
+"""
+Gauss quadrature reads the adjoint between the steps of its solve. Interpolants that are not made for stiff problems (those of KenCarp47 on
+Robertson's) leave the solution there by orders of magnitude, and the gradient is wrong without an error.
+"""
+function check_interpolation(plan, inst::Instance{T}) where {T}
+    slack = 100 * T(plan.options.reltol) * maximum(inst.lam_solved; init=zero(T)) + 100 * eps(T)
+    for (solved, interpolated) in zip(inst.lam_solved, inst.lam_interpolated)
+        interpolated <= 2solved + slack || throw(GradientFailed(
+            "the interpolated adjoint reaches $interpolated where its solution stays below $solved: this algorithm's dense output " *
+            "does not follow stiff layers, as that of Rodas5P does"))
     end
     return nothing
 end

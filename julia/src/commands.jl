@@ -44,7 +44,7 @@ function command(::Val{:register_callback}, a::Arguments, _)
         functions[:vjp!] = (dl, l, u, p, t, w) -> both(dl, zeros(T, np), l, u, p, t, w)
         functions[:vjp_p!] = (dp, l, u, p, t, w) -> both(zeros(T, n), dp, l, u, p, t, w)
     end
-    return hold!(MODELS, Model{T}(Generated(@__MODULE__, n, np, functions, nothing)))
+    return hold!(MODELS, Model{T}(Generated(@__MODULE__, n, np, functions, nothing, true)))
 end
 
 struct PythonFunction{T}
@@ -101,7 +101,10 @@ function read_sensitivity(a::Arguments)
     name = Symbol(a["name"])
     needs_adjoints = !(name in (:ForwardDiffSensitivity, :ForwardSensitivity))
     needs_adjoints && isempty(methods(run_adjoint)) && require("SciMLSensitivity")
-    return Sensitivity(; name, autojacvec=Symbol(get(a, "autojacvec", "generated")), options=symbolic_pairs(get(a, "options", ())),
+    autojacvec = Symbol(get(a, "autojacvec", "generated"))
+    # SciMLSensitivity has this as an extension only.
+    (name === :MooncakeAdjoint || autojacvec === :MooncakeVJP) && require("Mooncake")
+    return Sensitivity(; name, autojacvec, options=symbolic_pairs(get(a, "options", ())),
                        abstol=Float64(get(a, "abstol", NaN)), reltol=Float64(get(a, "reltol", NaN)), u0=a["u0"]::Bool, p=a["p"]::Bool)
 end
 

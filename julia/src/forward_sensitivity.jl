@@ -6,8 +6,9 @@ The state and its sensitivities as one system: `u' = f`, `s_j' = J s_j + âˆ‚f/âˆ
 """
 struct SensitivityRHS{T} <: Function
     f::RHS{T,T}
-    jac::Jacobian{T}
-    paramjac::ParamJacobian{T}
+    # Not `jac` and `paramjac`: SciMLBase takes fields of these names for the Jacobians of the whole system.
+    model_jac::Jacobian{T}
+    model_paramjac::ParamJacobian{T}
     n::Int
     nu::Int
     np::Int
@@ -21,12 +22,12 @@ function (s::SensitivityRHS{T})(dz, z, p, t) where {T}
     s.f(view(dz, 1:n), u, p, t)
     # Implicit methods differentiate this in turn, with dual numbers.
     J, pJ = eltype(dz) === T ? (s.J, s.pJ) : (similar(s.J, eltype(dz)), similar(s.pJ, eltype(dz)))
-    s.jac(J, u, p, t)
+    s.model_jac(J, u, p, t)
     S = reshape(view(z, (n + 1):length(z)), n, nu + np)
     dS = reshape(view(dz, (n + 1):length(dz)), n, nu + np)
     mul!(dS, J, S)
     if np > 0
-        s.paramjac(pJ, u, p, t)
+        s.model_paramjac(pJ, u, p, t)
         dS[:, (nu + 1):end] .+= pJ
     end
     return nothing

@@ -12,6 +12,7 @@ struct Generated
     np::Int
     functions::Dict{Symbol,Any}
     sparsity::Union{Nothing,Tuple{Vector{Int},Vector{Int}}}
+    branches::Bool  # whether the source may take one of several ways by the values of its arguments
 end
 
 """The names that generated source may define; see `LoweredModel` on the Python side for their arguments."""
@@ -35,7 +36,8 @@ function generate(source::AbstractString, n::Integer, np::Integer; constants=(),
     functions = Dict{Symbol,Any}(
         name => Base.invokelatest(getfield, mod, name) for name in FUNCTION_NAMES if isdefined(mod, name)
     )
-    return Generated(mod, n, np, functions, sparsity)
+    branches = occursin(r"\b(if|ifelse|while)\b|\?|&&|\|\|", source)
+    return Generated(mod, n, np, functions, sparsity, branches)
 end
 
 lookup(g::Generated, name::Symbol) = get(() -> throw(MissingFunction(name)), g.functions, name)
@@ -111,6 +113,10 @@ mutable struct Instance{T}
     const joint_lam::Vector{T}
     const joint_u::Vector{T}
     const joint_dp::Vector{T}
+    # for checking an interpolated adjoint: the largest entries at accepted steps, and where a quadrature looked
+    audited::Bool
+    const lam_solved::Vector{T}
+    const lam_interpolated::Vector{T}
     # counters and watch; `calls` are those of f, vjp and jvp together
     calls::Int
     nvjp::Int
@@ -142,7 +148,7 @@ mutable struct Instance{T}
     function Instance{T}(g::Generated) where {T}
         return new{T}(
             g, g.n, g.np, workspace(g, T),
-            false, false, zero(T), zeros(T, g.n), zeros(T, g.n), zeros(T, g.np),
+            false, false, zero(T), zeros(T, g.n), zeros(T, g.n), zeros(T, g.np), false, zeros(T, g.n), zeros(T, g.n),
             0, 0, 0, 0, zero(T), false, zero(T), zero(T), UInt64(0), C_NULL,
             Dict{Any,Any}(), IdDict{Any,Any}(), IdDict{Any,Any}(), nothing, nothing, nothing,
         )
@@ -196,7 +202,7 @@ end
 
 function reset!(inst::Instance{T}) where {T}
     inst.calls = inst.nvjp = inst.njvp = inst.njac = 0
-    inst.joint = inst.joint_ready = inst.nonfinite = false
+    inst.joint = inst.joint_ready = inst.nonfinite = inst.audited = false
     inst.vjp_t = T(NaN)
     inst.vjp_gap = zero(T)
     inst.progress = C_NULL
@@ -304,6 +310,7 @@ end
 function (r::ParamVJP{T})(dp::DenseVec{T}, l::DenseVec{T}, u::DenseVec{T}, p::DenseVec{T}, t) where {T}
     inst = r.inst
     tt = convert(T, t)
+    inst.audited && widen!(inst.lam_interpolated, l)
     if inst.joint_ready && tt == inst.joint_t && l == inst.joint_lam && u == inst.joint_u
         copyto!(dp, inst.joint_dp)
         inst.joint_ready = false
@@ -311,6 +318,13 @@ function (r::ParamVJP{T})(dp::DenseVec{T}, l::DenseVec{T}, u::DenseVec{T}, p::De
         GC.@preserve dp l u p slot(inst, Val(:vjpp))(pointer(dp), pointer(l), pointer(u), pointer(p), tt)
     end
     watch!(inst, dp, tt)
+    return nothing
+end
+
+function widen!(largest::Vector{T}, l) where {T}
+    @inbounds for i in eachindex(largest, l)
+        largest[i] = max(largest[i], abs(l[i]))
+    end
     return nothing
 end
 

@@ -15,7 +15,7 @@ jvp!(dv, v, u, p, t, w) = (@inbounds dv[1] = p[1] * v[1]; @inbounds dv[2] = -p[2
 end
 
 rehearsed(np) = Generated(Rehearsal, 2, np, Dict{Symbol,Any}(
-    name => getfield(Rehearsal, name) for name in FUNCTION_NAMES if isdefined(Rehearsal, name)), nothing)
+    name => getfield(Rehearsal, name) for name in FUNCTION_NAMES if isdefined(Rehearsal, name)), nothing, false)
 
 """Solve a small model the way Python does, for one element type, algorithm and sensitivity method."""
 function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pullback=false, np=2) where {T}
@@ -32,6 +32,7 @@ function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pull
         code = c_solve(id, at(u0), at(p), 0.0, 1.0, 2, pointer(ts), at(out), C_NULL, where_to)
         code == OK || error(first(get_object(ERRORS, report[].error)))
         if sensealg === nothing
+            c_release(report[].answer)
             code = c_solve(id, at(u0), at(p), 0.0, 1.0, -1, pointer(ts), C_NULL, C_NULL, where_to)
             code == OK || error(first(get_object(ERRORS, report[].error)))
         end
