@@ -75,8 +75,8 @@ class ContinuousFlow(nn.Module):
 
     Notes
     -----
-    The dynamics with their divergence are compiled once for each size of batch, a fraction of a second: a data loader should drop
-    its last batch where that is a smaller one.
+    The dynamics with their divergence are compiled once for each size of batch and each mode, which takes a second or two: a data
+    loader should drop its last batch where that is a smaller one.
 
     Examples
     --------
