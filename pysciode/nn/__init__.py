@@ -3,8 +3,25 @@
 from .augmented import AugmentedNeuralODE
 from .concat_squash import ConcatSquashNetwork
 from .continuous_flow import ContinuousFlow
+from .encoders import ODERNNEncoder, RNNEncoder
 from .flow_distribution import FlowDistribution
+from .kl_annealing import KLAnnealing
+from .latent_ode import ELBO, LatentODE
 from .neural_ode import NeuralODE
+from .observations import Observations
 from .regularization import Regularization
 
-__all__ = ["AugmentedNeuralODE", "ConcatSquashNetwork", "ContinuousFlow", "FlowDistribution", "NeuralODE", "Regularization"]
+__all__ = [
+    "AugmentedNeuralODE",
+    "ConcatSquashNetwork",
+    "ContinuousFlow",
+    "ELBO",
+    "FlowDistribution",
+    "KLAnnealing",
+    "LatentODE",
+    "NeuralODE",
+    "ODERNNEncoder",
+    "Observations",
+    "RNNEncoder",
+    "Regularization",
+]

@@ -1,0 +1,492 @@
+"""Latent ODEs: generative models of irregular time series.
+
+Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366), section 5;
+Rubanova, Chen, Duvenaud, "Latent ODEs for Irregularly-Sampled Time Series" (NeurIPS 2019, arXiv:1907.03907).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from ..algorithms import Algorithm, Tsit5, check_algorithm
+from ..capture.torch_arguments import infer_signature
+from ..engines.base import Engine
+from ..sensitivity import SensitivityAlgorithm, check_sensealg
+from ..solution import Statistics
+from .latent_path import LatentPath
+from .observations import Observations, check_times
+from .trajectory import Field, continuous_solution
+
+
+@dataclass(frozen=True)
+class ELBO:
+    """A lower bound of the log likelihood of each series, and its parts; tensors of shape ``(batch,)``.
+
+    Attributes
+    ----------
+    value
+        The bound: what is maximised.
+    log_likelihood
+        ``E log p(x | z)``, of the observed values.
+    event_log_likelihood
+        ``E log p(times | z)``; zero without an intensity.
+    kl
+        ``KL(q(z) ‖ p(z))``, unweighted.
+    """
+
+    value: torch.Tensor
+    log_likelihood: torch.Tensor
+    event_log_likelihood: torch.Tensor
+    kl: torch.Tensor
+
+
+class LatentODE(nn.Module):
+    """A variational autoencoder of time series whose latent state follows an ODE.
+
+    ``z(t0) ~ N(0, 1)``, ``dz/dt = dynamics(z)``, ``x(t) ~ N(decoder(z(t)), sd)``. The encoder gives the approximate posterior of
+    ``z(t0)``.
+
+    Parameters
+    ----------
+    encoder
+        :class:`RNNEncoder`, :class:`ODERNNEncoder`, or any module that makes of :class:`Observations` and `t0` a mean and a
+        standard deviation of shape ``(batch, latent_dim)``.
+    dynamics
+        A module with ``forward(z)`` or ``forward(t, z)``, each row of `z` for itself. It should be smooth (tanh, ELU, softplus):
+        see `Notes`.
+    decoder
+        A module from rows of latent states, shape ``(rows, latent_dim)``, to the means of observations, ``(rows, d)``.
+    latent_dim
+        Entries of `z`.
+    t0
+        The time of the latent prior, the same for all series. Observations and predictions may lie before it.
+    observation_sd
+        Standard deviation of the noise: a number, or one for each of the ``d`` entries.
+    learn_sd
+        Whether to learn it, from that start.
+    intensity
+        For observation times that tell something themselves (Chen et al., section 5.1): a module from latent states to the
+        logarithm of the rate ``λ(z)`` of the Poisson process that they come from, shape ``(rows, 1)``, or ``(rows, d)`` for
+        a rate of each entry.
+    algorithm
+        By default ``Tsit5()``, on both engines.
+    rtol, atol, sensealg, engine
+        As in :func:`pysciode.solve`; `atol` is one number.
+    solver_options
+        Further arguments of :func:`pysciode.solve`, such as ``dt``, the first step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument can't be right; it is named.
+
+    Notes
+    -----
+    One solve serves a batch, whatever its times: between the solver's steps the path is interpolated, with an error held to the
+    tolerances (see :mod:`pysciode.nn.trajectory`), so a hundred observations cost little more than ten. Where the dynamics have
+    kinks (ReLU) that takes more steps.
+
+    The dynamics are compiled once for each size of batch, a fraction of a second: a data loader should drop its last batch where
+    that is a smaller one.
+
+    Examples
+    --------
+    >>> encoder = RNNEncoder(input_dim=2, hidden_dim=25, latent_dim=4)
+    >>> dynamics = nn.Sequential(nn.Linear(4, 20), nn.ELU(), nn.Linear(20, 4))
+    >>> model = LatentODE(encoder, dynamics, nn.Linear(4, 2), latent_dim=4, observation_sd=0.3)
+    >>> loss = -model.elbo(x, times, mask).mean()
+    >>> future = model.extrapolate(x, times, mask, at=torch.linspace(10, 20, 100))
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        dynamics: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        *,
+        t0: float = 0.0,
+        observation_sd: Any = 0.1,
+        learn_sd: bool = False,
+        intensity: nn.Module | None = None,
+        algorithm: Algorithm | str | None = None,
+        rtol: float | None = None,
+        atol: float | None = None,
+        sensealg: SensitivityAlgorithm | None = None,
+        engine: str | Engine | None = None,
+        **solver_options: Any,
+    ) -> None:
+        super().__init__()
+        for name, module in (("encoder", encoder), ("dynamics", dynamics), ("decoder", decoder), ("intensity", intensity)):
+            if not isinstance(module, nn.Module) and not (name == "intensity" and module is None):
+                raise TypeError(f"{name} must be an nn.Module, not {type(module).__name__}")
+        roles = infer_signature(dynamics)
+        if set(roles) - {"t", "u"}:
+            raise TypeError(f"dynamics must take (t, z) or (z), but its forward takes {roles}")
+        if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
+            raise ValueError(f"latent_dim must be a positive integer, not {latent_dim!r}")
+        if not math.isfinite(t0):
+            raise ValueError(f"t0 must be finite, not {t0!r}")
+        if atol is not None and np.ndim(atol):
+            raise ValueError("atol must be one number")
+        for name in ("saveat", "throw", "save_idxs", "dense"):
+            if name in solver_options:
+                raise TypeError(f"{name} can't be given: the path is wanted at all times, or SolveFailed is raised")
+        check_sensealg(sensealg)
+        self.encoder = encoder
+        self.dynamics = dynamics
+        self.decoder = decoder
+        self.intensity = intensity
+        self.latent_dim = latent_dim
+        self.t0 = float(t0)
+        self.algorithm = Tsit5() if algorithm is None else check_algorithm(algorithm)
+        self.options = {"rtol": rtol, "atol": atol, "sensealg": sensealg, "engine": engine, **solver_options}
+        log_sd = _log_sd(observation_sd)
+        if learn_sd:
+            self.log_sd = nn.Parameter(log_sd)
+        else:
+            self.register_buffer("log_sd", log_sd)
+        self._latest_field: tuple[Any, Field, int] | None = None
+        self._forget()
+
+    # --- bounds of the likelihood ------------------------------------------------------------------------------------
+
+    def elbo(self, x: torch.Tensor, times: Any, mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+        """A lower bound of the log likelihood of each series, shape ``(batch,)``; for the arguments see `elbo_parts`."""
+        return self.elbo_parts(x, times, mask, **options).value
+
+    def elbo_parts(
+        self,
+        x: torch.Tensor,
+        times: Any,
+        mask: torch.Tensor | None = None,
+        *,
+        kl_weight: float = 1.0,
+        samples: int = 1,
+        importance_weighted: bool = False,
+        window: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> ELBO:
+        """The evidence lower bound and its parts.
+
+        Parameters
+        ----------
+        x, times, mask
+            As in :meth:`Observations.of`: values ``(batch, n, d)``, NaN where missing; times ``(n,)`` or ``(batch, n)``.
+        kl_weight
+            See :class:`KLAnnealing`.
+        samples
+            Latent samples for each series.
+        importance_weighted
+            The tighter bound ``E log 1/k Σ p(x, zᵢ) / q(zᵢ)`` of Burda, Grosse, Salakhutdinov, "Importance Weighted
+            Autoencoders" (ICLR 2016, arXiv:1509.00519).
+        window
+            From when to when the Poisson process was watched, needed with an intensity: a pair of times, or shape ``(batch, 2)``.
+        generator
+            Source of the samples.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an argument that can't be right; it is named.
+        SolveFailed
+            If the solver gave up.
+        """
+        self._forget()
+        _check_count(samples)
+        if not (math.isfinite(kl_weight) and kl_weight >= 0):
+            raise ValueError(f"kl_weight must be finite and not negative, not {kl_weight!r}")
+        if importance_weighted and kl_weight != 1:
+            raise ValueError("kl_weight must be 1 for the importance-weighted bound")
+        observations = Observations.of(x, times, mask)
+        watched = self._window(window, observations)
+        posterior = self._encode(observations)
+        prior = Normal(torch.zeros_like(posterior.mean), torch.ones_like(posterior.mean))
+        z0 = _draw(posterior, samples, generator)
+        path = self._path(z0, observations.observed_times(), *([] if watched is None else [watched]))
+        states = path(observations.times)
+        log_likelihood = self._log_likelihood(states[..., : self.latent_dim], observations)
+        events = torch.zeros_like(log_likelihood)
+        if watched is not None:
+            events = self._event_log_likelihood(states, path(watched), observations)
+        kl = kl_divergence(posterior, prior).sum(-1)
+        if importance_weighted:
+            log_ratio = log_likelihood + events + (prior.log_prob(z0) - posterior.log_prob(z0)).sum(-1)
+            value = torch.logsumexp(log_ratio, 0) - math.log(samples)
+        else:
+            value = (log_likelihood + events).mean(0) - kl_weight * kl
+        return ELBO(value, log_likelihood.mean(0), events.mean(0), kl)
+
+    def _log_likelihood(self, latent: torch.Tensor, observations: Observations) -> torch.Tensor:
+        """Of the observed values, shape ``(samples, batch)``."""
+        means = self._decode(latent)
+        if means.shape[1:] != observations.values.shape:
+            raise ValueError(f"the decoder returns {means.shape[-1]} entries, but x has {observations.values.shape[-1]}")
+        log_p = Normal(means, self.observation_sd).log_prob(observations.values)
+        return torch.where(observations.mask, log_p, 0).sum((-2, -1))
+
+    def _event_log_likelihood(
+        self, states: torch.Tensor, ends: torch.Tensor, observations: Observations
+    ) -> torch.Tensor:
+        """``Σ log λ(z(tᵢ)) - ∫ λ(z(t)) dt``, shape ``(samples, batch)``; the integral was solved beside the latent states."""
+        log_rates = _by_rows(self.intensity, states[..., : self.latent_dim])
+        happened = observations.rows[..., None] if log_rates.shape[-1] == 1 else observations.mask
+        if log_rates.shape[-1] not in (1, happened.shape[-1]):
+            raise ValueError(f"intensity returns {log_rates.shape[-1]} entries; it must be 1 or {happened.shape[-1]}")
+        integrals = ends[:, :, 1, self.latent_dim :] - ends[:, :, 0, self.latent_dim :]
+        return torch.where(happened, log_rates, 0).sum((-2, -1)) - integrals.sum(-1)
+
+    def _window(self, window: Any, observations: Observations) -> torch.Tensor | None:
+        if self.intensity is None:
+            if window is not None:
+                raise ValueError("window is for models with an intensity")
+            return None
+        if window is None:
+            raise ValueError("window is needed with an intensity: from when to when the observations were made")
+        watched = check_times(window, "window", observations.values.dtype, len(observations.values), 2)
+        times = observations.times.expand(observations.rows.shape)
+        outside = (times < watched[..., :1]) | (times > watched[..., 1:])
+        if not (torch.isfinite(watched).all() and (watched[..., 0] <= watched[..., 1]).all()):
+            raise ValueError("window must be finite, its start before its end")
+        if (outside & observations.rows).any():
+            raise ValueError("window must hold all times of observations")
+        return watched
+
+    # --- predictions -------------------------------------------------------------------------------------------------
+
+    def encode(self, x: torch.Tensor, times: Any, mask: torch.Tensor | None = None) -> Normal:
+        """The approximate posterior of the latent state at ``t0``, of shape ``(batch, latent_dim)``."""
+        self._forget()
+        return self._encode(Observations.of(x, times, mask))
+
+    def reconstruct(
+        self,
+        x: torch.Tensor,
+        times: Any,
+        mask: torch.Tensor | None = None,
+        *,
+        samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Means of observations at `times`, missing ones included; see `extrapolate`."""
+        observations = Observations.of(x, times, mask)
+        return self._predict(observations, observations.times, samples, generator)
+
+    forward = reconstruct
+
+    def interpolate(
+        self,
+        x: torch.Tensor,
+        times: Any,
+        mask: torch.Tensor | None = None,
+        *,
+        at: Any,
+        samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Means of observations at times between the first and the last observation of each series; see `extrapolate`.
+
+        Raises
+        ------
+        ValueError
+            For a time outside.
+        """
+        observations, at = self._asked(x, times, mask, at)
+        seen = observations.times.expand(observations.rows.shape)
+        first = torch.where(observations.rows, seen, torch.inf).amin(1, keepdim=True)
+        last = torch.where(observations.rows, seen, -torch.inf).amax(1, keepdim=True)
+        if ((at < first) | (at > last)).any():
+            raise ValueError("at must lie between the first and the last observation of each series; use extrapolate")
+        return self._predict(observations, at, samples, generator)
+
+    def extrapolate(
+        self,
+        x: torch.Tensor,
+        times: Any,
+        mask: torch.Tensor | None = None,
+        *,
+        at: Any,
+        samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Means of observations at any times, before the first observation and before ``t0`` too.
+
+        Parameters
+        ----------
+        x, times, mask
+            What was observed, as in `elbo_parts`.
+        at
+            Shape ``(m,)`` or ``(batch, m)``, in any order.
+        samples
+            Latent samples for each series; None takes the mean of the posterior.
+        generator
+            Source of the samples.
+
+        Returns
+        -------
+        tensor
+            ``(batch, m, d)``, with `samples` ``(samples, batch, m, d)``.
+
+        Raises
+        ------
+        TypeError, ValueError, SolveFailed
+            As `elbo_parts`.
+        """
+        return self._predict(*self._asked(x, times, mask, at), samples, generator)
+
+    def sample_prior(
+        self, count: int, times: Any, *, noise: bool = False, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """New series, shape ``(count, m, d)``, at `times` of shape ``(m,)``; with `noise`, that of observations is added."""
+        self._forget()
+        _check_count(count, "count")
+        dtype = self.log_sd.dtype
+        z0 = torch.randn(1, count, self.latent_dim, dtype=dtype, generator=generator)
+        at = _finite(check_times(times, "times", dtype, None), "times")
+        means = self._decode(self._path(z0, at)(at)[..., : self.latent_dim])[0]
+        if not noise:
+            return means
+        return means + self.observation_sd * torch.randn(means.shape, dtype=dtype, generator=generator)
+
+    def latent_states(self, z0: torch.Tensor, times: Any) -> torch.Tensor:
+        """The path from `z0`, shape ``(batch, latent_dim)``, at `times`: shape ``(batch, m, latent_dim)``."""
+        self._forget()
+        if not isinstance(z0, torch.Tensor) or z0.ndim != 2 or z0.shape[1] != self.latent_dim:
+            raise ValueError(f"z0 must be a tensor of shape (batch, {self.latent_dim})")
+        at = _finite(check_times(times, "times", z0.dtype, len(z0)), "times")
+        return self._path(z0[None], at)(at)[0, ..., : self.latent_dim]
+
+    def _asked(self, x: Any, times: Any, mask: Any, at: Any) -> tuple[Observations, torch.Tensor]:
+        observations = Observations.of(x, times, mask)
+        return observations, _finite(check_times(at, "at", x.dtype, len(x)), "at")
+
+    def _predict(
+        self, observations: Observations, at: torch.Tensor, samples: int | None, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        self._forget()
+        if samples is not None:
+            _check_count(samples)
+        posterior = self._encode(observations)
+        z0 = posterior.mean[None] if samples is None else _draw(posterior, samples, generator)
+        means = self._decode(self._path(z0, at)(at)[..., : self.latent_dim])
+        return means[0] if samples is None else means
+
+    # --- encoder, path, decoder --------------------------------------------------------------------------------------
+
+    def _encode(self, observations: Observations) -> Normal:
+        mean, sd = self.encoder(observations, self.t0)
+        shape = (len(observations.values), self.latent_dim)
+        if mean.shape != shape or sd.shape != shape:
+            raise ValueError(f"the encoder must return two tensors of shape {shape}, not {mean.shape} and {sd.shape}")
+        self._statistics += getattr(self.encoder, "statistics", [])
+        return Normal(mean, sd)
+
+    def _path(self, z0: torch.Tensor, *times: torch.Tensor) -> LatentPath:
+        """The path from `z0`, ``(samples, batch, latent_dim)``, over all `times`; with an intensity its integral follows the
+        latent state."""
+        field, extra = self._field(z0)
+        start = torch.cat([z0, z0.new_zeros(*z0.shape[:2], extra)], 2) if extra else z0
+        wanted = torch.cat([x.detach().flatten() for x in times])
+        ends = {"later": wanted.max().item(), "earlier": wanted.min().item()} if len(wanted) else {}
+        parts = {"later": None, "earlier": None}
+        for name, end in ends.items():
+            if (end > self.t0) if name == "later" else (end < self.t0):
+                parts[name], solutions = continuous_solution(field, start, self.t0, end, self.algorithm, self.options)
+                self._statistics += [x.stats for x in solutions]
+                self._engine = solutions[-1].engine
+        return LatentPath(start, self.t0, **parts)
+
+    def _field(self, z0: torch.Tensor) -> tuple[Field, int]:
+        """The right-hand side ``f(t, u)``, the same object as long as its modules are, and its states beside the latent ones."""
+        modules = (self.dynamics, self.intensity)
+        if self._latest_field is None or any(a is not b for a, b in zip(self._latest_field[0], modules, strict=True)):
+            extra = 0
+            if self.intensity is not None:
+                with torch.no_grad():
+                    extra = self.intensity(z0[0, :1]).shape[-1]
+            self._latest_field = modules, _field(*modules, self.latent_dim), extra
+        return self._latest_field[1:]
+
+    def _decode(self, latent: torch.Tensor) -> torch.Tensor:
+        return _by_rows(self.decoder, latent)
+
+    @property
+    def observation_sd(self) -> torch.Tensor:
+        """Standard deviation of the observations' noise, shape ``()`` or ``(d,)``."""
+        return self.log_sd.exp()
+
+    # --- what is known of the latest call ----------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._statistics: list[Statistics] = []
+        self._engine: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles start without a latest call, and without a field over the modules of the original."""
+        return self.__dict__ | {"_statistics": [], "_engine": None, "_latest_field": None}
+
+    @property
+    def nfe_forward(self) -> int:
+        """Evaluations of the dynamics by the solver in the latest call, an ODE-RNN encoder's included."""
+        return sum(x.nf for x in self._statistics)
+
+    @property
+    def nfe_backward(self) -> int:
+        """Evaluations in the reverse solves of the latest call's backward pass, each a vector-Jacobian product; 0 before."""
+        return sum(max(x.get("nvjp", 0), x.get("nf_reverse", 0)) for x in self._statistics)
+
+    @property
+    def engine(self) -> str | None:
+        """Which engine solved the latest call."""
+        return self._engine
+
+
+def _field(dynamics: nn.Module, intensity: nn.Module | None, latent_dim: int) -> Field:
+    roles = infer_signature(dynamics)
+
+    def flow(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        given = {"t": t, "u": u}
+        return dynamics(*[given[role] for role in roles])
+
+    def flow_with_integral(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        z = u[:, :latent_dim]
+        return torch.cat([flow(t, z), intensity(z).exp()], 1)
+
+    return flow if intensity is None else flow_with_integral
+
+
+def _by_rows(module: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+    return module(latent.flatten(0, -2)).unflatten(0, latent.shape[:-1])
+
+
+def _draw(posterior: Normal, samples: int, generator: torch.Generator | None) -> torch.Tensor:
+    mean = posterior.mean
+    return mean + posterior.stddev * torch.randn(samples, *mean.shape, dtype=mean.dtype, generator=generator)
+
+
+def _check_count(samples: Any, name: str = "samples") -> None:
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"{name} must be a positive integer, not {samples!r}")
+
+
+def _finite(times: torch.Tensor, name: str) -> torch.Tensor:
+    if not torch.isfinite(times).all():
+        raise ValueError(f"{name} must be finite")
+    return times
+
+
+def _log_sd(sd: Any) -> torch.Tensor:
+    try:
+        sd = torch.as_tensor(sd, dtype=torch.get_default_dtype()).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"observation_sd must be a number or one for each entry, not {sd!r}") from None
+    if sd.ndim > 1 or not (torch.isfinite(sd) & (sd > 0)).all():
+        raise ValueError("observation_sd must be positive and finite: a number, or shape (d,)")
+    return sd.log()
