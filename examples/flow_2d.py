@@ -1,15 +1,14 @@
 """Continuous normalizing flows learn densities in the plane: FFJORD's figure 2.
 
-Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, "FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative
-Models" (ICLR 2019, arXiv:1810.01367): the data, the density that the flow finds, and samples from it. Kinetic and Jacobian
-regularisation (Finlay et al. 2020, arXiv:2002.02798) keep the paths straight and the evaluations few.
+Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, "FFJORD: Free-form Continuous Dynamics for Scalable Reversible
+Generative Models" (ICLR 2019, arXiv:1810.01367): the data, the density that the flow finds, and samples from it. Kinetic
+and Jacobian regularisation (Finlay et al. 2020, arXiv:2002.02798) keep the paths straight and the evaluations few.
 
 Run: python examples/flow_2d.py [--quick] [--data spirals] [--animation flow.gif]
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +21,8 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from pysciode.fitting import train
 from pysciode.nn import ConcatSquashNetwork, ContinuousFlow, Regularization
 
 LIMIT = 4.5
@@ -41,7 +40,7 @@ class Result:
     seconds: float
 
 
-def train(name: str, steps: int, batch: int, hidden: int, seed: int, engine: str) -> Result:
+def fit(name: str, steps: int, batch: int, hidden: int, seed: int, engine: str) -> Result:
     """Maximum likelihood on new samples at every step."""
     torch.manual_seed(seed)
     flow = ContinuousFlow(
@@ -54,23 +53,19 @@ def train(name: str, steps: int, batch: int, hidden: int, seed: int, engine: str
     )
     optimiser = torch.optim.Adam(flow.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=1e-4)
-    start = time.perf_counter()
-    with tqdm(range(steps), desc=name) as bar:
-        for _ in bar:
-            optimiser.zero_grad()
-            nll = -flow.log_prob(DENSITIES[name](batch)).mean()
-            (nll + flow.regularization.mean()).backward()
-            optimiser.step()
-            schedule.step()
-            bar.set_postfix(nll=f"{nll.item():.3f}", nfe=f"{flow.nfe_forward}+{flow.nfe_backward}")
-    seconds = time.perf_counter() - start
+
+    def loss(flow: ContinuousFlow, _: None) -> tuple[torch.Tensor, dict[str, float]]:
+        nll = -flow.log_prob(DENSITIES[name](batch)).mean()
+        return nll + flow.regularization.mean(), {"nll": nll.item()}
+
+    run = train(flow, loss, None, optimiser, steps=steps, scheduler=schedule)
     nfe = (flow.nfe_forward, flow.nfe_backward)
     flow.eval()
     held_out = DENSITIES[name](5000)
     with torch.no_grad():
         found = -flow.log_prob(held_out).mean().item()
     gaussian = torch.distributions.MultivariateNormal(held_out.mean(0), torch.cov(held_out.T))
-    return Result(name, flow, found, -gaussian.log_prob(held_out).mean().item(), nfe, seconds)
+    return Result(name, flow, found, -gaussian.log_prob(held_out).mean().item(), nfe, run.seconds)
 
 
 def grid(points: int) -> torch.Tensor:
@@ -149,7 +144,7 @@ def main(
     names = list(DENSITIES) if data == "all" else [data]
     if quick:
         names, steps, batch, hidden = names[-1:], 40, 128, 32
-    results = [train(name, steps, batch, hidden, seed, engine) for name in names]
+    results = [fit(name, steps, batch, hidden, seed, engine) for name in names]
     draw(results, output, points=40 if quick else 150)
     if animation is not None:
         animate(results[-1], animation, frames=8 if quick else 40, points=40 if quick else 100)

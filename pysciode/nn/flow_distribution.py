@@ -57,7 +57,7 @@ class FlowDistribution(Distribution):
         context = self.context
         if context is not None:
             context = context.expand(*batch_shape, *context.shape[len(self.batch_shape) :])
-        return FlowDistribution(self.flow, context, batch_shape, validate_args=False)
+        return FlowDistribution(self.flow, context, batch_shape, self._validate_args)
 
     def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
         return self.flow.sample(self._size(sample_shape), self.context)
