@@ -10,13 +10,14 @@ reactions (50 times up to 1e4) / HIRES, at ``rtol=1e-8, atol=1e-11``, `Quadratur
 ==========================  =============  =============  =============  =============  ================
 method                      Rodas5P        Rodas4         RadauIIA5      KenCarp4       KenCarp47
 ==========================  =============  =============  =============  =============  ================
-`GaussAdjoint`              6e-8 / 4e-7    1e-7 / 2e-6    8e-7 / 7e-6    6e-5 / 1e-4    wrong / 1e-3
+`GaussAdjoint`              6e-8 / 4e-7    1e-7 / 2e-6    8e-7 / 7e-6    6e-5 / 1e-4    refused / 1e-3
 `QuadratureAdjoint`         5e-8 / 4e-10   6e-8 / 1e-8    2e-6 / 2e-6    8e-7 / 2e-8    1e-6 / 3e-7
 `InterpolatingAdjoint`      5e-8 / 6e-8    7e-8 / 2e-8    2e-6 / 5e-7    6e-5 / 5e-6    8e-6 / 2e-5
+`ForwardSensitivity`        2e-8 / 1e-10
 ==========================  =============  =============  =============  =============  ================
 
 So take a Rosenbrock method. The singly diagonally implicit ones interpolate by cubics, which overshoot within a step that passes
-over a fast transient. `FBDF` can't start the reverse solve where the fastest time scale is near the spacing of floats at ``t``
+over a fast transient: a Gauss adjoint that looks there is refused with `GradientFailed`. `FBDF` can't start the reverse solve where the fastest time scale is near the spacing of floats at ``t``
 (Robertson's at 1e4): `GradientFailed`.
 """
 
@@ -32,7 +33,7 @@ AutoJacVec = Literal[
     "generated", "ZygoteVJP", "ReverseDiffVJP", "ReverseDiffVJP(true)", "EnzymeVJP", "MooncakeVJP", "TrackerVJP"
 ]
 """Who makes vector-Jacobian products: the model's own generated ones, or a Julia package. ``"ReverseDiffVJP(true)"`` compiles
-its tape once, which freezes every branch of the model (``where``, ``clip``, ``abs``): only for models without any."""
+its tape once, which would freeze every branch of the model: refused for models that have any."""
 
 FORWARD_LIMIT = 40
 """Up to this many scalars in ``u0`` and ``p`` together, forward mode is the cheaper one for typical models."""
