@@ -180,17 +180,25 @@ def algorithm_name(algorithm: Algorithm | None, raw: Any) -> str:
 
 
 def choose_sensealg(sensealg: SensitivityAlgorithm | None, problem: ODEProblem, engine: Engine) -> SensitivityAlgorithm:
-    """The user's method, or the default."""
-    if sensealg is not None:
-        return sensealg
+    """The user's method, or the default.
+
+    Raises
+    ------
+    ValueError
+        If the model stays in Python and the method would differentiate through it.
+    """
     from .capture.model import CallbackModel
 
-    return default_sensealg(
-        problem.n,
-        problem.layout.size,
-        embedded=engine.name == "embedded",
-        in_python=isinstance(problem.model, CallbackModel),
-    )
+    embedded, in_python = engine.name == "embedded", isinstance(problem.model, CallbackModel)
+    if sensealg is None:
+        return default_sensealg(problem.n, problem.layout.size, embedded=embedded, in_python=in_python)
+    if in_python and not embedded and not (sensealg.continuous and sensealg.autojacvec == "generated"):
+        # Its numbers carry derivatives, which a call into Python would drop without a word.
+        raise ValueError(
+            f"{sensealg} can't differentiate a model that stays in Python (capture='callback'): take GaussAdjoint(), "
+            "InterpolatingAdjoint(), QuadratureAdjoint() or BacksolveAdjoint(), which use torch's vector-Jacobian products"
+        )
+    return sensealg
 
 
 def _check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object) -> None:

@@ -93,3 +93,18 @@ def test_gradcheck_of_a_module(engine, sensealg):
         return ps.solve(problem, ps.Tsit5(), saveat=[1.0], rtol=1e-10, atol=1e-10, sensealg=sensealg, engine=engine).u
 
     assert torch.autograd.gradcheck(states, (u0, *net.parameters()), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize(
+    "sensealg", [ps.ForwardDiffSensitivity(), ps.ForwardSensitivity(), ps.ReverseDiffAdjoint(), ps.GaussAdjoint("ZygoteVJP")], ids=str
+)
+def test_methods_that_differentiate_a_model_in_python_are_refused(sensealg):
+    """Dual numbers that go through a call into Python come back without their derivatives: a gradient of zeros."""
+    p = torch.tensor(2.0, dtype=F64, requires_grad=True)
+    problem = ps.ODEProblem(lambda u, p, t: -p * u, torch.ones(1, dtype=F64), (0.0, 1.0), p, capture="callback")
+    with pytest.raises(ValueError, match="stays in Python"):
+        ps.solve(problem, ps.Tsit5(), saveat=[1.0], sensealg=sensealg, engine="julia")
+    u = ps.solve(problem, ps.Tsit5(), saveat=[1.0], rtol=1e-9, atol=1e-9, sensealg=ps.GaussAdjoint(), engine="julia").u
+    u.sum().backward()
+    assert p.grad.item() == pytest.approx(-np.exp(-2.0), rel=1e-6)
