@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import softplus
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from ..algorithms import BS3, Algorithm
+from ..algorithms import Algorithm
 from ..solution import Statistics
 from .neural_ode import NeuralODE
 from .observations import Observations, Steps
@@ -76,7 +76,9 @@ class ODERNNEncoder(nn.Module):
     masks
         Whether the GRU is told which entries were observed.
     algorithm, rtol, atol
-        By default ``BS3()`` with 1e-3 and 1e-4: the intervals are short, and a gradient restarts at each.
+        By default ``Tsit5()``.
+    dt
+        First step, as a part of the interval between two observations; by default the whole of it.
     solver_options
         Further arguments of :class:`NeuralODE`, such as `sensealg` or `engine`.
     """
@@ -92,6 +94,7 @@ class ODERNNEncoder(nn.Module):
         algorithm: Algorithm | str | None = None,
         rtol: float = 1e-3,
         atol: float = 1e-4,
+        dt: float = 1.0,
         **solver_options: Any,
     ) -> None:
         super().__init__()
@@ -100,8 +103,7 @@ class ODERNNEncoder(nn.Module):
             if name in solver_options:
                 raise TypeError(f"{name} can't be given: the encoder solves from one observation to the next")
         self.masks = masks
-        algorithm = BS3() if algorithm is None else algorithm
-        self.flow = NeuralODE(dynamics, algorithm=algorithm, rtol=rtol, atol=atol, **solver_options)
+        self.flow = NeuralODE(dynamics, algorithm=algorithm, rtol=rtol, atol=atol, dt=dt, **solver_options)
         self.cell = nn.GRUCell(input_dim * (1 + masks), hidden_dim)
         self.head = nn.Linear(hidden_dim, 2 * latent_dim)
         self._statistics: list[Statistics] = []

@@ -20,14 +20,14 @@ from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
 from ..solution import Statistics
-from .latent_path import LatentPath
+from .latent_path import LatentPath, by_rows, follow, latent_field
 from .observations import Observations, check_times
-from .trajectory import Field, continuous_solution
+from .trajectory import Field
 
 
 @dataclass(frozen=True)
 class ELBO:
-    """A lower bound of the log likelihood of each series, and its parts; tensors of shape ``(batch,)``.
+    """A lower bound of the log likelihood of each series, and its parts: tensors of shape ``(batch,)``.
 
     Attributes
     ----------
@@ -236,7 +236,7 @@ class LatentODE(nn.Module):
         self, states: torch.Tensor, ends: torch.Tensor, observations: Observations
     ) -> torch.Tensor:
         """``Σ log λ(z(tᵢ)) - ∫ λ(z(t)) dt``, shape ``(samples, batch)``; the integral was solved beside the latent states."""
-        log_rates = _by_rows(self.intensity, states[..., : self.latent_dim])
+        log_rates = by_rows(self.intensity, states[..., : self.latent_dim])
         happened = observations.rows[..., None] if log_rates.shape[-1] == 1 else observations.mask
         if log_rates.shape[-1] not in (1, happened.shape[-1]):
             raise ValueError(f"intensity returns {log_rates.shape[-1]} entries; it must be 1 or {happened.shape[-1]}")
@@ -394,14 +394,10 @@ class LatentODE(nn.Module):
         field, extra = self._field(z0)
         start = torch.cat([z0, z0.new_zeros(*z0.shape[:2], extra)], 2) if extra else z0
         wanted = torch.cat([x.detach().flatten() for x in times])
-        ends = {"later": wanted.max().item(), "earlier": wanted.min().item()} if len(wanted) else {}
-        parts = {"later": None, "earlier": None}
-        for name, end in ends.items():
-            if (end > self.t0) if name == "later" else (end < self.t0):
-                parts[name], solutions = continuous_solution(field, start, self.t0, end, self.algorithm, self.options)
-                self._statistics += [x.stats for x in solutions]
-                self._engine = solutions[-1].engine
-        return LatentPath(start, self.t0, **parts)
+        path, solutions = follow(field, start, self.t0, wanted, self.algorithm, self.options)
+        self._statistics += [x.stats for x in solutions]
+        self._engine = solutions[-1].engine if solutions else None
+        return path
 
     def _field(self, z0: torch.Tensor) -> tuple[Field, int]:
         """The right-hand side ``f(t, u)``, the same object as long as its modules are, and its states beside the latent ones."""
@@ -411,11 +407,11 @@ class LatentODE(nn.Module):
             if self.intensity is not None:
                 with torch.no_grad():
                     extra = self.intensity(z0[0, :1]).shape[-1]
-            self._latest_field = modules, _field(*modules, self.latent_dim), extra
+            self._latest_field = modules, latent_field(*modules, self.latent_dim), extra
         return self._latest_field[1:]
 
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
-        return _by_rows(self.decoder, latent)
+        return by_rows(self.decoder, latent)
 
     @property
     def observation_sd(self) -> torch.Tensor:
@@ -446,24 +442,6 @@ class LatentODE(nn.Module):
     def engine(self) -> str | None:
         """Which engine solved the latest call."""
         return self._engine
-
-
-def _field(dynamics: nn.Module, intensity: nn.Module | None, latent_dim: int) -> Field:
-    roles = infer_signature(dynamics)
-
-    def flow(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        given = {"t": t, "u": u}
-        return dynamics(*[given[role] for role in roles])
-
-    def flow_with_integral(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        z = u[:, :latent_dim]
-        return torch.cat([flow(t, z), intensity(z).exp()], 1)
-
-    return flow if intensity is None else flow_with_integral
-
-
-def _by_rows(module: nn.Module, latent: torch.Tensor) -> torch.Tensor:
-    return module(latent.flatten(0, -2)).unflatten(0, latent.shape[:-1])
 
 
 def _draw(posterior: Normal, samples: int, generator: torch.Generator | None) -> torch.Tensor:
