@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torchdiffeq import odeint
 
+from pysciode.nn import ELBO, KLAnnealing, LatentODE, Observations, ODERNNEncoder, RNNEncoder
 from pysciode.nn.trajectory import continuous_solution
 
 D, LATENT, HIDDEN = 2, 3, 5
