@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from .algorithms import PARTITIONED, Algorithm, check_algorithm
+from .algorithms import OWN_FORM, PARTITIONED, Algorithm, check_algorithm
 from .engines import get_engine
 from .engines.base import Engine, SolveOptions, SolveRequest
 from .errors import SolveFailed
 from .latest_call import recall, remember
 from .options import ProgressBar, solve_options
 from .problems import ODEProblem
-from .sensitivity import SensitivityAlgorithm, check_sensealg, default_sensealg
+from .sensitivity import ForwardDiffSensitivity, SensitivityAlgorithm, check_sensealg, default_sensealg
 from .solution import SUCCESS, Solution
 
 ADVICE = {
@@ -179,19 +179,29 @@ def algorithm_name(algorithm: Algorithm | None, raw: Any) -> str:
     return raw.algorithm or (algorithm.name if algorithm is not None else "auto")
 
 
-def choose_sensealg(sensealg: SensitivityAlgorithm | None, problem: ODEProblem, engine: Engine) -> SensitivityAlgorithm:
+def choose_sensealg(
+    sensealg: SensitivityAlgorithm | None, problem: ODEProblem, algorithm: Algorithm | None, engine: Engine
+) -> SensitivityAlgorithm:
     """The user's method, or the default.
 
     Raises
     ------
     ValueError
-        If the model stays in Python and the method would differentiate through it.
+        If the method can't see the whole model: one that stays in Python, or that the solver takes in parts.
     """
     from .capture.model import CallbackModel
 
     embedded, in_python = engine.name == "embedded", isinstance(problem.model, CallbackModel)
+    in_parts = not embedded and algorithm is not None and algorithm.family in OWN_FORM[problem.kind]
     if sensealg is None:
+        if in_parts:
+            return ForwardDiffSensitivity()
         return default_sensealg(problem.n, problem.layout.size, embedded=embedded, in_python=in_python)
+    if in_parts and not isinstance(sensealg, ForwardDiffSensitivity):
+        raise ValueError(
+            f"{sensealg.name} needs the first-order system, but {algorithm.name} solves a {type(problem).__name__} in parts: "
+            "take ForwardDiffSensitivity(), or an algorithm for first-order systems"
+        )
     if in_python and not embedded and not (sensealg.continuous and sensealg.autojacvec == "generated"):
         # Its numbers carry derivatives, which a call into Python would drop without a word.
         raise ValueError(

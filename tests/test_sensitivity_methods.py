@@ -108,3 +108,30 @@ def test_methods_that_differentiate_a_model_in_python_are_refused(sensealg):
     u = ps.solve(problem, ps.Tsit5(), saveat=[1.0], rtol=1e-9, atol=1e-9, sensealg=ps.GaussAdjoint(), engine="julia").u
     u.sum().backward()
     assert p.grad.item() == pytest.approx(-np.exp(-2.0), rel=1e-6)
+
+
+@pytest.mark.julia
+def test_methods_that_see_one_part_of_a_problem_are_refused():
+    """Solved in parts, the forward sensitivities of the first part alone would pass for the gradient: -0.135 for -0.210."""
+    p = torch.tensor(2.0, dtype=F64, requires_grad=True)
+    u0 = torch.ones(1, dtype=F64)
+    split = ps.SplitODEProblem(lambda u, p, t: -p * u, lambda u, p, t: 0 * u + 0.5, u0, (0.0, 1.0), p)
+    second = ps.SecondOrderODEProblem(lambda v, u, p, t: -p * u, torch.zeros(1, dtype=F64), u0, (0.0, 1.0), p)
+    options = {"saveat": [1.0], "rtol": 1e-9, "atol": 1e-11, "engine": "julia"}
+    for problem, algorithm in ((split, ps.KenCarp4()), (second, ps.VelocityVerlet())):
+        for sensealg in (ps.ForwardSensitivity(), ps.GaussAdjoint(), ps.ReverseDiffAdjoint()):
+            with pytest.raises(ValueError, match="in parts: take ForwardDiffSensitivity"):
+                ps.solve(problem, algorithm, dt=1e-3, sensealg=sensealg, **options)
+    # Of e^-p + (1 - e^-p) / 2p, and of cos √p.
+    e = np.exp(-2.0)
+    expected = {split: -e - (1 - e) / 8 + e / 4, second: -np.sin(2**0.5) / 8**0.5}
+    for problem, algorithm, sensealg in (
+        (split, ps.KenCarp4(), None),
+        (split, ps.Tsit5(), ps.GaussAdjoint()),
+        (second, ps.VelocityVerlet(), None),
+        (second, ps.Tsit5(), ps.GaussAdjoint()),
+    ):
+        p.grad = None
+        fixed = {"dt": 1e-4} if algorithm.name == "VelocityVerlet" else {}
+        ps.solve(problem, algorithm, sensealg=sensealg, **fixed, **options).u.sum().backward()
+        assert p.grad.item() == pytest.approx(expected[problem], rel=1e-5), (algorithm, sensealg)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..algorithms import PARTITIONED, STIFF, Algorithm
+from ..algorithms import OWN_FORM, STIFF, Algorithm
 from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
 from ..lowering import lower
 from ..lowering.julia_source import defined_functions
@@ -170,7 +170,7 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
 def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest) -> Plan:
     options, problem = request.options, request.problem
     algorithm = request.algorithm if request.algorithm is not None else _DEFAULT
-    kind = _KINDS[problem.kind] if algorithm.family in _PARTITIONED[problem.kind] else 0
+    kind = _KINDS[problem.kind] if algorithm.family in OWN_FORM[problem.kind] else 0
     form, want = _form(problem, algorithm, request.sensealg)
     main, other = problem.model, None
     if kind == 2:
@@ -238,13 +238,6 @@ def _matrix_free(algorithm: Algorithm) -> bool:
 
 
 _KINDS = {"ode": 0, "second_order": 1, "dynamical": 1, "split": 2}
-# The families that take a problem in its own form; every other one gets the first-order system.
-_PARTITIONED: dict[str, frozenset[str]] = {
-    "ode": frozenset(),
-    "second_order": PARTITIONED,
-    "dynamical": PARTITIONED,
-    "split": frozenset({"imex", "imex_sdirk"}),
-}
 # A dense Jacobian of more states than this is not made.
 _DENSE_LIMIT = 2000
 # Up to so many states, differences of the reverse problem (linear, so they are exact) cost less than what a prototype does.
