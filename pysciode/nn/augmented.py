@@ -1,7 +1,7 @@
 """Neural ODEs in more dimensions than their input has.
 
-Dupont, Doucet, Teh, "Augmented Neural ODEs" (NeurIPS 2019, arXiv:1904.01681), section 4; the learned lift is the input-layer
-augmentation of Massaroli, Poli, Park, Yamashita, Asama, "Dissecting Neural ODEs" (NeurIPS 2020, arXiv:2002.08071), section 4.
+Dupont, Doucet, Teh, "Augmented Neural ODEs" (NeurIPS 2019, arXiv:1904.01681); the learned lift is the input-layer augmentation
+of Massaroli, Poli, Park, Yamashita, Asama, "Dissecting Neural ODEs" (NeurIPS 2020, arXiv:2002.08071).
 """
 
 from __future__ import annotations

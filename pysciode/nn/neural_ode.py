@@ -210,6 +210,11 @@ class NeuralODE(nn.Module):
         return self.__dict__ | {"_statistics": [], "_integrals": None, "_engine": None}
 
     @property
+    def statistics(self) -> tuple[Statistics, ...]:
+        """Those of the solves of the latest call: one, or with times of each sample's own one for each column."""
+        return tuple(self._statistics)
+
+    @property
     def nfe_forward(self) -> int:
         """Evaluations of the dynamics in the latest call."""
         return sum(x.nf for x in self._statistics)
