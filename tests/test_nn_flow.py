@@ -247,6 +247,31 @@ def test_gradients_against_torchdiffeq(engine, trace):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
 
+def test_weight_normalised_dynamics(engine):
+    """Torch has no derivative of that layer's derivative, which the divergence asks for."""
+    torch.manual_seed(0)
+    normalised = nn.utils.parametrizations.weight_norm(nn.Linear(3, 8))
+    net = nn.Sequential(normalised, nn.Softplus(), nn.Linear(8, 3)).to(F64)
+    plain = nn.Sequential(nn.Linear(3, 8), nn.Softplus(), nn.Linear(8, 3)).to(F64)
+    scale, direction = (x.detach().clone().requires_grad_() for x in normalised.parametrizations.weight.parameters())
+    rest = [normalised.bias, *net[2].parameters()]
+    x = points(4, 3)
+    found = ContinuousFlow(net, 3, engine=engine, **TIGHT).log_prob(x).sum()
+    weight = scale * direction / direction.norm(dim=1, keepdim=True)
+
+    def dynamics(t, x):
+        values = dict(zip(("0.weight", "0.bias", "2.weight", "2.bias"), (weight, *rest), strict=True))
+        return torch.func.functional_call(plain, values, (x,))
+
+    expected = Reference(dynamics, None).log_prob(x).sum()
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=0)
+    inputs = [*normalised.parametrizations.weight.parameters(), *rest]
+    for a, b in zip(
+        torch.autograd.grad(found, inputs), torch.autograd.grad(expected, [scale, direction, *rest]), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+
+
 def test_evaluations_are_counted(julia_engine):
     flow = ContinuousFlow(network(3, (16, 16)), 3, engine=julia_engine, sensealg=ps.GaussAdjoint())
     assert flow.nfe_forward == flow.nfe_backward == 0

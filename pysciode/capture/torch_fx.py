@@ -137,7 +137,7 @@ def _trace(flat: Callable[..., Any], inputs: Sequence[torch.Tensor], f: Any) -> 
             return flat(*inputs)
 
     try:
-        graph = make_graph(watched, inputs, decomposition_table={torch.ops.aten._linalg_det.default: _small_determinant})
+        graph = make_graph(watched, inputs, decomposition_table=_REWRITTEN)
     except (CaptureError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -185,6 +185,26 @@ def _small_determinant(a: torch.Tensor) -> Any:
         return functools.reduce(lambda x, y: x + y, [-x if i % 2 else x for i, x in enumerate(terms)])
 
     return expand([*range(n)], [*range(n)]), a, torch.zeros(a.shape[:-1], dtype=torch.int32, device=a.device)
+
+
+def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    norm = v.square().sum([a for a in range(v.ndim) if a != dim], keepdim=True).sqrt()
+    return v * (g / norm), norm
+
+
+def _weight_norm_backward(
+    grad: torch.Tensor, v: torch.Tensor, g: torch.Tensor, norm: torch.Tensor, dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    along = (grad * v).sum([a for a in range(v.ndim) if a != dim], keepdim=True)
+    return g / norm * (grad - v * along / norm.square()), along / norm
+
+
+# Models that take derivatives themselves leave operations in the trace whose own derivatives torch lacks.
+_REWRITTEN = {
+    torch.ops.aten._linalg_det.default: _small_determinant,
+    torch.ops.aten._weight_norm_interface.default: _weight_norm,
+    torch.ops.aten._weight_norm_interface_backward.default: _weight_norm_backward,
+}
 
 
 def _check(graph: torch.fx.GraphModule) -> None:
