@@ -117,8 +117,8 @@ def animate(result: Result, output: Path, frames: int, points: int) -> None:
 
 def table(results: list[Result]) -> Table:
     out = Table(title="Negative log likelihood on 5000 new samples, in nats")
-    for name in ("data", "flow", "one Gaussian", "lowest possible", "evaluations", "seconds", "engine"):
-        out.add_column(name, justify="left" if name == "data" else "right")
+    for name in ("data", "flow", "Gaussian", "lowest", "evaluations", "seconds", "engine"):
+        out.add_column(name, justify="left" if name == "data" else "right", no_wrap=True)
     for x in results:
         lowest = f"{ENTROPIES[x.name]:.3f}" if x.name in ENTROPIES else "unknown"
         nfe = f"{x.nfe[0]} + {x.nfe[1]}"
