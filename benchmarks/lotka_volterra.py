@@ -20,9 +20,12 @@ def _pysciode(sensealg_name: str | None) -> Prepare:
     def prepare():
         import pysciode as ps
 
-        p = torch.tensor(RATES, dtype=torch.float64, requires_grad=sensealg_name is not None)
-        problem = ps.ODEProblem(lotka_volterra, torch.tensor(START, dtype=torch.float64), (0.0, END), p)
         sensealg = getattr(ps, sensealg_name)() if sensealg_name else None
+        # NumPy for the solve alone, as one would write it; torch for the gradient.
+        u0, p = np.array(START), np.array(RATES)
+        if sensealg is not None:
+            u0, p = torch.from_numpy(u0), torch.from_numpy(p).requires_grad_()
+        problem = ps.ODEProblem(lotka_volterra, u0, (0.0, END), p)
         options = dict(saveat=TIMES, rtol=TOLERANCE, atol=TOLERANCE, sensealg=sensealg, engine="julia")
 
         def solve():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, ClassVar
 
 from .algorithm_table import ALGORITHMS
@@ -87,13 +88,13 @@ class Algorithm:
         return object.__new__(known or cls)
 
     def __init__(self, name: str, *arguments: Any, **options: Any) -> None:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        if not isinstance(name, str) or not _is_identifier(name):
             raise ValueError(f"an algorithm's name is a Julia identifier, not {name!r}")
         set_ = object.__setattr__
         set_(self, "name", name)
         set_(self, "arguments", arguments)
         set_(self, "options", options)
-        set_(self, "_julia", _julia_call(name, arguments, options))
+        set_(self, "_julia", _julia_call(name, arguments, options) if arguments or options else f"{name}()")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("an algorithm does not change; make another")
@@ -122,6 +123,11 @@ class Algorithm:
 
     def __reduce__(self) -> tuple:
         return (_restore, (self.name, self.arguments, self.options))
+
+
+@cache
+def _is_identifier(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z_]\w*", name) is not None
 
 
 def _restore(name: str, arguments: tuple, options: dict[str, Any]) -> Algorithm:

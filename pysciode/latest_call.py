@@ -6,7 +6,6 @@ In a fit the same arguments come at every step, and checking them takes as long 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,15 +32,14 @@ class _Latest(NamedTuple):
 def recall(problem: ODEProblem, given: tuple[Any, ...], saveat: Any) -> tuple[Algorithm | None, SolveOptions] | None:
     """What `remember` was told, if these are the same arguments; None otherwise.
 
-    What the checks go by is compared: `given` by identity, of objects that can't change; the values in `saveat`; the
-    time span. The rest (kind of problem, shape and dtype of the state) belongs to the model, with which this is kept.
+    What the checks go by is compared: `given`, of types that can't change; the values in `saveat`; the time span. The rest (kind of problem, shape and dtype of the state) belongs to the model, with which this is kept.
     """
     captured = problem.captured
     latest = captured.latest_call if captured is not None else None
     if (
         latest is None
         or latest.tspan != problem.tspan
-        or not all(map(is_, given, latest.given))
+        or not all(map(_same, given, latest.given))
         or latest.saveat != _value(saveat)
     ):
         return None
@@ -58,6 +56,11 @@ def remember(
     if options.saveat is not None:
         options.saveat.flags.writeable = False
     captured.latest_call = _Latest(problem.tspan, given, _value(saveat), algorithm, options)
+
+
+def _same(x: Any, y: Any) -> bool:
+    # Most often the very object; but an algorithm is often written anew at each call.
+    return x is y or (type(x) is type(y) and isinstance(x, _UNCHANGING) and x == y)
 
 
 def _value(saveat: Any) -> Hashable:
