@@ -204,6 +204,16 @@ def test_noise_estimates_the_frobenius_norm(noise):
     assert block.regularization.std() > 0.1
 
 
+def test_higher_derivatives():
+    """Of ``u' = a u`` the third derivative is ``a³ u``."""
+    regularization = Regularization(derivative=2.0, order=3)
+    block = NeuralODE(nn.Linear(1, 1, bias=False).to(F64), (0.0, 2.0), regularization=regularization, engine="embedded", **TIGHT)
+    a = block.dynamics.weight.data.fill_(-0.7)
+    block(torch.ones(1, 1, dtype=F64))
+    expected = 2.0 * a**6 * torch.expm1(2 * a * 2.0) / (2 * a)
+    torch.testing.assert_close(block.regularization, expected[0], rtol=1e-7, atol=0)
+
+
 def test_states_of_one_size_but_other_shapes_are_told_apart(engine):
     class Sums(nn.Module):
         def forward(self, u):
@@ -290,8 +300,10 @@ def test_layers_that_an_ode_can_not_have_in_training_mode(layer):
     with pytest.raises(ps.CaptureError, match="training mode"):
         block(x)
     block.eval()(x)
+    block.dynamics[1].train()  # it alone
     with pytest.raises(ps.CaptureError, match="training mode"):
-        block.train()(x)
+        block(x)
+    block.eval()(x)
 
 
 # --- augmented -------------------------------------------------------------------------------------------------------
