@@ -301,6 +301,25 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
     return out
 
 
+def with_model_of(problem: ODEProblem, other: ODEProblem) -> ODEProblem:
+    """`problem`, which from now on uses the model captured for `other` and captures none of its own.
+
+    A model written for NumPy stays so when its parameters become tensors: on flat vectors it is the same.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in kind, shape of the state, dtype or places of the parameters.
+    """
+    for key in ("kind", "shape", "dtype"):
+        if getattr(problem, key) != getattr(other, key):
+            raise ValueError(f"other has another {key}: {getattr(other, key)}, not {getattr(problem, key)}")
+    if list(problem.layout.slices) != list(other.layout.slices):  # a number may have become a tensor without dimensions
+        raise ValueError("other has its parameters in other places")
+    problem.__dict__.update(captured=other._capture(), _captured_key=problem._key())
+    return problem
+
+
 def module_parameters(f: Any) -> list[tuple[str, Any]]:
     """``(name, parameter)`` of the trainable tensors that `f` reaches without being given them."""
     if "torch" not in sys.modules or not callable(f) or is_plain(f):

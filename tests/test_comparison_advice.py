@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import pysciode as ps
+from pysciode.comparison.rendering import to_text
 from pysciode.comparison.report import AdjointReport
 from pysciode.comparison.rows import GradientRow, Reference, Timing
 
@@ -60,13 +61,26 @@ def test_memory_limit_and_unknown_memory():
 
 
 def test_stiff_problems_name_the_failure_of_backsolve():
-    advice = report(row("GaussAdjoint"), failed("BacksolveAdjoint", "drifts"), settings={"stiff": True}).recommend()
+    advice = report(row("GaussAdjoint"), failed("BacksolveAdjoint", "drifts"), stiff=True).recommend()
     assert any("stiff" in x and "drifts" in x for x in advice.reasons)
 
 
 def test_explosion_is_the_first_sentence():
-    warning = "gradients of this problem grow by 10^3: no method's gradient is useful"
-    assert "no method" in report(row("GaussAdjoint"), warnings=(warning,)).recommend().reasons[0]
+    first = report(row("GaussAdjoint"), growth=7.2).recommend().reasons[0]
+    assert "10^7" in first and "no method" in first
+
+
+def test_a_gradient_that_is_far_off_is_recommended_only_where_the_user_says_so():
+    far = report(row("GaussAdjoint", error=0.3))
+    assert far.recommend().method is None
+    assert far.recommend(accuracy=0.5).method == "GaussAdjoint"
+
+
+def test_advice_shows_the_same_in_terminal_and_notebook():
+    advice = report(row("GaussAdjoint"), failed("BacksolveAdjoint", "<drifts>")).recommend()
+    shown = to_text(advice, 80)
+    assert max(map(len, shown.splitlines())) <= 80 and "GaussAdjoint" in shown and "<drifts>" in shown
+    assert "&lt;drifts&gt;" in advice._repr_html_() and "1.00 ms" in advice._repr_html_()
 
 
 @pytest.mark.parametrize(

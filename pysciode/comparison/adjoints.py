@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from .contestants import Contestant, Task
 from .grid import Entry, check_algorithms, check_sensealgs, check_vjps, entries
 from .growth import measure_growth
 from .losses import Loss, LossFunction, LossNotFinite, sum_of_squares
+from .machine import machine
 from .measurement import Effort, Target, measure
 from .reference import NoReference, find_reference, given_reference, reference_solver
 from .rows import GradientRow, Reference
@@ -33,6 +33,12 @@ from .time_limit import time_limit as limited
 
 if TYPE_CHECKING:
     from .report import AdjointReport
+
+TOLERANCES = {
+    np.dtype(np.float64): ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)),
+    np.dtype(np.float32): ((1e-3, 1e-5), (1e-4, 1e-6)),
+}
+"""Relative and absolute, by the problem's dtype, where the user names none."""
 
 SAVED_TIMES = 51
 """Times at which states are saved where the user names none: equally spaced, start and end among them."""
@@ -139,7 +145,7 @@ def compare_adjoints(
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
     effort = Effort(check_count(repeats, "repeats"), check_time_limit(time_limit), memory)
     maxiters = check_count(maxiters, "maxiters")
-    grid = check_tolerances(tolerances, problem.dtype)
+    grid = check_tolerances(tolerances, TOLERANCES[problem.dtype])
     times = np.linspace(*problem.tspan, SAVED_TIMES) if saveat is None else save_times(saveat, *problem.tspan)
     named = check_sensealgs(sensealgs)
     vjps = check_vjps(vjps)
@@ -151,6 +157,8 @@ def compare_adjoints(
     if reference is not None and not isinstance(reference, SensitivityAlgorithm):
         given_reference(blocks, reference)
     engine = get_engine("julia" if julia_is_installed() else "embedded")
+    if engine.name == "julia":
+        engine.start()  # not part of what the time limit is for
     first_look = _look(engine, problem, times, maxiters, effort.time_limit)
     if first_look.states is not None:
         _check_loss(function, first_look.states)
@@ -161,7 +169,7 @@ def compare_adjoints(
         who = [replace(x, skipped=f"Julia is not installed: {INSTALL_COMMAND}") for x in who]
     who += [Entry(x) for x in (_peers(problem, solvers) if peers is True else peers or ())]
 
-    comparison = _Comparison(problem, function, engine, blocks, effort, maxiters, seed)
+    comparison = _Comparison(problem, function, engine, blocks, effort, maxiters, seed, stiff)
     comparison.note(first_look.warning)
     settings = {
         "loss": "sum of squares of the saved states" if loss is None else getattr(loss, "__name__", type(loss).__name__),
@@ -169,18 +177,16 @@ def compare_adjoints(
         "parameters": problem.layout.size,
         "differentiated": blocks.size,
         "saved_times": len(times),
-        "stiff": stiff,
         "dtype": problem.dtype.name,
         "repeats": repeats,
         "time_limit": time_limit,
         "maxiters": maxiters,
         "seed": seed,
-        "cores": os.cpu_count(),
     }
     try:
         with tqdm(total=len(who) * len(grid) + 1, disable=not progress, unit="row", leave=False) as bar:
             bar.set_description("reference")
-            comparison.find_reference(reference, stiff, grid)
+            comparison.find_reference(reference, grid)
             bar.update()
             comparison.run(who, grid, bar)
     except KeyboardInterrupt:
@@ -196,7 +202,15 @@ class _Comparison:
     """A comparison under way: what is found, and what is still needed."""
 
     def __init__(
-        self, problem: ODEProblem, loss: LossFunction, engine: Engine, blocks: Blocks, effort: Effort, maxiters: int, seed: int
+        self,
+        problem: ODEProblem,
+        loss: LossFunction,
+        engine: Engine,
+        blocks: Blocks,
+        effort: Effort,
+        maxiters: int,
+        seed: int,
+        stiff: bool,
     ) -> None:
         self.problem = problem
         self.loss = loss
@@ -205,6 +219,8 @@ class _Comparison:
         self.effort = effort
         self.maxiters = maxiters
         self.seed = seed
+        self.stiff = stiff
+        self.growth: float | None = None
         self.rows: list[GradientRow] = []
         self.warnings: list[str] = []
         self.reference: Reference | None = None
@@ -214,9 +230,9 @@ class _Comparison:
         if warning:
             self.warnings.append(warning)
 
-    def find_reference(self, given: Any, stiff: bool, grid: Sequence[tuple[float, float]]) -> None:
+    def find_reference(self, given: Any, grid: Sequence[tuple[float, float]]) -> None:
         """The reference, and what there is to say about it and about gradients of this problem at all."""
-        solver = reference_solver(self.engine, self.problem, self.blocks, self.loss, stiff)
+        solver = reference_solver(self.engine, self.problem, self.blocks, self.loss, self.stiff)
         limit = self.effort.time_limit
         try:
             # It is solved a few dozen times, at a tolerance that takes many steps.
@@ -227,10 +243,12 @@ class _Comparison:
         growth = None
         try:
             with limited(limit):
-                growth = measure_growth(self.engine, self.problem, solver.algorithm, *DEFAULT_TOLERANCES[np.dtype(np.float64)], self.seed)
+                tolerances = DEFAULT_TOLERANCES[np.dtype(np.float64)]
+                growth = measure_growth(self.engine, self.problem, solver.algorithm, *tolerances, self.seed)
         except OutOfTime:
             pass
         if growth is not None and growth.is_exponential:
+            self.growth = float(growth.decades[-1])
             self.note(str(growth))
         if self.reference is not None:
             self.note(_doubt(self.reference, min(rtol for rtol, _ in grid)))
@@ -257,7 +275,13 @@ class _Comparison:
         from .report import AdjointReport
 
         return AdjointReport(
-            rows=tuple(self.rows), reference=self.reference, warnings=tuple(self.warnings), problem=problem, settings=settings
+            rows=tuple(self.rows),
+            reference=self.reference,
+            warnings=tuple(self.warnings),
+            problem=problem,
+            settings=settings | machine(),
+            stiff=self.stiff,
+            growth=self.growth,
         )
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MARGIN = 10.0
 """By default an error suffices that is this many times the tightest tolerance, or the best error."""
 
+WORST = 0.1
+"""But no larger one: a gradient that is further off is not recommended unless the user says that it does."""
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -46,13 +49,28 @@ class Recommendation:
     runner_up: GradientRow | None = None
     caveats: tuple[str, ...] = ()
 
+    @property
+    def heading(self) -> str:
+        """The method, or that there is none."""
+        return f"Recommended: {self.row.label}" if self.row else "No method can be recommended."
+
     def __str__(self) -> str:
-        lines = [f"Recommended: {self.row.label}" if self.row else "No method can be recommended."]
+        lines = [self.heading]
         if self.expression:
             lines.append(f"  {self.expression}")
         lines += [f"- {text}" for text in self.reasons]
         lines += [f"- Beware: {text}" for text in self.caveats]
         return "\n".join(lines)
+
+    def __rich__(self) -> object:
+        from .rendering import advice_to_rich
+
+        return advice_to_rich(self)
+
+    def _repr_html_(self) -> str:
+        from .rendering import advice_to_html
+
+        return advice_to_html(self)
 
 
 def recommend(report: AdjointReport, accuracy: float | None = None, memory_limit: float | None = None) -> Recommendation:
@@ -62,7 +80,7 @@ def recommend(report: AdjointReport, accuracy: float | None = None, memory_limit
     ----------
     accuracy
         Relative error of the gradient that suffices. By default `MARGIN` times the tightest tolerance compared, or `MARGIN`
-        times the best error where that is larger.
+        times the best error where that is larger, but at most `WORST`.
     memory_limit
         Bytes that it may hold; methods whose memory was not measured are left out then.
 
@@ -74,7 +92,7 @@ def recommend(report: AdjointReport, accuracy: float | None = None, memory_limit
     for name, value in (("accuracy", accuracy), ("memory_limit", memory_limit)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, not {value!r}")
-    opening = tuple(_sentence(x) for x in report.warnings if "no method" in x)
+    opening = _explosion(report)
     candidates, problem = _candidates(report, accuracy, memory_limit)
     if not candidates:
         return Recommendation(None, reasons=(*opening, problem))
@@ -121,7 +139,7 @@ def _candidates(
         return [], "No method has both an error and a time."
     closest = min(known, key=lambda row: errors[id(row)])
     if accuracy is None:
-        accuracy = MARGIN * max(min(row.rtol for row in known), errors[id(closest)])
+        accuracy = min(WORST, MARGIN * max(min(row.rtol for row in known), errors[id(closest)]))
     found = [row for row in known if errors[id(row)] <= accuracy]
     if not found:
         return [], (
@@ -212,7 +230,7 @@ def _backsolve(best: GradientRow, report: AdjointReport) -> list[str]:
     failed = [row for row in report.rows if row.method in BACKSOLVE_METHODS and row.status == "failed"]
     if not failed:
         return []
-    stiff = "The problem is stiff: " if report.settings.get("stiff") else ""
+    stiff = "The problem is stiff: " if report.stiff else ""
     return [f"{stiff}{_name(failed[0])} failed ({failed[0].reason or 'no reason given'})."]
 
 
@@ -233,9 +251,13 @@ def _caveats(best: GradientRow, report: AdjointReport) -> list[str]:
     return caveats
 
 
-def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith(".") else text + "."
+def _explosion(report: AdjointReport) -> tuple[str, ...]:
+    if report.growth is None:
+        return ()
+    return (
+        f"The gradient grows by 10^{report.growth:.0f} over the time span, as those of chaotic systems do: no method's is useful "
+        "for optimisation over so long a time.",
+    )
 
 
 def _name(row: GradientRow) -> str:

@@ -7,15 +7,12 @@ from typing import Any
 
 import numpy as np
 
-TOLERANCES = {
-    np.dtype(np.float64): ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)),
-    np.dtype(np.float32): ((1e-3, 1e-5), (1e-4, 1e-6)),
-}
-"""Relative and absolute, by the problem's dtype."""
+Tolerances = tuple[tuple[float, float], ...]
+"""Pairs ``(rtol, atol)``."""
 
 
-def check_tolerances(tolerances: Any, dtype: np.dtype) -> tuple[tuple[float, float], ...]:
-    """Pairs ``(rtol, atol)``; a number is `rtol`, and a hundredth of it `atol`.
+def check_tolerances(tolerances: Any, default: Tolerances) -> Tolerances:
+    """Pairs ``(rtol, atol)``; a number is `rtol`, and a hundredth of it `atol`; None is `default`.
 
     Raises
     ------
@@ -23,7 +20,7 @@ def check_tolerances(tolerances: Any, dtype: np.dtype) -> tuple[tuple[float, flo
         If they are none, or not positive.
     """
     if tolerances is None:
-        return TOLERANCES[dtype]
+        return default
     if isinstance(tolerances, (int, float)):
         tolerances = [tolerances]
     found = []

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..parameters import is_tensor
-from ..problems import ODEProblem, remake
+from ..problems import ODEProblem, remake, with_model_of
 
 STATE = "u0"
 """Name of the initial state's block."""
@@ -108,10 +108,8 @@ def differentiable(problem: ODEProblem) -> ODEProblem:
         leaves = [_variable(x, problem.dtype) for x in problem.leaves[: layout.n_leaves]]
         changes = {"p": layout.rebuild(leaves)}
     changed = remake(problem, **changes)
-    if not problem.is_torch:
-        # The model stays the one that was written for NumPy: on flat vectors it is the same, and torch might not capture it.
-        changed.__dict__.update(captured=problem._capture(), _captured_key=changed._key())
-    return changed
+    # Torch might not capture what was written for NumPy.
+    return changed if problem.is_torch else with_model_of(changed, problem)
 
 
 def _variable(x: Any, dtype: np.dtype) -> torch.Tensor:

@@ -90,7 +90,11 @@ class Comparison:
         else:
             print(report.to_text(PAGE_WIDTH))
         if isinstance(report, AdjointReport) and any(row.status == "ok" for row in report.rows):
-            print(f"\n{report.recommend()}")
+            print()
+            if sys.stdout.isatty():
+                Console().print(report.recommend())
+            else:
+                print(report.recommend())
 
     def _save(self, reports: dict[str, AdjointReport | SolverReport]) -> None:
         """The JSON object has a report for each problem by name."""

@@ -121,6 +121,18 @@ class _Run(GradientRun):
     def steps(self) -> int | None:
         return self._steps
 
+    def kept_memory(self) -> int:
+        """Bytes of the tensors that the graph saves for its backward pass, each once; solves once more to see them."""
+        storages: dict[int, int] = {}
+
+        def see(x: torch.Tensor) -> torch.Tensor:
+            storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x.detach()  # with its history a node that saves its own result would be kept for ever
+
+        with torch.autograd.graph.saved_tensors_hooks(see, lambda x: x):
+            self.forward()
+        return sum(storages.values())
+
 
 class CountedRhs:
     """A right-hand side ``f(t, u)`` that counts, with the callbacks by which torchdiffeq tells of its steps.

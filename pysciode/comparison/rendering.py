@@ -6,14 +6,19 @@ import html
 import shutil
 import sys
 from io import StringIO
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from .tables import Table
+
+if TYPE_CHECKING:
+    from .advice import Recommendation
 
 FILE_WIDTH = 160
 """Width of text that goes to a file or a pipe, in characters."""
@@ -84,12 +89,37 @@ def _columns_that_fit(table: Table, width: int) -> list[int]:
     return shown
 
 
+def advice_to_rich(advice: Recommendation) -> RenderableType:
+    """The method, what to paste, and the reasons as a list."""
+    parts: list[RenderableType] = [Text(advice.heading, style="bold green" if advice.row else "bold red")]
+    if advice.expression:
+        parts.append(Padding(Text(advice.expression, style="cyan"), (0, 0, 0, 2)))
+    points = [Text(x) for x in advice.reasons]
+    points += [Text.assemble(("Beware: ", "bold yellow"), x) for x in advice.caveats]
+    grid = RichTable.grid(padding=(0, 1))
+    for point in points:
+        grid.add_row("•", point)
+    return Group(*parts, grid)
+
+
+def advice_to_html(advice: Recommendation) -> str:
+    """The same as a fragment of HTML."""
+    lines = [_STYLE, '<div class="pysciode">', f"<p><b>{html.escape(advice.heading)}</b></p>"]
+    if advice.expression:
+        lines.append(f"<pre>{html.escape(advice.expression)}</pre>")
+    lines.append("<ul>")
+    lines += [f"<li>{html.escape(x)}</li>" for x in advice.reasons]
+    lines += [f'<li><span class="warning">Beware:</span> {html.escape(x)}</li>' for x in advice.caveats]
+    return "\n".join([*lines, "</ul>", "</div>"])
+
+
 _STYLE = """<style>
 .pysciode table { border-collapse: collapse; font-size: 90%; }
 .pysciode th { border-bottom: 1px solid; text-align: left; padding: 2px 8px; }
 .pysciode td { padding: 2px 8px; text-align: left; border: none; }
 .pysciode .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .pysciode tr.first td { border-top: 1px solid #8884; }
+.pysciode li { margin: 2px 0; }
 .pysciode tr.failed { color: #c0392b; }
 .pysciode .warning { color: #b9770e; font-weight: bold; }
 .pysciode p { margin: 2px 0; }

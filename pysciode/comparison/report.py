@@ -98,6 +98,10 @@ class AdjointReport(_Shown):
         The model, in words.
     settings
         What was asked for and where it ran, as ``{"loss": "sum of squares", "states": 2, "parameters": 4, "cores": 2}``.
+    stiff
+        Whether SciML's default solver takes an implicit method.
+    growth
+        Decades by which the gradient grows over the time span, where it does so exponentially; otherwise None.
     """
 
     rows: tuple[GradientRow, ...]
@@ -105,6 +109,8 @@ class AdjointReport(_Shown):
     warnings: tuple[str, ...] = ()
     problem: str = ""
     settings: dict[str, object] = field(default_factory=dict)
+    stiff: bool = False
+    growth: float | None = None
 
     def _table(self) -> Table:
         from .tables import gradient_table
@@ -118,7 +124,7 @@ class AdjointReport(_Shown):
         ----------
         accuracy
             Relative error of the gradient that suffices. By default ten times the tightest tolerance compared, or ten times
-            the best error where that is larger.
+            the best error where that is larger, but at most 0.1.
         memory_limit
             Bytes that the method may hold.
 
@@ -158,6 +164,8 @@ class AdjointReport(_Shown):
             "settings": serialisation.plain(self.settings),
             "reference": None if self.reference is None else serialisation.row_to_dict(self.reference),
             "warnings": list(self.warnings),
+            "stiff": self.stiff,
+            "growth": serialisation.plain(self.growth),
             "rows": [serialisation.row_to_dict(row) for row in self.rows],
         }
 
@@ -177,6 +185,8 @@ class AdjointReport(_Shown):
             warnings=tuple(data["warnings"]),
             problem=data["problem"],
             settings=dict(data["settings"]),
+            stiff=data["stiff"],
+            growth=data["growth"],
         )
 
     @classmethod

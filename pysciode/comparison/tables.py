@@ -74,6 +74,7 @@ def gradient_table(report: AdjointReport) -> Table:
         facts.append(("reference", "none: errors are unknown" if report.rows else "none"))
     else:
         facts.append(("reference", _reference_in_words(reference)))
+    facts.append(("stiff", "yes" if report.stiff else ""))
     facts += _settings_facts(report.settings)
     columns = _gradient_columns(reference)
     return _table("Sensitivity methods", facts, report.warnings, columns, report.rows)

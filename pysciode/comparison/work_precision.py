@@ -14,6 +14,8 @@ from ..engines import get_engine
 from ..errors import EngineUnavailable
 from ..options import save_times
 from ..problems import ODEProblem
+from .arguments import check_tolerances
+from .machine import machine
 from .measurement import one_line
 from .rows import SolveRow, Timing
 from .solver_contestants import EngineSolver, SolverContestant, SolverRun, SolverTask, peer_contestants
@@ -98,7 +100,7 @@ def work_precision(
         raise ValueError(f"repeats must be at least 1, not {repeats!r}")
     engine = get_engine(engine).name
     chosen = _algorithms(algorithms, engine)
-    grid = _tolerances(tolerances)
+    grid = sorted(check_tolerances(tolerances, TOLERANCES), reverse=True)
     times = np.linspace(*problem.tspan, 51)[1:] if saveat is None else save_times(saveat, *problem.tspan)
     if reference is not None:
         known = given_reference(problem, times, reference)
@@ -126,6 +128,7 @@ def work_precision(
         "repeats": repeats,
         "maxiters": maxiters,
         "reference_error": known.estimated_error,
+        **machine(),
     }
     return SolverReport(tuple(rows), known.words, repr(problem)[1:-1], settings)
 
@@ -142,22 +145,6 @@ def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str
         if algorithm is not None and algorithm.fixed_step:
             raise ValueError(f"algorithms: {algorithm.name} has no step size control, so tolerances mean nothing to it")
     return found
-
-
-def _tolerances(tolerances: Iterable[float | tuple[float, float]] | None) -> list[tuple[float, float]]:
-    """Pairs, the loosest first."""
-    pairs = []
-    for x in TOLERANCES if tolerances is None else tolerances:
-        try:
-            rtol, atol = (float(y) for y in (x if isinstance(x, (tuple, list)) else (x, x / 100)))
-        except (TypeError, ValueError):
-            raise TypeError(f"tolerances must be numbers or pairs (rtol, atol), not {x!r}") from None
-        if not (0 < rtol < np.inf and 0 <= atol < np.inf):
-            raise ValueError(f"tolerances must be positive and finite, not {x!r}")
-        pairs.append((rtol, atol))
-    if not pairs:
-        raise ValueError("tolerances is empty")
-    return sorted(pairs, reverse=True)
 
 
 def _measure(
