@@ -3,10 +3,11 @@
 from .augmented import AugmentedNeuralODE
 from .concat_squash import ConcatSquashNetwork
 from .continuous_flow import ContinuousFlow
+from .elbo import ELBO
 from .encoders import ODERNNEncoder, RNNEncoder
 from .flow_distribution import FlowDistribution
 from .kl_annealing import KLAnnealing
-from .latent_ode import ELBO, LatentODE
+from .latent_ode import LatentODE
 from .neural_ode import NeuralODE
 from .observations import Observations
 from .regularization import Regularization

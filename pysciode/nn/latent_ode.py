@@ -7,44 +7,23 @@ Rubanova, Chen, Duvenaud, "Latent ODEs for Irregularly-Sampled Time Series" (Neu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
 from ..algorithms import Algorithm, Tsit5, check_algorithm
 from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
 from ..solution import Statistics
+from .elbo import ELBO, check_weight
+from .event_times import check_window, event_log_likelihood
 from .latent_path import LatentPath, by_rows, follow, latent_field
 from .observations import Observations, check_times
 from .trajectory import Field
-
-
-@dataclass(frozen=True)
-class ELBO:
-    """A lower bound of the log likelihood of each series, and its parts: tensors of shape ``(batch,)``.
-
-    Attributes
-    ----------
-    value
-        The bound: what is maximised.
-    log_likelihood
-        ``E log p(x | z)``, of the observed values.
-    event_log_likelihood
-        ``E log p(times | z)``; zero without an intensity.
-    kl
-        ``KL(q(z) ‖ p(z))``, unweighted.
-    """
-
-    value: torch.Tensor
-    log_likelihood: torch.Tensor
-    event_log_likelihood: torch.Tensor
-    kl: torch.Tensor
 
 
 class LatentODE(nn.Module):
@@ -201,28 +180,22 @@ class LatentODE(nn.Module):
         """
         self._forget()
         _check_count(samples)
-        if not (math.isfinite(kl_weight) and kl_weight >= 0):
-            raise ValueError(f"kl_weight must be finite and not negative, not {kl_weight!r}")
-        if importance_weighted and kl_weight != 1:
-            raise ValueError("kl_weight must be 1 for the importance-weighted bound")
+        check_weight(kl_weight, importance_weighted)
         observations = Observations.of(x, times, mask)
-        watched = self._window(window, observations)
+        if self.intensity is None and window is not None:
+            raise ValueError("window is for models with an intensity")
+        watched = None if self.intensity is None else check_window(window, observations)
         posterior = self._encode(observations)
-        prior = Normal(torch.zeros_like(posterior.mean), torch.ones_like(posterior.mean))
         z0 = _draw(posterior, samples, generator)
         path = self._path(z0, observations.observed_times(), *([] if watched is None else [watched]))
         states = path(observations.times)
         log_likelihood = self._log_likelihood(states[..., : self.latent_dim], observations)
         events = torch.zeros_like(log_likelihood)
         if watched is not None:
-            events = self._event_log_likelihood(states, path(watched), observations)
-        kl = kl_divergence(posterior, prior).sum(-1)
-        if importance_weighted:
-            log_ratio = log_likelihood + events + (prior.log_prob(z0) - posterior.log_prob(z0)).sum(-1)
-            value = torch.logsumexp(log_ratio, 0) - math.log(samples)
-        else:
-            value = (log_likelihood + events).mean(0) - kl_weight * kl
-        return ELBO(value, log_likelihood.mean(0), events.mean(0), kl)
+            integrals = path(watched)[..., self.latent_dim :].diff(dim=2).squeeze(2)
+            log_rates = by_rows(self.intensity, states[..., : self.latent_dim])
+            events = event_log_likelihood(log_rates, integrals, observations)
+        return ELBO.of(posterior, z0, log_likelihood, events, kl_weight, importance_weighted)
 
     def _log_likelihood(self, latent: torch.Tensor, observations: Observations) -> torch.Tensor:
         """Of the observed values, shape ``(samples, batch)``."""
@@ -231,33 +204,6 @@ class LatentODE(nn.Module):
             raise ValueError(f"the decoder returns {means.shape[-1]} entries, but x has {observations.values.shape[-1]}")
         log_p = Normal(means, self.observation_sd).log_prob(observations.values)
         return torch.where(observations.mask, log_p, 0).sum((-2, -1))
-
-    def _event_log_likelihood(
-        self, states: torch.Tensor, ends: torch.Tensor, observations: Observations
-    ) -> torch.Tensor:
-        """``Σ log λ(z(tᵢ)) - ∫ λ(z(t)) dt``, shape ``(samples, batch)``; the integral was solved beside the latent states."""
-        log_rates = by_rows(self.intensity, states[..., : self.latent_dim])
-        happened = observations.rows[..., None] if log_rates.shape[-1] == 1 else observations.mask
-        if log_rates.shape[-1] not in (1, happened.shape[-1]):
-            raise ValueError(f"intensity returns {log_rates.shape[-1]} entries; it must be 1 or {happened.shape[-1]}")
-        integrals = ends[:, :, 1, self.latent_dim :] - ends[:, :, 0, self.latent_dim :]
-        return torch.where(happened, log_rates, 0).sum((-2, -1)) - integrals.sum(-1)
-
-    def _window(self, window: Any, observations: Observations) -> torch.Tensor | None:
-        if self.intensity is None:
-            if window is not None:
-                raise ValueError("window is for models with an intensity")
-            return None
-        if window is None:
-            raise ValueError("window is needed with an intensity: from when to when the observations were made")
-        watched = check_times(window, "window", observations.values.dtype, len(observations.values), 2)
-        times = observations.times.expand(observations.rows.shape)
-        outside = (times < watched[..., :1]) | (times > watched[..., 1:])
-        if not (torch.isfinite(watched).all() and (watched[..., 0] <= watched[..., 1]).all()):
-            raise ValueError("window must be finite, its start before its end")
-        if (outside & observations.rows).any():
-            raise ValueError("window must hold all times of observations")
-        return watched
 
     # --- predictions -------------------------------------------------------------------------------------------------
 

@@ -125,7 +125,8 @@ def continuous_solution(
         parts = _parts(field, solution.t, coefficients.detach(), options, depends_on_time)
         if (parts == 1).all():
             break
-        divided = [torch.linspace(a, b, n + 1)[:-1].double() for a, b, n in zip(knots[:-1], knots[1:], parts.tolist())]
+        steps = zip(knots[:-1].tolist(), knots[1:].tolist(), parts.tolist(), strict=True)
+        divided = [torch.linspace(a, b, n + 1, dtype=torch.float64)[:-1] for a, b, n in steps]
         saveat = torch.cat([*divided, knots[-1:]])
     else:
         warnings.warn(
@@ -153,9 +154,9 @@ def _slopes_and_curvatures(
         slopes = field(at, rows)
         curvatures = torch.func.jvp(lambda u: field(at, u), (rows,), (slopes,))[1]
         return slopes.reshape(states.shape), curvatures.reshape(states.shape)
-    slopes = [field(t, u) for t, u in zip(times, states)]
+    slopes = [field(t, u) for t, u in zip(times, states, strict=True)]
     one = torch.ones_like(times[0])
-    curvatures = [torch.func.jvp(field, (t, u), (one, f))[1] for t, u, f in zip(times, states, slopes)]
+    curvatures = [torch.func.jvp(field, (t, u), (one, f))[1] for t, u, f in zip(times, states, slopes, strict=True)]
     return torch.stack(slopes), torch.stack(curvatures)
 
 
@@ -163,7 +164,10 @@ def _slopes_and_curvatures(
 def _parts(
     field: Field, times: torch.Tensor, coefficients: torch.Tensor, options: Mapping[str, Any], depends_on_time: bool
 ) -> torch.Tensor:
-    """Into how many parts each step is to be divided, so that the interpolation error is within the tolerances."""
+    """Into how many parts each step is to be divided, at most 8, so that the interpolation error is within the tolerances.
+
+    A quintic's error in the middle of a step `h` is about ``5^(5/2)/192 h`` times its largest defect, and goes with ``h⁶``.
+    """
     step = torch.diff(times)[:, None, None]
     states, slopes = 0.0, 0.0
     for order, (at_left, at_right) in enumerate(_QUINTIC):
@@ -171,14 +175,15 @@ def _parts(
         states = states + step**order * (_at_defect(at_left) * left + _at_defect(at_right) * right)
         slopes = slopes + step ** (order - 1) * (_at_defect(polyder(at_left)) * left + _at_defect(polyder(at_right)) * right)
     if depends_on_time:
-        expected = torch.stack([field(t, u) for t, u in zip(times[:-1] + _DEFECT_AT * step.flatten(), states)])
+        expected = torch.stack([field(t, u) for t, u in zip(times[:-1] + _DEFECT_AT * step.flatten(), states, strict=True)])
     else:
         expected = field(times[0], states.flatten(0, 1)).reshape(states.shape)
     rtol, atol = _tolerances(options, states.dtype)
     # Below the rounding error nothing is gained.
-    allowed = torch.clamp(atol + rtol * states.abs(), min=10 * torch.finfo(states.dtype).eps * states.abs() + 1e-300)
+    precision = torch.finfo(states.dtype)
+    allowed = torch.clamp(atol + rtol * states.abs(), min=10 * precision.eps * states.abs() + precision.tiny)
     error = (_ERROR_PER_DEFECT * step * (slopes - expected) / allowed).square().mean((1, 2)).sqrt()
-    return torch.ceil(error ** (1 / 6)).clamp(1, 8).to(torch.int64)
+    return torch.ceil(error.nan_to_num(nan=torch.inf) ** (1 / 6)).clamp(1, 8).to(torch.int64)
 
 
 def _at_defect(powers: Any) -> float:
