@@ -22,17 +22,18 @@ from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
 from ..problems import ODEProblem
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
-from ..solution import Solution, Statistics
+from ..solution import Solution
 from ..solving import solve
 from .flow_batch import FlowBatch
 from .flow_distribution import FlowDistribution
+from .latest_call import LatestCall
 from .regularization import Regularization
 from .trace import Divergence, Noise, draw_noise, exact_divergence, hutchinson_divergence
 
 Trace = Literal["exact", "hutchinson"]
 
 
-class ContinuousFlow(nn.Module):
+class ContinuousFlow(LatestCall, nn.Module):
     """``dx/dt = f(t, x)`` carries a simple distribution at the first time to that of the data at the last.
 
     The logarithm of the density changes along a path by ``-tr ∂f/∂x`` (Chen et al., theorem 1), which is integrated beside it.
@@ -306,7 +307,7 @@ class ContinuousFlow(nn.Module):
         self, f: Any, u0: torch.Tensor, span: tuple[float, float], parameters: dict[str, torch.Tensor], saveat: Any
     ) -> Solution:
         solution = solve(ODEProblem(f, u0, span, parameters), self.algorithm, saveat=saveat, **self.options)
-        self._statistics, self._engine = solution.stats, solution.engine
+        self._note(solution)
         return solution
 
     @property
@@ -350,49 +351,6 @@ class ContinuousFlow(nn.Module):
             case "jacobian":
                 return found.squared_norm[:, None]
         return replace(self._regularizer, kinetic=0.0, jacobian=0.0).rates(field, t, x, None)[1]
-
-    # --- what is known of the latest call ----------------------------------------------------------------------------
-
-    def _forget(self) -> None:
-        self._statistics: Statistics = Statistics()
-        self._integrals: torch.Tensor | None = None
-        self._engine: str | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles start without a latest call, whose tensors have a graph."""
-        return self.__dict__ | {"_statistics": Statistics(), "_integrals": None, "_engine": None}
-
-    @property
-    def nfe_forward(self) -> int:
-        """Evaluations of the dynamics in the latest call, with the divergence where densities were asked for."""
-        return self._statistics.nf
-
-    @property
-    def nfe_backward(self) -> int:
-        """Evaluations in the reverse solve of the latest call's backward pass, each a vector-Jacobian product.
-
-        0 before that pass, and for methods that solve nothing backwards because they differentiate the forward solve's own
-        steps (`ForwardDiffSensitivity`, `ReverseDiffAdjoint`, …).
-        """
-        return max(self._statistics.get("nvjp", 0), self._statistics.get("nf_reverse", 0))
-
-    @property
-    def engine(self) -> str | None:
-        """Which engine solved the latest call."""
-        return self._engine
-
-    @property
-    def regularization(self) -> torch.Tensor | None:
-        """The weighted sum of the integrals of the latest call, shape ``(batch,)``, with gradient: for a loss to add.
-
-        None in evaluation mode, without a regularisation, and after calls that compute no density.
-        """
-        return None if self._integrals is None else self._integrals @ self._regularizer.weights(self._integrals)
-
-    @property
-    def regularization_terms(self) -> dict[str, torch.Tensor]:
-        """The integrals themselves by name, without their weights, each of shape ``(batch,)``."""
-        return {} if self._integrals is None else dict(zip(self._regularizer.terms, self._integrals.T, strict=True))
 
     def extra_repr(self) -> str:
         start, end = self.t_span
