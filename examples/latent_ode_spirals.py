@@ -1,14 +1,15 @@
 """A latent ODE learns spirals of either direction from noisy points at irregular times: Chen et al.'s table 2 and figure 8.
 
-Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366), section 5.1: 1000
-spirals, half of them clockwise, each from another start, 100 steps of time; 30, 50 or 100 of the noisy points of each are seen,
-drawn without replacement; the error is the root mean square over the 100 steps of time after those of the training, for series
-that were not trained on. Beside it a recurrent network of the same size that is told the time to the next point and
-extrapolates from its own predictions.
+Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366), section
+5.1: 1000 spirals, half of them clockwise, each from another start, 100 steps of time; 30, 50 or 100 of the noisy points of
+each are seen, drawn without replacement; the error is the root mean square over the 100 steps of time after those of the
+training, for series that were not trained on. Beside it a recurrent network of the same size that is told the time to the
+next point and extrapolates from its own predictions.
 
-The paper names neither the curves nor the noise. They are those of the authors' example that came with torchdiffeq: two Archimedean
-and hyperbolic arms over an angle of 6π, noise of standard deviation 0.3; so errors compare with the paper's in their order, not
-digit by digit. Errors are measured against the curves without noise.
+The paper names neither the curves nor the noise. They are those of the example that comes with torchdiffeq: an Archimedean
+spiral and a hyperbolic one, over an angle of 6π, noise of standard deviation 0.3. On the latter the last steps leave the
+centre fifteen times as fast as the first, and so small errors of phase weigh heavily: errors compare with the paper's in
+their order, not digit by digit, and are given for either direction too. They are measured against the curves without noise.
 
 Run: python examples/latent_ode_spirals.py [--quick] [--observations 30]
 """
@@ -120,13 +121,14 @@ def rmse(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @dataclass
 class Result:
-    """Errors of both models, the latent one for the figure, and what training took."""
+    """Errors of both models, the latent one for the figure, and what its training took."""
 
     observations: int
     model: LatentODE
     test: Spirals
     reconstruction: float
     extrapolation: float
+    by_direction: tuple[float, float]
     recurrent: float
     seconds: float
     per_step: float
@@ -139,7 +141,6 @@ def fit(observations: int, steps: int, count: int, batch: int, engine: str) -> R
     test = draw_spirals(200, observations, seed=2, with_future=True)
     loader = torch.utils.data.DataLoader(data, batch_size=batch, shuffle=True, drop_last=True)
     model, baseline = latent_ode(engine), Recurrent()
-    begin = time.perf_counter()
     for module, loss in (
         (baseline, lambda module, seen: module.loss(seen)),
         (model, lambda module, seen: -module.elbo(seen, TIMES).mean()),
@@ -151,12 +152,14 @@ def fit(observations: int, steps: int, count: int, batch: int, engine: str) -> R
     seconds = time.perf_counter() - begin
     with torch.no_grad():
         past, future = test.truth[:, :STEPS], test.truth[:, STEPS:]
+        found = model.extrapolate(test.seen, TIMES, at=FUTURE)
         return Result(
             observations,
             model,
             test,
             rmse(model.reconstruct(test.seen, TIMES), past),
-            rmse(model.extrapolate(test.seen, TIMES, at=FUTURE), future),
+            rmse(found, future),
+            (rmse(found[::2], future[::2]), rmse(found[1::2], future[1::2])),
             rmse(baseline.extrapolate(test.seen), future),
             seconds,
             seconds / steps,
@@ -189,20 +192,20 @@ def draw(results: list[Result]) -> Figure:
 
 def table(results: list[Result]) -> Table:
     out = Table(title=f"RMSE over {STEPS} steps beyond the training's, on 200 new series (noise {NOISE})")
-    for name in ("observations", "latent ODE", "paper", "GRU", "paper", "latent ODE, seen steps", "ms/step", "seconds"):
+    for name in ("seen", "latent ODE", "paper", "clockwise", "counter", "GRU", "paper", "past", "ms/step", "seconds"):
         out.add_column(name, justify="right")
     for x in results:
         ours, theirs = PAPER.get(x.observations, (math.nan, math.nan))
         out.add_row(
-            f"{x.observations}/{STEPS}", f"{x.extrapolation:.4f}", f"{ours:.4f}", f"{x.recurrent:.4f}", f"{theirs:.4f}",
-            f"{x.reconstruction:.4f}", f"{1e3 * x.per_step:.0f}", f"{x.seconds:.0f}",
+            f"{x.observations}/{STEPS}", f"{x.extrapolation:.4f}", f"{ours:.4f}", *(f"{y:.2f}" for y in x.by_direction),
+            f"{x.recurrent:.4f}", f"{theirs:.4f}", f"{x.reconstruction:.2f}", f"{1e3 * x.per_step:.0f}", f"{x.seconds:.0f}",
         )  # fmt: skip
     return out
 
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="Few steps on few series, for a test that all runs.")] = False,
-    observations: Annotated[list[int], typer.Option(help="Points seen of each series; may be repeated.")] = [30, 50, 100],  # noqa: B006
+    observations: Annotated[list[int], typer.Option(help="Points seen of each series; may be repeated.")] = list(PAPER),
     steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 2000,
     count: Annotated[int, typer.Option(help="Series to train on.")] = 1000,
     batch: Annotated[int, typer.Option(help="Series in a batch.")] = 100,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,7 +100,8 @@ def test_steps_are_divided_where_the_polynomial_is_too_coarse(julia_engine):
 
 def test_gradients_are_torchdiffeqs(engine):
     torch.manual_seed(3)
-    model = LatentODE(nn.Identity(), network(LATENT, 8, LATENT).double(), nn.Identity(), LATENT, rtol=1e-9, atol=1e-11, engine=engine)
+    dynamics = network(LATENT, 8, LATENT).double()
+    model = LatentODE(nn.Identity(), dynamics, nn.Identity(), LATENT, rtol=1e-9, atol=1e-11, engine=engine)
     z0 = torch.randn(4, LATENT, dtype=torch.float64, requires_grad=True)
     times = TIMES.double()
     weights = torch.randn(4, len(times), LATENT, dtype=torch.float64)
@@ -145,9 +148,8 @@ def marginal(x: torch.Tensor, times: torch.Tensor, t0: float, sd: float) -> torc
 @pytest.mark.parametrize("importance_weighted", [False, True])
 def test_bound_of_a_linear_gaussian_model(engine, importance_weighted):
     """With the exact posterior the bound is the log likelihood; the importance-weighted one so for every single sample."""
-    model = LatentODE(
-        LinearGaussian(0.7, 0.4), Decay(), nn.Identity(), 1, t0=0.2, observation_sd=0.4, rtol=1e-8, atol=1e-10, engine=engine
-    ).double()
+    options = {"t0": 0.2, "observation_sd": 0.4, "rtol": 1e-8, "atol": 1e-10, "engine": engine}
+    model = LatentODE(LinearGaussian(0.7, 0.4), Decay(), nn.Identity(), 1, **options).double()
     x, times, _ = series(3, dtype=torch.float64)
     x, mask = x[..., :1], torch.ones(3, len(TIMES), 1, dtype=torch.bool)
     mask[0, :3] = mask[1, 4] = False
@@ -161,8 +163,10 @@ def test_bound_of_a_linear_gaussian_model(engine, importance_weighted):
 def test_parts_and_weight_of_the_bound(engine):
     model = make(engine)
     x, times, mask = series(3)
-    parts = [model.elbo_parts(x, times, mask, kl_weight=w, generator=torch.Generator().manual_seed(0)) for w in (1.0, 0.25)]
-    for part, weight in zip(parts, (1.0, 0.25), strict=True):
+    parts = []
+    for weight in (1.0, 0.25):
+        part = model.elbo_parts(x, times, mask, kl_weight=weight, generator=torch.Generator().manual_seed(0))
+        parts.append(part)
         assert isinstance(part, ELBO)
         torch.testing.assert_close(part.value, part.log_likelihood - weight * part.kl)
     posterior = model.encode(x, times, mask)
@@ -184,7 +188,8 @@ def test_poisson_process_of_a_known_rate(engine):
         def forward(self, observations, t0):
             return torch.tensor([[0.5], [-1.0]], dtype=torch.float64), torch.full((2, 1), 1e-12, dtype=torch.float64)
 
-    model = LatentODE(Known(), Decay(), nn.Identity(), 1, intensity=Rate(), rtol=1e-9, atol=1e-11, engine=engine).double()
+    options = {"intensity": Rate(), "rtol": 1e-9, "atol": 1e-11, "engine": engine}
+    model = LatentODE(Known(), Decay(), nn.Identity(), 1, **options).double()
     times = torch.tensor([[0.4, 1.0, 1.7], [0.2, 0.9, 2.2]], dtype=torch.float64)
     mask = torch.tensor([[True, True, True], [True, True, False]])
     window = torch.tensor([[0.0, 2.0], [-0.5, 1.5]], dtype=torch.float64)
@@ -199,7 +204,8 @@ def test_poisson_process_of_a_known_rate(engine):
 def test_kl_annealing():
     assert [KLAnnealing(10, wait=5)(i) for i in (0, 5, 10, 15, 99)] == [0, 0, 0.5, 1, 1]
     assert KLAnnealing(10, start=0.2, stop=0.6)(5) == pytest.approx(0.4)
-    assert [KLAnnealing(40, cycles=2)(i) for i in (0, 5, 10, 19, 20, 25, 40)] == pytest.approx([0, 0.5, 1, 1, 0, 0.5, 1])
+    cyclical = [KLAnnealing(40, cycles=2)(i) for i in (0, 5, 10, 19, 20, 25, 40)]
+    assert cyclical == pytest.approx([0, 0.5, 1, 1, 0, 0.5, 1])
 
 
 # --- missing values, times of each sample's own ------------------------------------------------------------------------
@@ -369,6 +375,13 @@ def test_copies_and_state_dicts(engine):
         torch.testing.assert_close(bounds[-1], bounds[0])
     bounds[1].sum().backward()
     assert all(p.grad is not None for p in twin.parameters()) and all(p.grad is None for p in model.parameters())
+
+
+def test_example_runs(tmp_path, capsys):
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "latent_ode_spirals.py"))
+    output = tmp_path / "spirals.png"
+    example["main"](quick=True, observations=[30], steps=0, count=0, batch=20, engine="embedded", output=output)
+    assert output.stat().st_size > 0 and "embedded" in capsys.readouterr().out
 
 
 def test_bad_input():

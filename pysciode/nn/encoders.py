@@ -20,17 +20,18 @@ _SMALLEST_SD = 1e-4
 class RNNEncoder(nn.Module):
     """A GRU that reads the observations backwards in time, with the gaps between them and the mask.
 
-    Chen, Rubanova, Bettencourt, Duvenaud (NeurIPS 2018, arXiv:1806.07366), section 5; the gaps as inputs are those of Che,
+    Chen, Rubanova, Bettencourt, Duvenaud (NeurIPS 2018, arXiv:1806.07366), section 5; gaps and masks as inputs after Che,
     Purushotham, Cho, Sontag, Liu, "Recurrent Neural Networks for Multivariate Time Series with Missing Values" (2018,
-    arXiv:1606.01865). The gap that comes with an observation is the time from the one before it, with the first of them from the
-    time of the latent state: so the network knows how far it has to go.
+    arXiv:1606.01865). The gap that comes with an observation is the time since the one before it, that of the first since
+    the time of the latent state: so the network knows how far it has to go.
 
     Parameters
     ----------
     input_dim, hidden_dim, latent_dim
         Entries of an observation, of the GRU's state and of the latent state.
     gaps, masks
-        Whether the network is told the gaps and which entries were observed. Without `masks` a missing value reads as zero.
+        Whether the network is told the gaps, and which entries were observed. Without `masks` a missing value in a row
+        that was observed reads as zero.
     """
 
     def __init__(
@@ -55,17 +56,18 @@ class RNNEncoder(nn.Module):
         lengths = steps.observed.sum(1)
         sequence = torch.cat(inputs, 2)
         if (lengths < sequence.shape[1]).any():
-            sequence = pack_padded_sequence(sequence, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+            lengths = lengths.clamp(min=1)
+            sequence = pack_padded_sequence(sequence, lengths, batch_first=True, enforce_sorted=False)
         hidden = self.rnn(sequence)[1][0]
-        return _mean_and_sd(self.head(torch.where(lengths[:, None] > 0, hidden, 0)))
+        return _mean_and_sd(self.head(torch.where(steps.observed[:, :1], hidden, 0)))
 
 
 class ODERNNEncoder(nn.Module):
     """A GRU whose state follows an ODE between observations, backwards in time: the ODE-RNN.
 
-    Rubanova, Chen, Duvenaud, "Latent ODEs for Irregularly-Sampled Time Series" (NeurIPS 2019, arXiv:1907.03907), sections 3.1 and
-    3.2. Each sample has its own times: between two of its observations its time runs from 0 to 1, so that a solve serves the whole
-    batch and there are as many as the longest sample has observations, not as there are different times.
+    Rubanova, Chen, Duvenaud, "Latent ODEs for Irregularly-Sampled Time Series" (NeurIPS 2019, arXiv:1907.03907), sections
+    3.1 and 3.2. Each sample has its own times: between two of its observations its time runs from 0 to 1, so that a solve
+    serves the whole batch, and there are as many as the longest sample has observations, not as there are different times.
 
     Parameters
     ----------

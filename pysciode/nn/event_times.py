@@ -20,7 +20,8 @@ def event_log_likelihood(
     Parameters
     ----------
     log_rates
-        ``log λ`` at the times of the observations, shape ``(samples, batch, n, m)``: one rate for whole rows, or one for each entry.
+        ``log λ`` at the times of the observations, shape ``(samples, batch, n, m)``: one rate for whole rows, or one for
+        each entry.
     integrals
         Of the rates over the window, shape ``(samples, batch, m)``.
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 class KLAnnealing:
     """``schedule(step)`` is the weight at that step: `start` for `wait` steps, then linearly up to `stop` within `steps`.
 
-    A weight that grows from nearly zero keeps the posterior from collapsing onto the prior before the decoder has learnt to
-    use it: Bowman et al., "Generating Sentences from a Continuous Space" (CoNLL 2016, arXiv:1511.06349), section 3.1. With
-    `cycles` the growth begins anew, each time with half of the cycle at the full weight: Fu et al., "Cyclical Annealing Schedule" (NAACL
-    2019, arXiv:1903.10145).
+    A weight that grows from nearly zero keeps the posterior from collapsing onto the prior before the decoder has learnt
+    to use it: Bowman et al., "Generating Sentences from a Continuous Space" (CoNLL 2016, arXiv:1511.06349), section 3.1.
+    With `cycles` the growth begins anew, each time with half of the cycle at the full weight: Fu et al., "Cyclical
+    Annealing Schedule" (NAACL 2019, arXiv:1903.10145).
 
     Parameters
     ----------

@@ -29,17 +29,17 @@ from .trajectory import Field
 class LatentODE(nn.Module):
     """A variational autoencoder of time series whose latent state follows an ODE.
 
-    ``z(t0) ~ N(0, 1)``, ``dz/dt = dynamics(z)``, ``x(t) ~ N(decoder(z(t)), sd)``. The encoder gives the approximate posterior of
-    ``z(t0)``.
+    ``z(t0) ~ N(0, 1)``, ``dz/dt = dynamics(z)``, ``x(t) ~ N(decoder(z(t)), sd)``. The encoder gives the approximate
+    posterior of ``z(t0)``.
 
     Parameters
     ----------
     encoder
-        :class:`RNNEncoder`, :class:`ODERNNEncoder`, or any module that makes of :class:`Observations` and `t0` a mean and a
-        standard deviation of shape ``(batch, latent_dim)``.
+        :class:`RNNEncoder`, :class:`ODERNNEncoder`, or any module that makes of :class:`Observations` and `t0` a mean and
+        a standard deviation of shape ``(batch, latent_dim)``.
     dynamics
-        A module with ``forward(z)`` or ``forward(t, z)``, each row of `z` for itself. It should be smooth (tanh, ELU, softplus):
-        see `Notes`.
+        A module with ``forward(z)`` or ``forward(t, z)``, each row of `z` for itself. It should be smooth (tanh, ELU,
+        softplus): see `Notes`.
     decoder
         A module from rows of latent states, shape ``(rows, latent_dim)``, to the means of observations, ``(rows, d)``.
     latent_dim
@@ -68,12 +68,13 @@ class LatentODE(nn.Module):
 
     Notes
     -----
-    One solve serves a batch, whatever its times: between the solver's steps the path is interpolated, with an error held to the
-    tolerances (see :mod:`pysciode.nn.trajectory`), so a hundred observations cost little more than ten. Where the dynamics have
-    kinks (ReLU) that takes more steps.
+    One solve serves a batch, whatever its times: between the solver's steps the path is interpolated, with an error held to
+    the tolerances (see :mod:`pysciode.nn.trajectory`), so a hundred observations cost little more than ten. Where the
+    dynamics have kinks (ReLU) that takes more steps. Predictions far outside the times of the training follow the dynamics
+    wherever they lead, and raise `SolveFailed` where these blow up.
 
-    The dynamics are compiled once for each size of batch, a fraction of a second: a data loader should drop its last batch where
-    that is a smaller one.
+    The dynamics are compiled once for each size of batch, a fraction of a second: a data loader should drop its last batch
+    where that is a smaller one.
 
     Examples
     --------
@@ -103,8 +104,9 @@ class LatentODE(nn.Module):
         **solver_options: Any,
     ) -> None:
         super().__init__()
-        for name, module in (("encoder", encoder), ("dynamics", dynamics), ("decoder", decoder), ("intensity", intensity)):
-            if not isinstance(module, nn.Module) and not (name == "intensity" and module is None):
+        modules = {"encoder": encoder, "dynamics": dynamics, "decoder": decoder}
+        for name, module in (modules if intensity is None else modules | {"intensity": intensity}).items():
+            if not isinstance(module, nn.Module):
                 raise TypeError(f"{name} must be an nn.Module, not {type(module).__name__}")
         roles = infer_signature(dynamics)
         if set(roles) - {"t", "u"}:
@@ -167,7 +169,8 @@ class LatentODE(nn.Module):
             The tighter bound ``E log 1/k Σ p(x, zᵢ) / q(zᵢ)`` of Burda, Grosse, Salakhutdinov, "Importance Weighted
             Autoencoders" (ICLR 2016, arXiv:1509.00519).
         window
-            From when to when the Poisson process was watched, needed with an intensity: a pair of times, or shape ``(batch, 2)``.
+            From when to when the Poisson process was watched, needed with an intensity: a pair of times, or shape
+            ``(batch, 2)``.
         generator
             Source of the samples.
 
@@ -201,7 +204,8 @@ class LatentODE(nn.Module):
         """Of the observed values, shape ``(samples, batch)``."""
         means = self._decode(latent)
         if means.shape[1:] != observations.values.shape:
-            raise ValueError(f"the decoder returns {means.shape[-1]} entries, but x has {observations.values.shape[-1]}")
+            d = observations.values.shape[-1]
+            raise ValueError(f"the decoder returns {means.shape[-1]} entries, but x has {d}")
         log_p = Normal(means, self.observation_sd).log_prob(observations.values)
         return torch.where(observations.mask, log_p, 0).sum((-2, -1))
 

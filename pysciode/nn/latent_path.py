@@ -44,7 +44,12 @@ class LatentPath:
 
 
 def follow(
-    field: Field, start: torch.Tensor, t0: float, wanted: torch.Tensor, algorithm: Algorithm | None, options: Mapping[str, Any]
+    field: Field,
+    start: torch.Tensor,
+    t0: float,
+    wanted: torch.Tensor,
+    algorithm: Algorithm | None,
+    options: Mapping[str, Any],
 ) -> tuple[LatentPath, list[Solution]]:
     """The path from `start` at `t0`, as far as the times in `wanted` go to either side; see `continuous_solution`."""
     parts: list[Trajectory | None] = [None, None]

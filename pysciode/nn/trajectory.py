@@ -1,10 +1,10 @@
 """Solutions between the solver's steps, differentiable, at times of each sample's own.
 
-A continuous adjoint has to stop at every saved time, since the cotangent jumps there; with a hundred observations it takes hundreds
-of small steps where the forward solve took ten. So only the solver's own steps are saved, and between them the state is the
-quintic polynomial that agrees with it, its slope and its curvature at both ends (Hairer, Nørsett, Wanner, *Solving Ordinary
-Differential Equations I*, 2nd ed., section II.6, on Hermite interpolation). Its cost hardly depends on how many times are
-wanted, nor on whether samples share them.
+A continuous adjoint has to stop at every saved time, since the cotangent jumps there; with a hundred observations it takes
+hundreds of small steps where the forward solve took ten. So only the solver's own steps are saved, and between them the state
+is the quintic polynomial that agrees with it, its slope and its curvature at both ends (Hairer, Nørsett, Wanner, *Solving
+Ordinary Differential Equations I*, 2nd ed., section II.6, on Hermite interpolation). Its cost hardly depends on how many times
+are wanted, nor on whether samples share them.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def continuous_solution(
     Returns
     -------
     Trajectory
-        Its interpolation error, which the defect ``P' - f(t, P)`` shows, is within the tolerances in the solver's norm: where the
-        solver's steps are too long for that they are divided, and the problem is solved again.
+        Its interpolation error, which the defect ``P' - f(t, P)`` shows, is within the tolerances in the solver's norm:
+        where the solver's steps are too long for that they are divided, and the problem is solved again.
     list of Solution
         What was solved.
 
@@ -121,7 +121,8 @@ def continuous_solution(
         solutions.append(solution)
         depends_on_time = _depends_on_time(problem)
         knots = (solution.t if saveat is None else saveat).to(torch.float64)
-        coefficients = torch.stack([solution.u, *_slopes_and_curvatures(field, solution.t, solution.u, depends_on_time)])
+        derivatives = _slopes_and_curvatures(field, solution.t, solution.u, depends_on_time)
+        coefficients = torch.stack([solution.u, *derivatives])
         parts = _parts(field, solution.t, coefficients.detach(), options, depends_on_time)
         if (parts == 1).all():
             break
@@ -130,8 +131,8 @@ def continuous_solution(
         saveat = torch.cat([*divided, knots[-1:]])
     else:
         warnings.warn(
-            f"the latent path is interpolated less accurately than the tolerances ask, even with {len(knots)} knots: the dynamics "
-            "may not be smooth (ReLU); take tanh, ELU or softplus, or looser tolerances",
+            f"the latent path is interpolated less accurately than the tolerances ask, even with {len(knots)} knots: the "
+            "dynamics may not be smooth (ReLU); take tanh, ELU or softplus, or looser tolerances",
             stacklevel=3,
         )
     return Trajectory(knots, coefficients.unflatten(2, (samples, batch))), solutions
@@ -173,9 +174,11 @@ def _parts(
     for order, (at_left, at_right) in enumerate(_QUINTIC):
         left, right = coefficients[order, :-1], coefficients[order, 1:]
         states = states + step**order * (_at_defect(at_left) * left + _at_defect(at_right) * right)
-        slopes = slopes + step ** (order - 1) * (_at_defect(polyder(at_left)) * left + _at_defect(polyder(at_right)) * right)
+        rates = _at_defect(polyder(at_left)) * left + _at_defect(polyder(at_right)) * right
+        slopes = slopes + step ** (order - 1) * rates
     if depends_on_time:
-        expected = torch.stack([field(t, u) for t, u in zip(times[:-1] + _DEFECT_AT * step.flatten(), states, strict=True)])
+        at = times[:-1] + _DEFECT_AT * torch.diff(times)
+        expected = torch.stack([field(t, u) for t, u in zip(at, states, strict=True)])
     else:
         expected = field(times[0], states.flatten(0, 1)).reshape(states.shape)
     rtol, atol = _tolerances(options, states.dtype)
