@@ -24,7 +24,7 @@ from torchdiffeq import odeint
 
 import pysciode as ps
 from pysciode.engines.julia import JuliaEngine
-from pysciode.errors import SolveFailed
+from pysciode.errors import CaptureError, SolveFailed
 from pysciode.nn import ConcatSquashNetwork, ContinuousFlow, Regularization
 from pysciode.nn.trace import draw_noise, exact_divergence, hutchinson_divergence
 
@@ -444,6 +444,16 @@ def test_nothing_is_compiled_twice_and_evaluations_are_counted(julia_engine, mon
         counts.append((len(captures), len(commands)))
     assert counts[0][0] == 2  # the flow with and without its density
     assert counts[0] == counts[-1]
+
+
+def test_a_mode_of_the_dynamics_alone_is_noticed():
+    dynamics = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).to(F64)
+    flow = ContinuousFlow(dynamics, 2, engine=EMBEDDED)
+    dynamics.eval()
+    assert flow.training and torch.isfinite(flow.log_prob(points(3, 2))).all()
+    flow.train()
+    with pytest.raises(CaptureError, match="Dropout in training mode"):
+        flow.log_prob(points(3, 2))
 
 
 def test_copies_and_saved_weights():
