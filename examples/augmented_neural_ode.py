@@ -1,11 +1,11 @@
 """What a neural ODE can't learn, and one in more dimensions can: losses and evaluations of both.
 
-Dupont, Doucet, Teh, "Augmented Neural ODEs" (NeurIPS 2019, arXiv:1904.01681): the two functions of its propositions 1 and 2, and
-its comparison of losses and of numbers of evaluations over training.
+Dupont, Doucet, Teh, "Augmented Neural ODEs" (NeurIPS 2019, arXiv:1904.01681): the two functions of its propositions 1
+and 2, and its comparison of losses and of numbers of evaluations over training.
 
 - Crossing: -1 goes to 1 and 1 to -1. Paths on a line can't cross, so the mean squared error stays above 1.
-- Spheres: a ball is told from the shell around it, by a linear layer behind the ODE. In the plane the flow can't turn the ball
-  out of the shell, only squeeze it through the gaps between the samples, which takes more and more evaluations.
+- Spheres: a ball is told from the shell around it, by a linear layer behind the ODE. In the plane the flow can't take
+  the ball out of the shell, only through the gaps between the samples, which needs more and more evaluations.
 
 Run: python examples/augmented_neural_ode.py [--quick]
 """
@@ -90,7 +90,9 @@ def spheres_models(options: dict) -> dict[str, Callable[[], tuple[nn.Module, nn.
     }
 
 
-def fit(problem: str, data: tuple[torch.Tensor, torch.Tensor], models: dict, steps: int, rate: float, seed: int) -> list[Fit]:
+def fit(
+    problem: str, data: tuple[torch.Tensor, torch.Tensor], models: dict, steps: int, rate: float, seed: int
+) -> list[Fit]:
     fits = []
     for name, make in models.items():
         torch.manual_seed(seed)
@@ -145,7 +147,12 @@ def main(
     crossed = fit("crossing", crossing(), crossing_models(options), steps // 2, 1e-2, seed)
     separated = fit("spheres", balls, spheres_models(options), steps, 2e-3, seed)
 
-    table = Table("problem", "model", *(Column(x, justify="right") for x in ("loss", "nfe forward", "backward", "seconds")), "engine")
+    table = Table(
+        "problem",
+        "model",
+        *(Column(x, justify="right") for x in ("loss", "nfe forward", "backward", "seconds")),
+        "engine",
+    )
     for x in (*crossed, *separated):
         last = x.training.history.iloc[-1]
         nfe = (f"{last['nfe_forward']:.0f}", f"{last['nfe_backward']:.0f}")

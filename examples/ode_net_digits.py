@@ -1,7 +1,7 @@
 """ODE-Net against a residual network, an RK-Net and a perceptron on handwritten digits.
 
-Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366), table 1 and
-figure 3, in small: the same four models on the 8x8 digits of scikit-learn. The paper's table, on MNIST:
+Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366), table
+1 and figure 3, in small: the same four models on the 8x8 digits of scikit-learn. The paper's table, on MNIST:
 
 =========  ==========  ==========  ======
 model      test error  parameters  memory
@@ -12,14 +12,15 @@ RK-Net     0.47 %      0.22 M      O(L~)
 ODE-Net    0.42 %      0.22 M      O(1)
 =========  ==========  ==========  ======
 
-Here memory is measured: the bytes kept between the forward and the backward pass of one batch, parameters aside. An RK-Net is
-the ODE-Net differentiated through the solver's steps, in torch; the ODE-Net uses the adjoint.
+Here memory is measured: the bytes kept between the forward and the backward pass of one batch, parameters aside. An
+RK-Net is the ODE-Net differentiated through the solver's steps, in torch; the ODE-Net uses the adjoint.
 
 Run: python examples/ode_net_digits.py [--quick] [--data mnist] (needs scikit-learn, for MNIST torchvision)
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from enum import Enum
 from pathlib import Path
@@ -33,6 +34,7 @@ from rich.table import Column, Table
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
+from torchdiffeq import odeint, odeint_adjoint
 
 import pysciode as ps
 from pysciode.fitting import train
@@ -96,7 +98,13 @@ def with_stem_and_head(middle: nn.Module, width: int, halvings: int) -> nn.Seque
     stem: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1)]
     for _ in range(halvings):
         stem += [nn.GroupNorm(min(8, width), width), nn.ReLU(), nn.Conv2d(width, width, 4, stride=2, padding=1)]
-    head = [nn.GroupNorm(min(8, width), width), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * width, 10)]
+    head = [
+        nn.GroupNorm(min(8, width), width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(16 * width, 10),
+    ]
     return nn.Sequential(*stem, middle, *head)
 
 
@@ -113,7 +121,7 @@ def block_of(model: nn.Module) -> NeuralODE | None:
 
 
 def bytes_kept(model: nn.Module, images: torch.Tensor) -> int:
-    """Bytes that a forward pass leaves for the backward one: torch's saved tensors, and at most what the solve allocated."""
+    """Bytes that a forward pass leaves for the backward one: torch's saved tensors and all that the solve allocated."""
     model(images)  # compiles
     kept: dict[int, int] = {}
 
@@ -161,12 +169,61 @@ def against_tolerance(model: nn.Module, images: torch.Tensor) -> list[dict[str, 
     return rows
 
 
-def memory_against_depth(width: int, halvings: int, images: torch.Tensor, engine: str) -> dict[str, list[tuple[int, float]]]:
-    """``(evaluations or blocks, megabytes)`` of each kind of model."""
+def step_seconds(width: int, halvings: int, images: torch.Tensor, engine: str) -> dict[str, tuple[float, str]]:
+    """Seconds of a training step of the block, on the same weights, here and in torchdiffeq; and evaluations."""
+    torch.manual_seed(0)
+    model = ode_net(width, halvings, rtol=1e-3, atol=1e-3, engine=engine)
+    block = block_of(model)
+    features = model[: list(model).index(block)](images).detach()
+    backsolve = NeuralODE(block.dynamics, **(block.options | {"sensealg": ps.BacksolveAdjoint()}))
+    times, calls = torch.tensor([0.0, 1.0]), Calls(block.dynamics)
+    tolerances = {"rtol": 1e-3, "atol": 1e-3}
+    steps = {
+        "pysciode, default adjoint": block,
+        "pysciode, BacksolveAdjoint": backsolve,
+        "torchdiffeq, through the solver": lambda u: odeint(calls, u, times, **tolerances)[-1],
+        "torchdiffeq, adjoint": lambda u: odeint_adjoint(calls, u, times, **tolerances)[-1],
+    }
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    counts = {}
+    for _ in range(6):  # in turn, so that all see the machine in the same mood
+        for name, step in steps.items():
+            calls.count = 0
+            began = time.perf_counter()
+            out = step(features)
+            forward = calls.count
+            out.square().mean().backward()
+            found[name].append(time.perf_counter() - began)
+            nfe = (
+                (step.nfe_forward, step.nfe_backward)
+                if isinstance(step, NeuralODE)
+                else (forward, calls.count - forward)
+            )
+            counts[name] = f"{nfe[0]} + {nfe[1]}"
+    return {name: (statistics.median(seconds[1:]), counts[name]) for name, seconds in found.items()}
+
+
+class Calls(nn.Module):
+    """Counts how often the dynamics are evaluated."""
+
+    def __init__(self, dynamics: nn.Module) -> None:
+        super().__init__()
+        self.dynamics = dynamics
+        self.count = 0
+
+    def forward(self, t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return self.dynamics(t, u)
+
+
+def memory_against_depth(
+    width: int, halvings: int, images: torch.Tensor, tolerances: list[float], engine: str
+) -> dict[str, list[tuple[int, float]]]:
+    """``(evaluations or blocks, megabytes)`` of each kind of model; ODEs are as deep as tolerances make them."""
     found: dict[str, list[tuple[int, float]]] = {"ResNet": [], "RK-Net": [], "ODE-Net": []}
     for depth in (2, 6, 12, 24, 48):
         found["ResNet"].append((depth, bytes_kept(res_net(width, halvings, depth), images) / 1e6))
-    for tolerance in (1e-1, 1e-3, 1e-4, 1e-5):
+    for tolerance in tolerances:
         options = {"rtol": tolerance, "atol": tolerance}
         rk = ode_net(width, halvings, sensealg=ps.ReverseDiffAdjoint(), engine="embedded", **options)
         ode = ode_net(width, halvings, sensealg=ps.BacksolveAdjoint(), engine=engine, **options)
@@ -185,7 +242,9 @@ def draw(histories: dict, memory: dict, rows: list[dict[str, float]], output: Pa
     axes[0, 0].set(xlabel="epoch", ylabel="test error (%)", yscale="log")
     for name, points in memory.items():
         axes[0, 1].plot(*zip(*points, strict=True), "o-", label=name)
-    axes[0, 1].set(xlabel="residual blocks, or evaluations of the dynamics", ylabel="kept for the backward pass (MB)", yscale="log")
+    axes[0, 1].set(
+        xlabel="residual blocks, or evaluations of the dynamics", ylabel="kept for the backward pass (MB)", yscale="log"
+    )
     forward, backward, error = ([row[key] for row in rows] for key in ("forward", "backward", "error"))
     axes[1, 0].plot(forward, error, "o-")
     axes[1, 0].set(xlabel="evaluations forward", ylabel="relative error of the features", yscale="log")
@@ -205,7 +264,7 @@ def main(
 ) -> None:
     """ODE-Net, RK-Net, residual network and perceptron on handwritten digits."""
     width = 8 if quick else 16
-    epochs = epochs or (4 if quick else 30)
+    epochs = epochs or (3 if quick else 30)
     training, test, halvings = load(data)
     # Batches of one size: a model is compiled once for each.
     batches = DataLoader(training, BATCH, shuffle=True, drop_last=True)
@@ -220,7 +279,11 @@ def main(
         "RK-Net": lambda: ode_net(width, halvings, **tolerances, **discrete),
         "ODE-Net": lambda: ode_net(width, halvings, **tolerances, **adjoint),
     }
-    table = Table("model", *(Column(x, justify="right") for x in ("test error", "parameters", "memory, MB", "nfe", "s/epoch")), "engine")
+    table = Table(
+        "model",
+        *(Column(x, justify="right") for x in ("test error", "parameters", "memory, MB", "nfe", "s/epoch")),
+        "engine",
+    )
     histories, trained = {}, {}
     for name, make in makers.items():
         torch.manual_seed(0)
@@ -251,13 +314,27 @@ def main(
     console.print(table)
 
     rows = against_tolerance(trained["ODE-Net"], images)
-    table = Table(*(Column(x, justify="right") for x in ("tolerance", "nfe forward", "nfe backward", "error of the features", "seconds")))
+    table = Table(
+        *(
+            Column(x, justify="right")
+            for x in ("tolerance", "nfe forward", "nfe backward", "error of the features", "seconds")
+        )
+    )
     for row in rows:
         table.add_row(
-            f"{row['tolerance']:g}", f"{row['forward']}", f"{row['backward']}", f"{row['error']:.1e}", f"{row['seconds']:.3f}"
+            f"{row['tolerance']:g}",
+            f"{row['forward']}",
+            f"{row['backward']}",
+            f"{row['error']:.1e}",
+            f"{row['seconds']:.3f}",
         )
     console.print(table)
-    draw(histories, memory_against_depth(width, halvings, images, engine), rows, output)
+    table = Table("training step of the block", Column("seconds", justify="right"), Column("nfe", justify="right"))
+    for name, (seconds, nfe) in step_seconds(width, halvings, images, engine).items():
+        table.add_row(name, f"{seconds:.3f}", nfe)
+    console.print(table)
+    levels = [1e-1, 1e-3] if quick else [1e-1, 1e-3, 1e-4, 1e-5]
+    draw(histories, memory_against_depth(width, halvings, images, levels, engine), rows, output)
     console.print(f"{output}: test errors, memory against depth, evaluations against accuracy")
 
 

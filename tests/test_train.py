@@ -68,7 +68,9 @@ def test_the_steps_are_those_of_a_loop_by_hand():
 def test_lbfgs():
     model = nn.Linear(2, 1)
     y = X @ torch.tensor([[2.0], [-1.0]])
-    train(model, squares, (X[:5] ** 3, y[:5] ** 3), torch.optim.LBFGS(model.parameters(), lr=1), steps=15, progress=False)
+    train(
+        model, squares, (X[:5] ** 3, y[:5] ** 3), torch.optim.LBFGS(model.parameters(), lr=1), steps=15, progress=False
+    )
     solution = torch.linalg.lstsq(torch.cat([X[:5] ** 3, torch.ones(5, 1)], 1), y[:5] ** 3).solution
     residual = torch.cat([X[:5] ** 3, torch.ones(5, 1)], 1) @ solution - y[:5] ** 3
     assert squares(model, (X[:5] ** 3, y[:5] ** 3)) < residual.square().mean() + 1e-6
@@ -134,7 +136,14 @@ def test_interrupted_is_resumed_where_it_stopped(tmp_path, place, steps_done):
 
     optimizer.register_step_pre_hook(send_signal)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.7)
-    options = {"epochs": 3, "scheduler": scheduler, "seed": 3, "validation": (X, Y), "checkpoint": path, "progress": False}
+    options = {
+        "epochs": 3,
+        "scheduler": scheduler,
+        "seed": 3,
+        "validation": (X, Y),
+        "checkpoint": path,
+        "progress": False,
+    }
     first = train(model, loss, loader(False), optimizer, **options)
     assert (first.stopped, first.steps) == ("interrupted", steps_done)
     assert_same(run(network(seed=5), epochs=3, checkpoint=path), expected)
@@ -157,8 +166,9 @@ def test_early_stopping_leaves_the_best_parameters():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.zero_()
     result = train(
-        model, lambda model, _: -model.weight.sum(), None, torch.optim.SGD(model.parameters(), lr=1.0), steps=100, every=1,
-        validation=lambda model: (model.weight.item() - 5) ** 2, early_stopping=EarlyStopping(patience=3), progress=False,
+        model, lambda model, _: -model.weight.sum(), None, torch.optim.SGD(model.parameters(), lr=1.0), steps=100,
+        every=1, validation=lambda model: (model.weight.item() - 5) ** 2, early_stopping=EarlyStopping(patience=3),
+        progress=False,
     )  # fmt: skip
     assert result.stopped == "early stopping"
     assert (result.steps, result.best_step, result.best) == (8, 5, 0.0)
@@ -177,7 +187,15 @@ def test_validation_is_the_mean_over_samples_in_evaluation_mode():
         return squares(model, batch)
 
     expected_before = squares(model, (X, Y)).item()
-    result = train(model, loss, batches[:1], torch.optim.SGD(model.parameters(), lr=0.0), epochs=1, validation=batches, progress=False)
+    result = train(
+        model,
+        loss,
+        batches[:1],
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        epochs=1,
+        validation=batches,
+        progress=False,
+    )
     assert result.history["validation"].iloc[-1] == pytest.approx(expected_before, rel=1e-6)
     assert seen == [True, False, False] and not model.training
 
@@ -215,7 +233,9 @@ def test_history_counts_evaluations_and_draws_them(engine):
     import matplotlib
 
     matplotlib.use("Agg")
-    model = nn.Sequential(NeuralODE(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)), engine=engine), nn.Linear(2, 1))
+    model = nn.Sequential(
+        NeuralODE(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)), engine=engine), nn.Linear(2, 1)
+    )
     loss = lambda model, batch: (squares(model, batch), {"count": 2})  # noqa: E731
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     result = train(model, loss, (X, Y), optimizer, steps=3, validation=(X, Y), progress=False)
@@ -245,7 +265,9 @@ class Writer:
 
 def test_logs(monkeypatch, tmp_path):
     writer, model = Writer(), network()
-    result = train(model, squares, (X, Y), torch.optim.SGD(model.parameters(), lr=0.1), steps=2, log=writer, progress=False)
+    result = train(
+        model, squares, (X, Y), torch.optim.SGD(model.parameters(), lr=0.1), steps=2, log=writer, progress=False
+    )
     losses = [(value, step) for name, value, step in writer.rows if name == "loss"]
     assert losses == list(zip(result.history["loss"], (1, 2), strict=True))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -273,6 +295,12 @@ def test_logs(monkeypatch, tmp_path):
 )
 def test_bad_arguments_are_named(change, named):
     model = network()
-    arguments = {"model": model, "loss": squares, "data": (X, Y), "optimizer": torch.optim.SGD(model.parameters()), "steps": 1}
+    arguments = {
+        "model": model,
+        "loss": squares,
+        "data": (X, Y),
+        "optimizer": torch.optim.SGD(model.parameters()),
+        "steps": 1,
+    }
     with pytest.raises((TypeError, ValueError), match=named):
         train(**{**arguments, "progress": False, **change})

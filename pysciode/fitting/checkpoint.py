@@ -1,4 +1,4 @@
-"""What a training run needs to go on as if it had never stopped: states of random numbers, and files that are whole or absent."""
+"""What a training run needs to go on as if it had never stopped: random states, and files that are whole or absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 
 def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
-    """The states of torch's, NumPy's and Python's random numbers, and of further generators, as tensors and plain values."""
+    """States of torch's, NumPy's and Python's random numbers and of further generators, as tensors and plain values."""
     name, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),

@@ -1,4 +1,4 @@
-"""Steps of the optimiser, validations and checkpoints, in the order that makes a resumed run the same as one without a break."""
+"""Steps, validations and checkpoints, in the order that makes a resumed run the same as one without a break."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class Loop:
             # What was begun and not finished is done again when the run is resumed.
             self.optimizer.zero_grad()
             self._save()
-        stopping = self.early_stopping
-        if stopping is not None and stopping.restore_best and self.best_parameters and training.stopped != "interrupted":
+        restore = self.early_stopping is not None and self.early_stopping.restore_best
+        if restore and self.best_parameters and training.stopped != "interrupted":
             self.model.load_state_dict(self.best_parameters)
         return training
 
@@ -294,7 +294,9 @@ class Loop:
             if self.random_at_step is not None:
                 set_random_states(self.random_at_step, self.data.generators)
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"checkpoint {self.checkpoint} is not of this model, optimiser, scheduler and data: {error}") from error
+            raise ValueError(
+                f"checkpoint {self.checkpoint} is not of this model, optimiser, scheduler and data: {error}"
+            ) from error
         self.training.resumed_at = self.training.steps
 
 

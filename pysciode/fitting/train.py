@@ -43,35 +43,38 @@ def train(
     Parameters
     ----------
     model
-        Any torch module; it is trained in training mode, validated in evaluation mode and left in the mode that it came in.
+        Any torch module; it is trained in training mode, validated in evaluation mode and left in the mode that it came
+        in.
     loss
         ``loss(model, batch)`` to the loss, a tensor of one number, or to the pair of it and a dict of further numbers.
     data
-        A torch ``DataLoader``, a list of batches or anything else that can be gone through again and again; a tensor, or a
-        tuple of tensors, which is one batch; None, if the loss draws its own data.
+        A torch ``DataLoader``, a list of batches or anything else that can be gone through again and again; a tensor,
+        or a tuple of tensors, which is one batch; None, if the loss draws its own data.
     optimizer
         Any of torch's.
     epochs, steps
         How long: passes through the data, or steps of the optimiser. One of the two.
     scheduler
-        A scheduler of learning rates, stepped after each step of the optimiser; ``ReduceLROnPlateau``, after each validation.
+        A scheduler of learning rates, stepped after each step of the optimiser; ``ReduceLROnPlateau``, after each
+        validation.
     validation
-        Data for the same loss, or a function of the model to a number. It runs without gradients, in evaluation mode, and
-        the random numbers that it draws don't change those of the training.
+        Data for the same loss, or a function of the model to a number. It runs without gradients, in evaluation mode,
+        and the random numbers that it draws don't change those of the training.
     every
-        Steps between validations and checkpoints; by default a pass through `data`, or 100 steps where that is one batch.
+        Steps between validations and checkpoints; by default a pass through `data`, or 100 steps where that is one
+        batch.
     early_stopping
         An `EarlyStopping`, or its patience.
     clip_norm
         Largest norm of the gradient of all parameters; longer ones are scaled down.
     on_failure
-        What happens where a solve or gradient fails, or the loss is not finite: ``"skip"`` passes the batch over, with a
-        warning, as long as not `FAILURES_IN_A_ROW` of them fail.
+        What happens where a solve or gradient fails, or the loss is not finite: ``"skip"`` passes the batch over, with
+        a warning, as long as not `FAILURES_IN_A_ROW` of them fail.
     checkpoint
         A file to write the state of the run to, as a whole: model, optimiser, scheduler, random numbers, history.
     resume
-        Whether to go on from that file, if it exists. The numbers are then those of a run without interruption, if the order
-        of the data depends on torch's, NumPy's or Python's random numbers or the loader's own generator.
+        Whether to go on from that file, if it exists. The numbers are then those of a run without interruption, if the
+        order of the data depends on torch's, NumPy's or Python's random numbers or the loader's own generator.
     seed
         For these random numbers; not used where a run is resumed.
     progress

@@ -65,9 +65,9 @@ class Training:
     def history(self) -> pd.DataFrame:
         """One row for each step.
 
-        Columns ``step``, ``epoch``, ``loss`` (NaN where the batch was skipped), ``learning_rate`` and ``seconds`` since the
-        start; where the model has blocks that count them ``nfe_forward`` and ``nfe_backward``; ``validation`` where it was
-        computed after that step, NaN elsewhere; and what the loss returned beside its value.
+        Columns ``step``, ``epoch``, ``loss`` (NaN where the batch was skipped), ``learning_rate`` and ``seconds`` since
+        the start; where the model has blocks that count them ``nfe_forward`` and ``nfe_backward``; ``validation`` where
+        it was computed after that step, NaN elsewhere; and what the loss returned beside its value.
         """
         import pandas as pd
 
@@ -100,8 +100,9 @@ class Training:
         handles, labels = ax.get_legend_handles_labels()
         if "nfe_forward" in history:
             counts = ax.twinx()
-            for name, style in (("nfe_forward", "-"), ("nfe_backward", "--")):
-                counts.plot(history["step"], history[name], style, color="0.6", lw=0.8, label=name.replace("nfe_", "evaluations "))
+            for way, style in (("forward", "-"), ("backward", "--")):
+                values, label = history[f"nfe_{way}"], f"evaluations {way}"
+                counts.plot(history["step"], values, style, color="0.6", lw=0.8, label=label)
             counts.set_ylabel("evaluations of the dynamics")
             more = counts.get_legend_handles_labels()
             handles, labels = handles + more[0], labels + more[1]

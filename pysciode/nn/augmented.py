@@ -1,7 +1,7 @@
 """Neural ODEs in more dimensions than their input has.
 
-Dupont, Doucet, Teh, "Augmented Neural ODEs" (NeurIPS 2019, arXiv:1904.01681); the learned lift is the input-layer augmentation
-of Massaroli, Poli, Park, Yamashita, Asama, "Dissecting Neural ODEs" (NeurIPS 2020, arXiv:2002.08071).
+Dupont, Doucet, Teh, "Augmented Neural ODEs" (NeurIPS 2019, arXiv:1904.01681); the learned lift is the input-layer
+augmentation of Massaroli, Poli, Park, Yamashita, Asama, "Dissecting Neural ODEs" (NeurIPS 2020, arXiv:2002.08071).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from .neural_ode import NeuralODE
 class AugmentedNeuralODE(nn.Module):
     """A :class:`NeuralODE` whose states have further entries beside those of the input.
 
-    Paths of an ODE don't cross, so a neural ODE on the input's own space can't map ``-1`` to ``1`` and ``1`` to ``-1``, nor pull
-    a ball out of a shell around it; with one more dimension they go past each other (Dupont et al., propositions 1 and 2).
+    Paths of an ODE don't cross, so a neural ODE on the input's own space can't map ``-1`` to ``1`` and ``1`` to ``-1``,
+    nor pull a ball out of a shell around it; with one more dimension they go past each other (Dupont et al.,
+    propositions 1 and 2).
 
     Parameters
     ----------
@@ -27,10 +28,11 @@ class AugmentedNeuralODE(nn.Module):
     augment
         How many entries (of images, channels) are added behind those of the input, along axis 1.
     lift
-        ``"zero"``: they start from zero (Dupont et al.). A module: with ``augment=k`` it gives their ``k`` starting values from
-        the input; with ``augment=0`` it gives the whole state (IL-NODE of Massaroli et al.).
+        ``"zero"``: they start from zero (Dupont et al.). A module: with ``augment=k`` it gives their ``k`` starting
+        values from the input; with ``augment=0`` it gives the whole state (IL-NODE of Massaroli et al.).
     project
-        None: the whole state is returned; ``"drop"``: the added entries are dropped; a module is applied to every state.
+        None: the whole state is returned; ``"drop"``: the added entries are dropped; a module is applied to every
+        state.
     options
         Further arguments of `NeuralODE`.
 
@@ -100,7 +102,9 @@ class AugmentedNeuralODE(nn.Module):
         if self.augment == 0:
             return lifted
         if tuple(lifted.shape) != wanted:
-            raise ValueError(f"lift returned the shape {tuple(lifted.shape)}; with augment={self.augment} it must be {wanted}")
+            raise ValueError(
+                f"lift returned the shape {tuple(lifted.shape)}; with augment={self.augment} it must be {wanted}"
+            )
         return torch.cat([x, lifted], 1)
 
     def _projected(self, u: torch.Tensor, width: int) -> torch.Tensor:

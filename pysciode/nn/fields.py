@@ -14,7 +14,7 @@ from ..capture.torch_arguments import infer_signature
 from .regularization import Regularization
 
 Parameters = dict[str, torch.Tensor]
-"""``start`` and ``length`` of the time of each sample, shape ``(batch,)``, for rescaled time; ``noise``; each where needed."""
+"""``start`` and ``length`` of each sample's time, shape ``(batch,)``, where it is rescaled; ``noise``, where drawn."""
 
 
 def field_of(

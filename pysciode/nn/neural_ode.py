@@ -1,6 +1,7 @@
 """Neural ODE blocks: a module's output is where its input flows to.
 
-Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366), section 3.
+Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366),
+section 3.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class NeuralODE(nn.Module):
     Parameters
     ----------
     dynamics
-        Any module with ``forward(t, u)`` or ``forward(u)`` that returns the shape of `u`; `t` is a tensor without dimensions.
-        It is compiled, once for each shape of input and for training and evaluation mode, so what draws random numbers or
-        changes its buffers (dropout and batch normalisation in training mode) raises `CaptureError`.
+        Any module with ``forward(t, u)`` or ``forward(u)`` that returns the shape of `u`; `t` is a tensor without
+        dimensions. It is compiled, once for each shape of input and for training and evaluation mode, so what draws
+        random numbers or changes its buffers (dropout and batch normalisation in training mode) raises `CaptureError`.
     t_span
-        Where the input stands, and where to solve to; times between are saved too where a trajectory is returned. Strictly
-        monotone. A ``nn.Parameter`` is learnt.
+        Where the input stands, and where to solve to; times between are saved too where a trajectory is returned.
+        Strictly monotone. A ``nn.Parameter`` is learnt.
     returns
         ``"end"``: the state at the last time; ``"trajectory"``: those at all times, time first; ``"both"``: the pair.
     algorithm
@@ -60,8 +61,8 @@ class NeuralODE(nn.Module):
 
     Notes
     -----
-    Step sizes are chosen for a batch as a whole, by the root mean square of its errors: so results depend on the batch within
-    the tolerances, and one stiff sample slows all.
+    Step sizes are chosen for a batch as a whole, by the root mean square of its errors: so results depend on the batch
+    within the tolerances, and one stiff sample slows all.
 
     Examples
     --------
@@ -97,7 +98,9 @@ class NeuralODE(nn.Module):
             raise ValueError("atol must be one number where a regularisation is integrated beside the states")
         for name in ("saveat", "throw", "save_idxs", "dense"):
             if name in solver_options:
-                raise TypeError(f"{name} can't be given: a block returns whole states at its times, or raises SolveFailed")
+                raise TypeError(
+                    f"{name} can't be given: a block returns whole states at its times, or raises SolveFailed"
+                )
         check_sensealg(sensealg)
         self.dynamics = dynamics
         self.t_span = t_span if isinstance(t_span, torch.Tensor) else np.array(t_span, np.float64)
@@ -114,10 +117,11 @@ class NeuralODE(nn.Module):
         Parameters
         ----------
         u0
-            States at the first time: any shape; with a regularisation or times for each sample, the first axis is the batch.
+            States at the first time: any shape; with a regularisation or times for each sample, the first axis is the
+            batch.
         times
-            In place of ``t_span``: shape ``(k,)``, or ``(batch, k)`` for times of each sample's own, monotone in every row; a
-            row may repeat its last time to fill up.
+            In place of ``t_span``: shape ``(k,)``, or ``(batch, k)`` for times of each sample's own, monotone in every
+            row; a row may repeat its last time to fill up.
 
         Returns
         -------
@@ -133,10 +137,10 @@ class NeuralODE(nn.Module):
 
         Notes
         -----
-        Times of each sample's own are solved in a time common to all: ``du/ds = (tᵢ₁ - tᵢ₀) f(tᵢ₀ + s (tᵢ₁ - tᵢ₀), u)``, one
-        solve for each of the ``k - 1`` columns. Dynamics that depend on time are then called under ``torch.vmap``, with
-        batches of one sample. Where the rows are drawn from one grid, the union of the times for all samples, with the
-        wanted entries picked afterwards, is a single solve and so usually cheaper.
+        Times of each sample's own are solved in a time common to all: ``du/ds = (tᵢ₁ - tᵢ₀) f(tᵢ₀ + s (tᵢ₁ - tᵢ₀),
+        u)``, one solve for each of the ``k - 1`` columns. Dynamics that depend on time are then called under
+        ``torch.vmap``, with batches of one sample. Where the rows are drawn from one grid, the union of the times for
+        all samples, with the wanted entries picked afterwards, is a single solve and so usually cheaper.
         """
         self._forget()
         times = self.t_span if times is None else times
@@ -155,7 +159,8 @@ class NeuralODE(nn.Module):
             states, integrals = self._solve_each(u0, torch.as_tensor(times, dtype=u0.dtype), regularizer, noise)
         if integrals is not None:
             # Lengths count, not directions.
-            self._integrals = integrals * torch.sign(torch.as_tensor(times[..., -1] - times[..., 0])).to(u0.dtype)[..., None]
+            direction = torch.sign(torch.as_tensor(times[..., -1] - times[..., 0], dtype=u0.dtype))
+            self._integrals = integrals * direction[..., None]
         match self.returns:
             case "end":
                 return states[-1]
@@ -188,11 +193,15 @@ class NeuralODE(nn.Module):
             if integrals is None:
                 state = self._solve(field, states[-1], (0.0, 1.0), p, _END)[0]
             else:
-                state, integrals = unpack(self._solve(field, pack(states[-1], integrals), (0.0, 1.0), p, _END)[0], u0.shape)
+                state, integrals = unpack(
+                    self._solve(field, pack(states[-1], integrals), (0.0, 1.0), p, _END)[0], u0.shape
+                )
             states.append(state)
         return torch.stack(states[-1:] if self.returns == "end" else states), integrals
 
-    def _solve(self, f: Callable[..., Any], u0: torch.Tensor, span: tuple[Any, float], p: Any, saveat: Any) -> torch.Tensor:
+    def _solve(
+        self, f: Callable[..., Any], u0: torch.Tensor, span: tuple[Any, float], p: Any, saveat: Any
+    ) -> torch.Tensor:
         solution = solve(ODEProblem(f, u0, span, p), self.algorithm, saveat=saveat, **self.options)
         self._statistics.append(solution.stats)
         self._engine = solution.engine
@@ -223,8 +232,8 @@ class NeuralODE(nn.Module):
     def nfe_backward(self) -> int:
         """Evaluations in the reverse solve of the latest call's backward pass, each a vector-Jacobian product.
 
-        0 before that pass, and for methods that solve nothing backwards because they differentiate the forward solve's own
-        steps (`ForwardDiffSensitivity`, `ReverseDiffAdjoint`, …).
+        0 before that pass, and for methods that solve nothing backwards because they differentiate the forward solve's
+        own steps (`ForwardDiffSensitivity`, `ReverseDiffAdjoint`, …).
         """
         return sum(max(x.get("nvjp", 0), x.get("nf_reverse", 0)) for x in self._statistics)
 

@@ -1,8 +1,8 @@
-"""Regularisation of neural ODEs: integrals along the solution that a loss may add, so that the solver takes fewer steps.
+"""Regularisation of neural ODEs: integrals along the solution, for a loss to add, so that the solver takes fewer steps.
 
-Finlay, Jacobsen, Nurbekyan, Oberman, "How to Train Your Neural ODE: the World of Jacobian and Kinetic Regularization" (2020,
-arXiv:2002.02798), section 3; Kelly, Bettencourt, Johnson, Duvenaud, "Learning Differential Equations that are Easy to Solve"
-(2020, arXiv:2007.04504), equation 1.
+Finlay, Jacobsen, Nurbekyan, Oberman, "How to Train Your Neural ODE: the World of Jacobian and Kinetic Regularization"
+(2020, arXiv:2002.02798); Kelly, Bettencourt, Johnson, Duvenaud, "Learning Differential Equations that are Easy to
+Solve" (2020, arXiv:2007.04504).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 Field = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""``f(t, u)`` on a batch of states, each sample for itself; `t` is one time or a time for each sample, shape ``(batch,)``."""
+"""``f(t, u)`` on a batch of states, sample by sample; `t` is one time, or one for each sample, shape ``(batch,)``."""
 
 Noise = Literal["rademacher", "gaussian"]
 
@@ -29,14 +29,16 @@ class Regularization:
     Attributes
     ----------
     kinetic
-        Weight of ``∫ ‖f(t, u)‖² dt`` (Finlay et al., equation 8): short, straight paths.
+        Weight of ``∫ ‖f(t, u)‖² dt`` (Finlay et al.): short, straight paths.
     jacobian
-        Weight of ``∫ ‖εᵀ ∂f/∂u‖² dt`` (Finlay et al., section 3.2), whose expectation over the noise ``ε``, drawn once for a
+        Weight of ``∫ ‖εᵀ ∂f/∂u‖² dt`` (Finlay et al.), whose expectation over the noise ``ε``, drawn once for a
         solve, is the squared Frobenius norm of the Jacobian.
     derivative
-        Weight of ``∫ ‖dᵏu/dtᵏ‖² dt`` with ``k = order`` (Kelly et al.): solutions that a solver of that order finds easy.
+        Weight of ``∫ ‖dᵏu/dtᵏ‖² dt`` with ``k = order`` (Kelly et al.): solutions that a solver of that order finds
+        easy.
     order
-        The order `k` of that derivative, at least 2. It is taken by nested forward mode, whose cost doubles with each order.
+        The order `k` of that derivative, at least 2. It is taken by nested forward mode, whose cost doubles with each
+        order.
     noise
         Distribution of ``ε``.
 
@@ -74,7 +76,7 @@ class Regularization:
         return like.new_tensor([getattr(self, name) for name in self.terms])
 
     def draw_noise(self, u: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``{"noise": ε}`` for one solve, of the shape of `u`, from torch's random numbers; empty where no term needs it."""
+        """``{"noise": ε}`` for one solve, shaped as `u`, from torch's random numbers; empty where no term needs it."""
         if not self.jacobian:
             return {}
         u = u.detach()
