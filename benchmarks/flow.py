@@ -1,4 +1,4 @@
-"""A training step of FFJORD's network (concat-squash, 64-64-64) in the plane: batch 512, 1e-5/1e-5, float32, on the same weights."""
+"""A training step of FFJORD's network (concat-squash, 64-64-64) in the plane: batch 512, 1e-5/1e-5, float32."""
 
 from __future__ import annotations
 

@@ -66,4 +66,4 @@ DENSITIES: dict[str, Callable[[int], torch.Tensor]] = {
 """Samplers by name: ``n`` samples, shape ``(n, 2)``."""
 
 ENTROPIES = {"checkerboard": math.log(32.0), "gaussians": math.log(8.0) + math.log(2 * math.pi * math.e * 0.3**2)}
-"""Where they have a formula, in nats: the lowest negative log likelihood that there is, but for the chance in held-out samples."""
+"""Where they have a formula, in nats: the lowest negative log likelihood, but for chance in the samples."""

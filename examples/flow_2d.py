@@ -1,8 +1,9 @@
 """Continuous normalizing flows learn densities in the plane: FFJORD's figure 2.
 
 Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, "FFJORD: Free-form Continuous Dynamics for Scalable Reversible
-Generative Models" (ICLR 2019, arXiv:1810.01367): the data, the density that the flow finds, and samples from it. Kinetic
-and Jacobian regularisation (Finlay et al. 2020, arXiv:2002.02798) keep the paths straight and the evaluations few.
+Generative Models" (ICLR 2019, arXiv:1810.01367): the data, the density that the flow finds, and samples from it.
+Kinetic and Jacobian regularisation (Finlay et al. 2020, arXiv:2002.02798) keep the paths straight and the evaluations
+few.
 
 Run: python examples/flow_2d.py [--quick] [--data spirals] [--animation flow.gif]
 """

@@ -1,9 +1,9 @@
 """Density estimation on tables: a continuous flow against affine coupling layers of the same number of parameters.
 
-The tabular part of table 2 in Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, "FFJORD" (ICLR 2019, arXiv:1810.01367), in
-small: held-out log likelihoods on data that scikit-learn brings along. Affine coupling: Dinh, Sohl-Dickstein, Bengio,
-"Density estimation using Real NVP" (ICLR 2017, arXiv:1605.08803), section 3. The tables are small, so both are stopped
-early, and a Gaussian with all correlations, from which both start, is a strong third.
+The tabular part of table 2 in Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, "FFJORD" (ICLR 2019,
+arXiv:1810.01367), in small: held-out log likelihoods on data that scikit-learn brings along. Affine coupling: Dinh,
+Sohl-Dickstein, Bengio, "Density estimation using Real NVP" (ICLR 2017, arXiv:1605.08803), section 3. The tables are
+small, so both are stopped early, and a Gaussian with all correlations, from which both start, is a strong third.
 
 Run: python examples/flow_tabular.py [--quick] [--data wine] (needs scikit-learn)
 """
@@ -101,7 +101,7 @@ def coupling_of_size(dim: int, wanted: int, seed: int, layers: int = 6) -> Affin
 
 
 def fit(model: nn.Module, rows: Split, steps: int, batch: int) -> float:
-    """Maximum likelihood by AdamW, with the weights that were best on the validation rows. Returns the seconds taken."""
+    """Maximum likelihood by AdamW, keeping the weights that were best on the validation rows; the seconds taken."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=1e-3)
 
     def loss(model: nn.Module, _: None) -> torch.Tensor:

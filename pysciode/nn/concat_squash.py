@@ -11,8 +11,8 @@ from torch import nn
 class ConcatSquash(nn.Module):
     """A linear layer that time gates and shifts: ``(W x + b) σ(w₁ t + b₁) + w₂ t``.
 
-    The layer of the experiments in Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, "FFJORD: Free-form Continuous Dynamics for
-    Scalable Reversible Generative Models" (ICLR 2019, arXiv:1810.01367).
+    The layer of the experiments in Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, "FFJORD: Free-form Continuous
+    Dynamics for Scalable Reversible Generative Models" (ICLR 2019, arXiv:1810.01367).
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
@@ -56,7 +56,7 @@ class ConcatSquashNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if not hidden or min(dim, *hidden) < 1 or context < 0:
-            raise ValueError(f"dim, hidden and context must be positive widths, not {dim!r}, {hidden!r} and {context!r}")
+            raise ValueError(f"dim, hidden and context must be positive, not {dim!r}, {hidden!r} and {context!r}")
         widths = [dim + context, *hidden, dim]
         self.layers = nn.ModuleList(ConcatSquash(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.activation = activation

@@ -1,8 +1,8 @@
 """Continuous normalizing flows: densities and samples by an ODE.
 
-Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366), section 4;
-Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, "FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative
-Models" (ICLR 2019, arXiv:1810.01367).
+Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366),
+section 4; Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, "FFJORD: Free-form Continuous Dynamics for Scalable
+Reversible Generative Models" (ICLR 2019, arXiv:1810.01367).
 """
 
 from __future__ import annotations
@@ -36,23 +36,25 @@ Trace = Literal["exact", "hutchinson"]
 class ContinuousFlow(LatestCall, nn.Module):
     """``dx/dt = f(t, x)`` carries a simple distribution at the first time to that of the data at the last.
 
-    The logarithm of the density changes along a path by ``-tr ∂f/∂x`` (Chen et al., theorem 1), which is integrated beside it.
+    The logarithm of the density changes along a path by ``-tr ∂f/∂x`` (Chen et al., theorem 1), which is integrated
+    beside it.
 
     Parameters
     ----------
     dynamics
-        Any module with ``forward(t, x)``, ``forward(x)`` or ``forward(t, x, context)`` that returns the shape of `x`, each sample
-        for itself; `t` is a tensor without dimensions. Without a third argument, a context follows `x` along the first axis
-        after the batch. It should be smooth: take tanh or softplus, not ReLU, whose divergence jumps.
+        Any module with ``forward(t, x)``, ``forward(x)`` or ``forward(t, x, context)`` that returns the shape of `x`,
+        each sample for itself; `t` is a tensor without dimensions. Without a third argument, a context follows `x`
+        along the first axis after the batch. It should be smooth: take tanh or softplus, not ReLU, whose divergence
+        jumps.
     shape
         Of one sample: a number of entries, or ``(channels, height, width)`` and the like.
     trace
-        ``"exact"`` costs about one evaluation of the dynamics for each entry of a sample, ``"hutchinson"`` one in all but makes the
-        density a noisy one (unbiased; its gradient too). An attribute, which may be set: estimates to train with, exact values
-        to report.
+        ``"exact"`` costs about one evaluation of the dynamics for each entry of a sample, ``"hutchinson"`` one in all
+        but makes the density a noisy one (unbiased; its gradient too). An attribute, which may be set: estimates to
+        train with, exact values to report.
     noise
-        Of ``"hutchinson"``: ``"rademacher"`` or ``"gaussian"``, drawn once for a solve. In training mode it comes from torch's
-        random numbers, in evaluation mode from `seed`, so that log densities are the same from call to call.
+        Of ``"hutchinson"``: ``"rademacher"`` or ``"gaussian"``, drawn once for a solve. In training mode it comes from
+        torch's random numbers, in evaluation mode from `seed`, so that log densities are the same from call to call.
     base
         The distribution at the first time, with samples of `shape`; by default standard normal.
     t_span
@@ -62,8 +64,9 @@ class ContinuousFlow(LatestCall, nn.Module):
     rtol, atol, sensealg, engine
         As in :func:`pysciode.solve`; `atol` is one number.
     regularization
-        What to integrate beside the states, in training mode only; see :attr:`regularization`. Its Jacobian term comes with
-        the trace for nothing, with the same noise, or exactly beside an exact trace (Finlay et al. 2020, arXiv:2002.02798).
+        What to integrate beside the states, in training mode only; see :attr:`regularization`. Its Jacobian term comes
+        with the trace for nothing, with the same noise, or exactly beside an exact trace (Finlay et al. 2020,
+        arXiv:2002.02798).
     seed
         Of the noise in evaluation mode.
     solver_options
@@ -76,8 +79,8 @@ class ContinuousFlow(LatestCall, nn.Module):
 
     Notes
     -----
-    The dynamics with their divergence are compiled once for each size of batch and each mode, which takes a second or two: a data
-    loader should drop its last batch where that is a smaller one.
+    The dynamics with their divergence are compiled once for each size of batch and each mode, which takes a second or
+    two: a data loader should drop its last batch where that is a smaller one.
 
     Examples
     --------
@@ -118,7 +121,7 @@ class ContinuousFlow(LatestCall, nn.Module):
             raise ValueError("atol must be one number")
         for name in ("saveat", "throw", "save_idxs", "dense"):
             if name in solver_options:
-                raise TypeError(f"{name} can't be given: a flow returns whole samples at its end, or raises SolveFailed")
+                raise TypeError(f"{name} can't be given: a flow returns whole samples at its end or raises SolveFailed")
         check_sensealg(sensealg)
         self.dynamics = dynamics
         self.shape = _shape(shape)
@@ -163,8 +166,8 @@ class ContinuousFlow(LatestCall, nn.Module):
         z
             Shape ``(…, *shape)``.
         context
-            What the dynamics are told beside time and state, the same throughout the solve: shape ``(…, k)`` or, for samples
-            of more axes than one, ``(…, k, *shape[1:])``. Its batch and that of `z` are broadcast.
+            What the dynamics are told beside time and state, the same throughout the solve: shape ``(…, k)`` or, for
+            samples of more axes than one, ``(…, k, *shape[1:])``. Its batch and that of `z` are broadcast.
         generator
             Source of Hutchinson's noise.
 
@@ -185,7 +188,7 @@ class ContinuousFlow(LatestCall, nn.Module):
     def inverse(
         self, x: torch.Tensor, context: torch.Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From the data to the base, by the same equation backwards in time: `z` and ``log |det ∂z/∂x|``, as in `forward`."""
+        """From the data to the base, the same way backwards: `z` and ``log |det ∂z/∂x|``; see `forward`."""
         return self._transport(FlowBatch.of(x, context, self.shape, "x"), *self.t_span[::-1], generator)
 
     def log_prob(
@@ -378,7 +381,7 @@ def _check_base(base: Any, shape: tuple[int, ...]) -> Distribution:
         raise TypeError(f"base must be a torch distribution, not {type(base).__name__}")
     if tuple(base.event_shape) != shape or tuple(base.batch_shape):
         raise ValueError(
-            f"base has batch shape {tuple(base.batch_shape)} and event shape {tuple(base.event_shape)}; it must be () and "
-            f"{shape}: torch.distributions.Independent makes a batch an event"
+            f"base has batch shape {tuple(base.batch_shape)} and event shape {tuple(base.event_shape)}; it must be () "
+            f"and {shape}: torch.distributions.Independent makes a batch an event"
         )
     return base

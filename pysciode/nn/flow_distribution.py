@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class FlowDistribution(Distribution):
     """The distribution that a flow carries its base to, for a batch of contexts.
 
-    Made by :meth:`pysciode.nn.ContinuousFlow.distribution`; goes where ``torch.distributions`` take a distribution: as the base of a
-    ``TransformedDistribution``, a component of a mixture, with ``expand``. It refers to the flow, whose weights may go on changing.
+    Made by :meth:`pysciode.nn.ContinuousFlow.distribution`; goes where ``torch.distributions`` take a distribution: as
+    the base of a ``TransformedDistribution``, a component of a mixture, with ``expand``. It refers to the flow, whose
+    weights may go on changing.
 
     Parameters
     ----------

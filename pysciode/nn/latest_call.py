@@ -13,8 +13,8 @@ from .regularization import Regularization
 class LatestCall:
     """Evaluations, the engine, and the integrals of a regularisation; for modules that solve, beside ``nn.Module``.
 
-    They call `_forget` where a call begins and `_note` after each solve, and set `_integrals`, shape ``(batch, terms)``, where there
-    are any; `_regularizer` is theirs.
+    They call `_forget` where a call begins and `_note` after each solve, and set `_integrals`, shape ``(batch,
+    terms)``, where there are any; `_regularizer` is theirs.
     """
 
     _regularizer: Regularization | None
@@ -34,15 +34,15 @@ class LatestCall:
 
     @property
     def nfe_forward(self) -> int:
-        """Evaluations of the dynamics in the latest call; of a flow, with the divergence where densities were asked for."""
+        """Evaluations of the dynamics in the latest call; for densities, with their divergence."""
         return sum(x.nf for x in self._statistics)
 
     @property
     def nfe_backward(self) -> int:
         """Evaluations in the reverse solve of the latest call's backward pass, each a vector-Jacobian product.
 
-        0 before that pass, and for methods that solve nothing backwards because they differentiate the forward solve's own
-        steps (`ForwardDiffSensitivity`, `ReverseDiffAdjoint`, …).
+        0 before that pass, and for methods that solve nothing backwards because they differentiate the forward solve's
+        own steps (`ForwardDiffSensitivity`, `ReverseDiffAdjoint`, …).
         """
         return sum(max(x.get("nvjp", 0), x.get("nf_reverse", 0)) for x in self._statistics)
 

@@ -1,7 +1,7 @@
 """The divergence of a vector field, ``tr ∂f/∂x``: exact, or estimated without bias from one random direction.
 
-Both are written with torch's own function transforms, so that they are captured together with the field, and differentiated again
-for gradients.
+Both are written with torch's own function transforms, so that they are captured together with the field, and
+differentiated again for gradients.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Divergence(NamedTuple):
 
 
 def exact_divergence(f: VectorField, x: torch.Tensor) -> Divergence:
-    """All rows of the Jacobian, as one vectorised reverse pass over ``n`` unit vectors for the ``n`` entries of a sample.
+    """All rows of the Jacobian, by one vectorised reverse pass over a unit vector for each of a sample's `n` entries.
 
     It costs about as much as ``n + 1`` evaluations of `f`, in the memory of ``n``.
     """
@@ -51,10 +51,11 @@ def exact_divergence(f: VectorField, x: torch.Tensor) -> Divergence:
 def hutchinson_divergence(f: VectorField, x: torch.Tensor, noise: torch.Tensor) -> Divergence:
     """``εᵀ ∂f/∂x ε`` and ``‖εᵀ ∂f/∂x‖²`` by one vector-Jacobian product.
 
-    Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines" (Communications in
-    Statistics 18, 1989). Grathwohl et al., "FFJORD" (2019, arXiv:1810.01367), section 3.1: with the same noise throughout a solve,
-    the integral of the estimate is unbiased too. Finlay et al., "How to Train Your Neural ODE" (2020, arXiv:2002.02798): the squared
-    length of the same row estimates the Jacobian's squared Frobenius norm.
+    Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines"
+    (Communications in Statistics 18, 1989). Grathwohl et al., "FFJORD" (2019, arXiv:1810.01367), section 3.1: with the
+    same noise throughout a solve, the integral of the estimate is unbiased too. Finlay et al., "How to Train Your
+    Neural ODE" (2020, arXiv:2002.02798): the squared length of the same row estimates the Jacobian's squared Frobenius
+    norm.
 
     Parameters
     ----------
@@ -68,8 +69,10 @@ def hutchinson_divergence(f: VectorField, x: torch.Tensor, noise: torch.Tensor) 
 
 
 def draw_noise(x: torch.Tensor, noise: Noise, generator: torch.Generator | None = None) -> torch.Tensor:
-    """A direction for each sample: signs (``"rademacher"``), whose estimate has the lowest variance among independent entries, or
-    ``"gaussian"``."""
+    """A direction for each sample.
+
+    ``"rademacher"`` signs give the estimate the lowest variance among independent entries.
+    """
     like = {"dtype": x.dtype, "device": x.device}
     if noise == "gaussian":
         return torch.randn(x.shape, generator=generator, **like)
