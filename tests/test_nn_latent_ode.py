@@ -311,6 +311,9 @@ def test_gradient_through_a_long_ode_rnn(engine):
     x.grad = None
     encoder(Observations.of(x, times), 0.0)[0].sum().backward()
     torch.testing.assert_close(1e9 * at_start, x.grad[:, 0], rtol=0.02, atol=1e-4)
+    x.grad = None
+    (0 * encoder(Observations.of(x, times), 0.0)[0].sum()).backward()
+    assert (x.grad == 0).all()
 
 
 # --- predictions and training ------------------------------------------------------------------------------------------
