@@ -77,13 +77,33 @@ function command(::Val{:plan}, a::Arguments, _)
     alg = algorithm(a["algorithm"]::String, a["packages"])
     model = get_object(MODELS, a["model"])
     sensitivity = haskey(a, "sensealg") ? read_sensitivity(a["sensealg"]) : nothing
-    reverse = sensitivity === nothing ? alg : at_runtime(for_reverse, alg)
+    n = model.generated.n
+    reverse = sensitivity === nothing ? alg : at_runtime(for_reverse, integrates_parameters(sensitivity) ? alg : for_few_states(alg, n, a))
+    # The sensitivity equations are many more than the states.
+    sensitivity !== nothing && sensitivity.name === :ForwardSensitivity || (alg = for_few_states(alg, n, a, sensitivity))
     # Consistent initial values of an algebraic equation are found by its solvers.
     haskey(a, "mass_matrix") && require("OrdinaryDiffEqNonlinearSolve")
     return hold!(PLANS, at_runtime(plan, model, alg;
         reverse, kind=ProblemKind(get(a, "kind", 0)), other=haskey(a, "other") ? get_object(MODELS, a["other"]) : nothing,
-        odekind=Symbol(a["odekind"]), options=read_options(a), sensitivity, mass_matrix=read_matrix(a, model.generated.n)))
+        odekind=Symbol(a["odekind"]), options=read_options(a), sensitivity, mass_matrix=read_matrix(a, n)))
 end
+
+"""
+    for_few_states(alg, n, a, sensitivity)
+
+The same algorithm, where the user left the linear solver to us and the matrices are small and dense, with an LU written in Julia: calls of
+LAPACK cost more than the arithmetic (of Robertson's solve a third), and SciML's own choice for dual numbers twice as much as all the rest.
+"""
+function for_few_states(alg, n, a::Arguments, sensitivity=nothing)
+    duals = sensitivity !== nothing && sensitivity.name === :ForwardDiffSensitivity
+    hasproperty(alg, :linsolve) && alg.linsolve === nothing && n <= (duals ? 64 : 16) && a["odekind"] in ("full", "implicit") || return alg
+    # SimpleLUFactorization is the quicker one, but with dual numbers it returns nonsense (LinearSolve 3.82).
+    factorization = getfield(loaded("LinearSolve"), duals ? :GenericLUFactorization : :SimpleLUFactorization)
+    return at_runtime(remake, alg; linsolve=at_runtime(factorization))
+end
+
+"""Whether the reverse solve of a method carries the gradient of the parameters as further states."""
+integrates_parameters(s::Sensitivity) = !(s.name in (:GaussAdjoint, :GaussKronrodAdjoint, :QuadratureAdjoint))
 
 function read_options(a::Arguments)
     number(key, default) = Float64(get(a, key, default))
