@@ -105,7 +105,7 @@ class _Same:
 
 def fingerprint(f: Any) -> Hashable:
     """What a capture of `f` bakes in and can be seen cheaply: globals, closure cells and default arguments of a function,
-    and the modes, buffers and frozen parameters of a module and those in it.
+    and the layers of a module, their modes, buffers and frozen parameters.
 
     A plain number is compared by value and a tensor by its version too; so ``K = 0.3`` changed to ``K = 0.4`` between two
     problems gives a new capture, as do new weights in a frozen network. Other things are compared by identity: arrays and
@@ -135,8 +135,8 @@ def _seen(value: Any) -> Hashable:
         return (type(value).__name__, repr(value))
     if is_module(value):
         frozen = [x._version for x in value.parameters() if not x.requires_grad]
-        modes = [x.training for x in value.modules()]
-        return (_Same(value), *modes, *frozen, *(x._version for x in value.buffers()))
+        layers = [y for x in value.modules() for y in (_Same(x), x.training)]
+        return (*layers, *frozen, *(x._version for x in value.buffers()))
     if is_tensor(value):
         return (_Same(value), value.requires_grad, 0 if value.requires_grad else value._version)
     return _Same(value)

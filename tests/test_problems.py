@@ -8,6 +8,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
+import torchdiffeq
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -206,3 +207,14 @@ def test_parts_sum_to_the_model():
 def test_repr_says_what_it_is():
     text = repr(ps.ODEProblem(decay, [1.0, 1.0], (0.0, 1.0), [1.0, 2.0], name="decay"))
     assert "decay" in text and "float64" in text and "2 parameters" in text
+
+
+def test_a_layer_put_in_another_s_place_gives_a_new_capture():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh()).double()
+    u0 = torch.tensor([0.5, -0.3], dtype=torch.float64)
+    ps.ODEProblem(net, u0, (0.0, 1.0)).model  # captured
+    net[1] = torch.nn.Softplus()
+    found = ps.solve(ps.ODEProblem(net, u0, (0.0, 1.0)), ps.Tsit5(), saveat=[1.0], rtol=1e-9, atol=1e-9, engine="embedded").u
+    with torch.no_grad():
+        expected = torchdiffeq.odeint(lambda t, u: net(u), u0, torch.tensor([0.0, 1.0]).double(), rtol=1e-10, atol=1e-10)[-1:]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
