@@ -62,7 +62,7 @@ def measure(species: tuple[int, ...], repeats: int) -> dict[str, Curve]:
             sensealgs=(*FORWARD, *ADJOINT) if n < 24 else (FORWARD[0], *ADJOINT),
             tolerances=[1e-6],
             repeats=repeats,
-            time_limit=20.0,
+            time_limit=60.0,
             memory=False,
             peers=False,
         )
@@ -109,7 +109,7 @@ def main() -> None:
         sensealgs=(*FORWARD, *ADJOINT),
         tolerances=[1e-5, 1e-7] if chosen.quick else [1e-4, 1e-5, 1e-6, 1e-7, 1e-8],
         repeats=1,
-        time_limit=15.0,
+        time_limit=60.0,
         memory=False,
         peers=False,
     )
