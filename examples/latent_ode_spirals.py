@@ -8,8 +8,10 @@ next point and extrapolates from its own predictions.
 
 The paper names neither the curves nor the noise. They are those of the example that comes with torchdiffeq: an Archimedean
 spiral and a hyperbolic one, over an angle of 6π, noise of standard deviation 0.3. On the latter the last steps leave the
-centre fifteen times as fast as the first, and so small errors of phase weigh heavily: errors compare with the paper's in
-their order, not digit by digit, and are given for either direction too. They are measured against the curves without noise.
+centre fifteen times as fast as the first, and small errors of phase weigh heavily there, so errors are given for either
+direction too. They are measured against the curves without noise. The paper's errors are not reached on these curves: within
+the steps of the training the error is a third of the noise, beyond them it is 0.7 (30 seen) to 0.9 (100 seen) after 4000 steps,
+where the GRU has 2.9 and 0.13: it extrapolates well only if it sees every step.
 
 Run: python examples/latent_ode_spirals.py [--quick] [--observations 30]
 """
@@ -131,7 +133,6 @@ class Result:
     by_direction: tuple[float, float]
     recurrent: float
     seconds: float
-    per_step: float
 
 
 def fit(observations: int, steps: int, count: int, batch: int, engine: str) -> Result:
@@ -162,7 +163,6 @@ def fit(observations: int, steps: int, count: int, batch: int, engine: str) -> R
             (rmse(found[::2], future[::2]), rmse(found[1::2], future[1::2])),
             rmse(baseline.extrapolate(test.seen), future),
             seconds,
-            seconds / steps,
         )
 
 
@@ -192,14 +192,13 @@ def draw(results: list[Result]) -> Figure:
 
 def table(results: list[Result]) -> Table:
     out = Table(title=f"RMSE over {STEPS} steps beyond the training's, on 200 new series (noise {NOISE})")
-    for name in ("seen", "latent ODE", "paper", "clockwise", "counter", "GRU", "paper", "past", "ms/step", "seconds"):
+    for name in ("seen", "latent ODE (paper)", "clockwise", "counter", "GRU (paper)", "past", "s"):
         out.add_column(name, justify="right")
     for x in results:
         ours, theirs = PAPER.get(x.observations, (math.nan, math.nan))
-        out.add_row(
-            f"{x.observations}/{STEPS}", f"{x.extrapolation:.4f}", f"{ours:.4f}", *(f"{y:.2f}" for y in x.by_direction),
-            f"{x.recurrent:.4f}", f"{theirs:.4f}", f"{x.reconstruction:.2f}", f"{1e3 * x.per_step:.0f}", f"{x.seconds:.0f}",
-        )  # fmt: skip
+        clockwise, counter = x.by_direction
+        errors = f"{x.extrapolation:.3f} ({ours:.3f})", f"{clockwise:.2f}", f"{counter:.2f}", f"{x.recurrent:.3f} ({theirs:.3f})"
+        out.add_row(str(x.observations), *errors, f"{x.reconstruction:.3f}", f"{x.seconds:.0f}")
     return out
 
 
