@@ -19,6 +19,8 @@ import pysciode as ps
 from pysciode.comparison.rows import GradientRow
 from pysciode.sensitivity import SensitivityAlgorithm
 
+END = 40.0
+
 METHODS = (
     ps.BacksolveAdjoint(),
     ps.InterpolatingAdjoint(checkpointing=True),
@@ -28,7 +30,7 @@ METHODS = (
 )
 
 
-def problem(end: float = 5.0) -> ps.ODEProblem:
+def problem(end: float = END) -> ps.ODEProblem:
     """A network of 146 parameters on 20 points of the plane: 40 states."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(2, 24), torch.nn.Tanh(), torch.nn.Linear(24, 2)).double()
@@ -41,7 +43,7 @@ def measured(
 ) -> dict[str, list[GradientRow]]:
     """Rows with their steps and what they kept, by method."""
     report = ps.compare_adjoints(
-        problem(), sensealgs=methods, saveat=[5.0], tolerances=tolerances, repeats=1, time_limit=20.0, peers=peers
+        problem(), sensealgs=methods, saveat=[END], tolerances=tolerances, repeats=1, time_limit=20.0, peers=peers
     )
     found: dict[str, list[GradientRow]] = {}
     for row in report.rows:

@@ -116,7 +116,7 @@ def test_an_interpolated_solution_keeps_its_stages_and_one_solved_backwards_noth
     """Tsit5's interpolation needs the state and seven stages of each step: 8 · 40 numbers of 8 bytes."""
     memory = example("compare_memory")
     methods = [ps.BacksolveAdjoint(), ps.InterpolatingAdjoint()]
-    found = memory.measured([1e-4, 1e-8], methods, peers=False)
+    found = memory.measured([1e-5, 1e-9], methods, peers=False)
     assert memory.bytes_per_step(found["InterpolatingAdjoint"]) > 8 * 40 * 8
     assert abs(memory.bytes_per_step(found["BacksolveAdjoint"])) < 100
 

@@ -99,10 +99,10 @@ def _load(package: str) -> None:
 
 @cache
 def _live_bytes() -> Any:
-    """A Julia function: bytes in use after a full collection."""
+    """A Julia function: bytes in use after a full collection, and another for what finalisers let go in the first."""
     import juliacall
 
-    return juliacall.Main.seval("() -> (GC.gc(); Base.gc_live_bytes())")
+    return juliacall.Main.seval("() -> (GC.gc(); GC.gc(); Base.gc_live_bytes())")
 
 
 class JuliaRun(GradientRun):
