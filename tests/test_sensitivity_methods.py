@@ -135,3 +135,17 @@ def test_methods_that_see_one_part_of_a_problem_are_refused():
         fixed = {"dt": 1e-4} if algorithm.name == "VelocityVerlet" else {}
         ps.solve(problem, algorithm, sensealg=sensealg, **fixed, **options).u.sum().backward()
         assert p.grad.item() == pytest.approx(expected[problem], rel=1e-5), (algorithm, sensealg)
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("sensealg", [ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.BacksolveAdjoint()], ids=str)
+def test_a_last_layer_of_zeros_in_float32(sensealg):
+    """A usual initialisation: the first steps of the reverse solve are near the spacing of floats, and it goes well."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
+    torch.nn.init.zeros_(net[2].weight)
+    torch.nn.init.zeros_(net[2].bias)
+    u0 = torch.randn(8, 2)
+    u = ps.solve(ps.ODEProblem(net, u0, (0.0, 10.0)), ps.Tsit5(), saveat=[10.0], sensealg=sensealg, engine="julia").u
+    u.square().mean().backward()
+    torch.testing.assert_close(net[2].bias.grad, 10.0 * u0.mean(0))  # u = u0 + 10 b
