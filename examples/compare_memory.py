@@ -67,14 +67,14 @@ def main() -> None:
     table = Table("method", "steps", "kept, bytes", "bytes a step")
     figure, (axes,) = new_figure(1, 7.2, 4.8)
     for name, style in line_styles(found).items():
-        rows, slope = found[name], bytes_per_step(found[name])
+        rows, slope = found[name], round(bytes_per_step(found[name]))
         steps, kept = [x.steps for x in rows], [x.kept_memory for x in rows]
-        table.add_row(name, f"{steps[0]} … {steps[-1]}", f"{kept[0]:,} … {kept[-1]:,}", f"{slope:,.0f}")
-        axes.loglog(steps, kept, label=f"{name}: {slope:,.0f} bytes a step", **style)
+        table.add_row(name, f"{steps[0]} … {steps[-1]}", f"{kept[0]:,} … {kept[-1]:,}", f"{slope:,}")
+        axes.loglog(steps, kept, label=f"{name}: {slope:,} bytes a step", **style)
     axes.set_xlabel("steps of the solver")
     axes.set_ylabel("bytes kept for the gradient")
     axes.set_title(f"Memory of {problem().name}", loc="left", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
     Console().print(table)
     save(figure, chosen.output)
 
