@@ -51,7 +51,7 @@ METHODS = (ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.BacksolveAdjoint())
 def main() -> None:
     """Compare, print, draw."""
     chosen = options(__doc__, "compare_brusselator.png")
-    grids = (8, 12) if chosen.quick else (8, 16, 32)
+    grids = (4, 6) if chosen.quick else (8, 16, 32)
     times: dict[str, list[tuple[int, float]]] = {}
     for n in grids:
         report = ps.compare_adjoints(
