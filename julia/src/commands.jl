@@ -78,9 +78,8 @@ function command(::Val{:plan}, a::Arguments, _)
     model = get_object(MODELS, a["model"])
     sensitivity = haskey(a, "sensealg") ? read_sensitivity(a["sensealg"]) : nothing
     n = model.generated.n
-    reverse = sensitivity === nothing ? alg : at_runtime(for_reverse, integrates_parameters(sensitivity) ? alg : for_few_states(alg, n, a))
-    # The sensitivity equations are many more than the states.
-    sensitivity !== nothing && sensitivity.name === :ForwardSensitivity || (alg = for_few_states(alg, n, a, sensitivity))
+    reverse = sensitivity === nothing ? alg : at_runtime(for_reverse, alg)
+    sensitivity !== nothing && sensitivity.name === :ForwardDiffSensitivity && (alg = for_duals(alg, n, a))
     # Consistent initial values of an algebraic equation are found by its solvers.
     haskey(a, "mass_matrix") && require("OrdinaryDiffEqNonlinearSolve")
     return hold!(PLANS, at_runtime(plan, model, alg;
@@ -89,21 +88,17 @@ function command(::Val{:plan}, a::Arguments, _)
 end
 
 """
-    for_few_states(alg, n, a, sensitivity)
+    for_duals(alg, n, a)
 
-The same algorithm, where the user left the linear solver to us and the matrices are small and dense, with an LU written in Julia: calls of
-LAPACK cost more than the arithmetic (of Robertson's solve a third), and SciML's own choice for dual numbers twice as much as all the rest.
+The same Rosenbrock method, where the user left the linear solver to us and the matrices are small and dense, with an LU that takes dual
+numbers as they are: SciML's own choice for them costs twice as much as all the rest. (Not SimpleLUFactorization, which is quicker still:
+of LinearSolve 3.82 it returns nonsense with dual numbers, and with Newton's method in the implicit Runge-Kutta methods.)
 """
-function for_few_states(alg, n, a::Arguments, sensitivity=nothing)
-    duals = sensitivity !== nothing && sensitivity.name === :ForwardDiffSensitivity
-    hasproperty(alg, :linsolve) && alg.linsolve === nothing && n <= (duals ? 64 : 16) && a["odekind"] in ("full", "implicit") || return alg
-    # SimpleLUFactorization is the quicker one, but with dual numbers it returns nonsense (LinearSolve 3.82).
-    factorization = getfield(loaded("LinearSolve"), duals ? :GenericLUFactorization : :SimpleLUFactorization)
-    return at_runtime(remake, alg; linsolve=at_runtime(factorization))
+function for_duals(alg, n, a::Arguments)
+    nameof(parentmodule(typeof(alg))) === :OrdinaryDiffEqRosenbrock && alg.linsolve === nothing && n <= 64 || return alg
+    a["odekind"] in ("full", "implicit") || return alg
+    return at_runtime(remake, alg; linsolve=at_runtime(getfield(loaded("LinearSolve"), :GenericLUFactorization)))
 end
-
-"""Whether the reverse solve of a method carries the gradient of the parameters as further states."""
-integrates_parameters(s::Sensitivity) = !(s.name in (:GaussAdjoint, :GaussKronrodAdjoint, :QuadratureAdjoint))
 
 function read_options(a::Arguments)
     number(key, default) = Float64(get(a, key, default))
