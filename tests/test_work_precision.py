@@ -156,7 +156,7 @@ def test_a_torch_model_with_arrays_is_given_to_all():
         ({"algorithms": ["Euler"]}, ValueError, "Euler has no step size control"),
         ({"tolerances": []}, ValueError, "tolerances is empty"),
         ({"tolerances": [0.0]}, ValueError, "tolerances must be positive"),
-        ({"tolerances": ["tight"]}, TypeError, "tolerances must be numbers"),
+        ({"tolerances": ["tight"]}, TypeError, "tolerances must be pairs"),
         ({"repeats": 0}, ValueError, "repeats must be at least 1"),
         ({"saveat": [1.0, 9.0]}, ValueError, "saveat holds 9, outside"),
         ({"saveat": TIMES, "reference": np.ones(3)}, ValueError, r"reference has shape \(3,\)"),
