@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ..capture.graph import Scalar
 from .interpreter import Array, Backend
 from .ops import aten, axis_of, cast, pointwise, row, takes_bool, total
 

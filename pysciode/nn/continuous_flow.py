@@ -132,7 +132,7 @@ class ContinuousFlow(LatestCall, nn.Module):
         self.algorithm = Tsit5() if algorithm is None else check_algorithm(algorithm)
         self.options = {"rtol": rtol, "atol": atol, "sensealg": sensealg, "engine": engine, **solver_options}
         self._base = None if base is None else _check_base(base, self.shape)
-        self._regularizer = regularization
+        self.regularizer = regularization
         self._forget()
 
     @property
@@ -315,7 +315,7 @@ class ContinuousFlow(LatestCall, nn.Module):
 
     @property
     def _terms(self) -> tuple[str, ...]:
-        return self._regularizer.terms if self._regularizer is not None and self.training else ()
+        return self.regularizer.terms if self.regularizer is not None and self.training else ()
 
     # What is compiled. These are methods, so that they go with copies of the flow.
 
@@ -353,7 +353,7 @@ class ContinuousFlow(LatestCall, nn.Module):
                 return found.value.flatten(1).square().sum(1, keepdim=True)
             case "jacobian":
                 return found.squared_norm[:, None]
-        return replace(self._regularizer, kinetic=0.0, jacobian=0.0).rates(field, t, x, None)[1]
+        return replace(self.regularizer, kinetic=0.0, jacobian=0.0).rates(field, t, x, None)[1]
 
     def extra_repr(self) -> str:
         start, end = self.t_span

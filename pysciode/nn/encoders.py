@@ -133,7 +133,7 @@ class ODERNNEncoder(nn.Module):
         if torch.equal(start, end):
             return hidden
         hidden = self.flow(hidden, torch.stack([start, end], 1))
-        self._statistics += self.flow._statistics
+        self._statistics += self.flow.statistics
         return hidden
 
     @property

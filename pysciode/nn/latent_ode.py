@@ -18,15 +18,15 @@ from ..algorithms import Algorithm, Tsit5, check_algorithm
 from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
-from ..solution import Statistics
 from .elbo import ELBO, check_weight
 from .event_times import check_window, event_log_likelihood
 from .latent_path import LatentPath, by_rows, follow, latent_field
+from .latest_call import LatestCall
 from .observations import Observations, check_times
 from .trajectory import Field
 
 
-class LatentODE(nn.Module):
+class LatentODE(LatestCall, nn.Module):
     """A variational autoencoder of time series whose latent state follows an ODE.
 
     ``z(t0) ~ N(0, 1)``, ``dz/dt = dynamics(z)``, ``x(t) ~ N(decoder(z(t)), sd)``. The encoder gives the approximate
@@ -345,8 +345,8 @@ class LatentODE(nn.Module):
         start = torch.cat([z0, z0.new_zeros(*z0.shape[:2], extra)], 2) if extra else z0
         wanted = torch.cat([x.detach().flatten() for x in times])
         path, solutions = follow(field, start, self.t0, wanted, self.algorithm, self.options)
-        self._statistics += [x.stats for x in solutions]
-        self._engine = solutions[-1].engine if solutions else None
+        for solution in solutions:
+            self._note(solution)
         return path
 
     def _field(self, z0: torch.Tensor) -> tuple[Field, int]:
@@ -368,30 +368,9 @@ class LatentODE(nn.Module):
         """Standard deviation of the observations' noise, shape ``()`` or ``(d,)``."""
         return self.log_sd.exp()
 
-    # --- what is known of the latest call ----------------------------------------------------------------------------
-
-    def _forget(self) -> None:
-        self._statistics: list[Statistics] = []
-        self._engine: str | None = None
-
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles start without a latest call, and without a field over the modules of the original."""
-        return self.__dict__ | {"_statistics": [], "_engine": None, "_latest_field": None}
-
-    @property
-    def nfe_forward(self) -> int:
-        """Evaluations of the dynamics by the solver in the latest call, an ODE-RNN encoder's included."""
-        return sum(x.nf for x in self._statistics)
-
-    @property
-    def nfe_backward(self) -> int:
-        """Evaluations in the reverse solves of the latest call's backward pass, each a vector-Jacobian product; 0 before."""
-        return sum(max(x.get("nvjp", 0), x.get("nf_reverse", 0)) for x in self._statistics)
-
-    @property
-    def engine(self) -> str | None:
-        """Which engine solved the latest call."""
-        return self._engine
+        """Copies and pickles start without a field over the modules of the original, too."""
+        return super().__getstate__() | {"_latest_field": None}
 
 
 def _draw(posterior: Normal, samples: int, generator: torch.Generator | None) -> torch.Tensor:

@@ -14,10 +14,10 @@ class LatestCall:
     """Evaluations, the engine, and the integrals of a regularisation; for modules that solve, beside ``nn.Module``.
 
     They call `_forget` where a call begins and `_note` after each solve, and set `_integrals`, shape ``(batch,
-    terms)``, where there are any; `_regularizer` is theirs.
+    terms)``, where there are any.
     """
 
-    _regularizer: Regularization | None
+    regularizer: Regularization | None = None
 
     def _forget(self) -> None:
         self._statistics: list[Statistics] = []
@@ -33,8 +33,13 @@ class LatestCall:
         return self.__dict__ | {"_statistics": [], "_integrals": None, "_engine": None}
 
     @property
+    def statistics(self) -> tuple[Statistics, ...]:
+        """Those of the solves of the latest call: of a block one, or with times of each sample's own one for each column."""
+        return tuple(self._statistics)
+
+    @property
     def nfe_forward(self) -> int:
-        """Evaluations of the dynamics in the latest call; for densities, with their divergence."""
+        """Evaluations of the dynamics in the latest call; for densities, with their divergence; an encoder's included."""
         return sum(x.nf for x in self._statistics)
 
     @property
@@ -57,9 +62,9 @@ class LatestCall:
 
         None in evaluation mode, without a regularisation, and after calls for samples alone.
         """
-        return None if self._integrals is None else self._integrals @ self._regularizer.weights(self._integrals)
+        return None if self._integrals is None else self._integrals @ self.regularizer.weights(self._integrals)
 
     @property
     def regularization_terms(self) -> dict[str, torch.Tensor]:
         """The integrals themselves by name, without their weights, each of shape ``(batch,)``."""
-        return {} if self._integrals is None else dict(zip(self._regularizer.terms, self._integrals.T, strict=True))
+        return {} if self._integrals is None else dict(zip(self.regularizer.terms, self._integrals.T, strict=True))

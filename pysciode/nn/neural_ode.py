@@ -18,15 +18,15 @@ from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
 from ..problems import ODEProblem
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
-from ..solution import Statistics
 from ..solving import solve
 from .fields import field_of, pack, unpack
+from .latest_call import LatestCall
 from .regularization import Regularization
 
 Returns = Literal["end", "trajectory", "both"]
 
 
-class NeuralODE(nn.Module):
+class NeuralODE(LatestCall, nn.Module):
     """Solve ``du/dt = dynamics(t, u)`` from the input on, as a layer of a larger model.
 
     Parameters
@@ -203,57 +203,8 @@ class NeuralODE(nn.Module):
         self, f: Callable[..., Any], u0: torch.Tensor, span: tuple[Any, float], p: Any, saveat: Any
     ) -> torch.Tensor:
         solution = solve(ODEProblem(f, u0, span, p), self.algorithm, saveat=saveat, **self.options)
-        self._statistics.append(solution.stats)
-        self._engine = solution.engine
+        self._note(solution)
         return solution.u
-
-    # What is known of the latest call.
-
-    def _forget(self) -> None:
-        self._statistics: list[Statistics] = []
-        self._integrals: torch.Tensor | None = None
-        self._engine: str | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles start without a latest call, whose tensors have a graph."""
-        return self.__dict__ | {"_statistics": [], "_integrals": None, "_engine": None}
-
-    @property
-    def statistics(self) -> tuple[Statistics, ...]:
-        """Those of the solves of the latest call: one, or with times of each sample's own one for each column."""
-        return tuple(self._statistics)
-
-    @property
-    def nfe_forward(self) -> int:
-        """Evaluations of the dynamics in the latest call."""
-        return sum(x.nf for x in self._statistics)
-
-    @property
-    def nfe_backward(self) -> int:
-        """Evaluations in the reverse solve of the latest call's backward pass, each a vector-Jacobian product.
-
-        0 before that pass, and for methods that solve nothing backwards because they differentiate the forward solve's
-        own steps (`ForwardDiffSensitivity`, `ReverseDiffAdjoint`, …).
-        """
-        return sum(max(x.get("nvjp", 0), x.get("nf_reverse", 0)) for x in self._statistics)
-
-    @property
-    def engine(self) -> str | None:
-        """Which engine solved the latest call."""
-        return self._engine
-
-    @property
-    def regularization(self) -> torch.Tensor | None:
-        """The weighted sum of the integrals of the latest call, shape ``(batch,)``, with gradient: for a loss to add.
-
-        None in evaluation mode, and without a regularisation.
-        """
-        return None if self._integrals is None else self._integrals @ self.regularizer.weights(self._integrals)
-
-    @property
-    def regularization_terms(self) -> dict[str, torch.Tensor]:
-        """The integrals themselves by name, without their weights, each of shape ``(batch,)``."""
-        return {} if self._integrals is None else dict(zip(self.regularizer.terms, self._integrals.T, strict=True))
 
     def extra_repr(self) -> str:
         times = self.t_span.tolist()

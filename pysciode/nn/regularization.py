@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from .trace import Noise, draw_noise
+
 Field = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``f(t, u)`` on a batch of states, sample by sample; `t` is one time, or one for each sample, shape ``(batch,)``."""
-
-Noise = Literal["rademacher", "gaussian"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,7 @@ class Regularization:
         """``{"noise": ε}`` for one solve, shaped as `u`, from torch's random numbers; empty where no term needs it."""
         if not self.jacobian:
             return {}
-        u = u.detach()
-        return {"noise": torch.randn_like(u) if self.noise == "gaussian" else torch.randint_like(u, 2) * 2 - 1}
+        return {"noise": draw_noise(u, self.noise)}
 
     def rates(
         self, field: Field, t: torch.Tensor, u: torch.Tensor, noise: torch.Tensor | None
