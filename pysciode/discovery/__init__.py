@@ -1,0 +1,10 @@
+"""From a trained network, or straight from data, to equations."""
+
+from .criteria import information_criteria
+from .discover import discover
+from .equations import Candidate, DiscoveredEquations
+from .physics import Physics
+from .refit import refit
+from .select import select
+
+__all__ = ["Candidate", "DiscoveredEquations", "Physics", "discover", "information_criteria", "refit", "select"]
