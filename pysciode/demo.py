@@ -12,7 +12,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from .errors import INSTALL_COMMAND
-from .fitting.lotka_volterra import MEANINGS, PARAMETERS, PUBLISHED_RATES, PeltFit, fit_pelts
+from .fitting.lotka_volterra import MEANINGS, PUBLISHED_RATES, PeltFit, fit_pelts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,8 +49,8 @@ def run_demo(engine: str = "auto", output: Path = Path("lynx-hare.png"), *, quic
         console.print("[yellow]The optimiser stopped before it converged: take the figures with care.[/yellow]")
     draw(result, output)
     console.print(
-        f"Engine: {_engine_line(result.engine, engine)}\n"
-        f"Time: {result.seconds:.1f} s for {result.fit.evaluations} gradients\n"
+        f"Engine: {_engine_line(result.fit.engine, engine)}\n"
+        f"Time: {result.fit.seconds:.1f} s for {result.fit.evaluations} gradients\n"
         f"Figure: {output}",
         highlight=False,
     )
@@ -77,23 +77,14 @@ def estimates_table(result: PeltFit) -> Table:
     for heading in ("estimate", "std. error", "95 % interval", "published"):
         table.add_column(heading, justify="right", no_wrap=True)
 
-    fit = result.fit
-    sigmas = ("sigma(hare)", "sigma(lynx)")
-    for name, meaning, estimate, error in zip(
-        PARAMETERS + sigmas,
-        MEANINGS + ("", ""),
-        np.concatenate([fit.parameters, fit.sigma]),
-        np.concatenate([fit.parameters_se, fit.sigma_se]),
-        strict=True,
-    ):
-        # The interval is symmetric in the logarithm, so it stays positive.
-        factor = np.exp(1.96 * error / estimate)
+    labels = {"u0[0]": "hare(1900)", "u0[1]": "lynx(1900)", "sigma[hare]": "sigma(hare)", "sigma[lynx]": "sigma(lynx)"}
+    for name, row in result.fit.to_frame().iterrows():
         published = PUBLISHED_RATES.get(name)
         table.add_row(
-            f"{name} [dim]{meaning}[/dim]",
-            f"{estimate:.4g}",
-            f"{error:.2g}",
-            f"{estimate / factor:.3g} to {estimate * factor:.3g}",
+            f"{labels.get(name, name)} [dim]{MEANINGS.get(name, '')}[/dim]",
+            f"{row.estimate:.4g}",
+            f"{row.standard_error:.2g}",
+            f"{row.lower:.3g} to {row.upper:.3g}",
             "" if published is None else f"{published:g}",
         )
     table.caption = "published: posterior means of Carpenter (2018), Stan"
@@ -126,7 +117,7 @@ def _tidy(axes: Axes) -> None:
 def _draw_years(axes: Axes, result: PeltFit) -> None:
     for column, (name, colour) in enumerate((("hare", HARE), ("lynx", LYNX))):
         curve = result.curve[:, column]
-        spread = np.exp(result.fit.sigma[column])
+        spread = np.exp(result.fit.estimates[f"sigma[{name}]"])
         axes.fill_between(result.years, curve / spread, curve * spread, color=colour, alpha=0.13, linewidth=0)
         axes.plot(result.years, curve, color=colour, linewidth=1.8, label=f"{name}: fit, ±1σ")
         years, pelts = result.pelts["year"], result.pelts[name]
@@ -140,7 +131,7 @@ def _draw_years(axes: Axes, result: PeltFit) -> None:
 
 
 def _draw_phase_plane(axes: Axes, result: PeltFit) -> None:
-    alpha, beta, gamma, delta = result.fit.parameters[:4]
+    alpha, beta, gamma, delta = result.fit.values[:4]
     hare, lynx = result.pelts["hare"], result.pelts["lynx"]
     axes.plot(result.curve[:, 0], result.curve[:, 1], color=INK, linewidth=1.6, label="fitted orbit")
     axes.plot(hare, lynx, "-", color="#999999", linewidth=0.6, alpha=0.7)

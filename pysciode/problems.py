@@ -320,6 +320,28 @@ def with_model_of(problem: ODEProblem, other: ODEProblem) -> ODEProblem:
     return problem
 
 
+def with_values(problem: ODEProblem, u0: Any, p: Any) -> ODEProblem:
+    """`problem` as one of torch's, with a tensor for the state and one flat tensor for all parameters.
+
+    It keeps the model, and nothing is checked or captured again: this is for loops over many values.
+
+    Parameters
+    ----------
+    u0
+        Of the problem's shape and dtype.
+    p
+        Shape ``(layout.size,)``; parameters of modules are part of it.
+    """
+    captured = problem._capture()
+    leaves = problem.layout.split(p)
+    out = object.__new__(type(problem))
+    out.__dict__.update(problem.__dict__)
+    out.__dict__.update(
+        u0=u0, leaves=leaves, tensors=leaves, captured=captured, is_torch=True, _flat_p=None, _values=None
+    )
+    return out
+
+
 def module_parameters(f: Any) -> list[tuple[str, Any]]:
     """``(name, parameter)`` of the trainable tensors that `f` reaches without being given them."""
     if "torch" not in sys.modules or not callable(f) or is_plain(f):

@@ -8,32 +8,34 @@ dynamics: the Lotka-Volterra model in Stan" (2018).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
-from ..algorithms import Tsit5
-from ..engines import get_engine
 from ..problems import ODEProblem
-from ..solving import solve
-from .maximum_likelihood import LogNormalFit, fit_log_normal
+from .experiment import Experiment
+from .fit import fit
+from .fit_result import FitResult
+from .likelihoods import LogNormal
+from .unknowns import Parameter
 
-PARAMETERS = ("alpha", "beta", "gamma", "delta", "hare(1900)", "lynx(1900)")
-MEANINGS = (
-    "hares born",
-    "hares eaten",
-    "lynx dying",
-    "lynx fed",
-    "",
-    "",
-)
+SERIES = ("hare", "lynx")
+MEANINGS = {"alpha": "hares born", "beta": "hares eaten", "gamma": "lynx dying", "delta": "lynx fed"}
 PUBLISHED_RATES = {"alpha": 0.55, "beta": 0.028, "gamma": 0.80, "delta": 0.024}
 """Posterior means of Carpenter (2018)."""
+
+
+class Rates(NamedTuple):
+    """Of the model, per year and, for the two of the meetings, per thousand of the other kind."""
+
+    alpha: float
+    beta: float
+    gamma: float
+    delta: float
 
 
 def lotka_volterra(u, p, t):
@@ -57,37 +59,36 @@ class PeltFit:
     ----------
     years, curve
         The fitted populations on a fine grid, shapes ``(k,)`` and ``(k, 2)``.
-    engine
-        Name of the engine that solved.
-    seconds
-        Wall time of the whole fit, standard errors included.
     """
 
     pelts: pd.DataFrame
-    fit: LogNormalFit
+    fit: FitResult
     years: np.ndarray
     curve: np.ndarray
-    engine: str
-    seconds: float
 
 
 def gradient_matching_start(years: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Rates from the data alone, to start the optimiser from.
 
     The logarithmic slopes of the data are linear in the rates (``(log x)' = alpha - beta y``), so least squares gives
-    them without a single solve; the first observations serve as initial values.
+    them without a single solve.
     """
     slopes = np.gradient(np.log(observed), years, axis=0)
     ones = np.ones(len(years))
     alpha, minus_beta = np.linalg.lstsq(np.column_stack([ones, observed[:, 1]]), slopes[:, 0], rcond=None)[0]
     minus_gamma, delta = np.linalg.lstsq(np.column_stack([ones, observed[:, 0]]), slopes[:, 1], rcond=None)[0]
-    return np.array([alpha, -minus_beta, -minus_gamma, delta, *observed[0]])
+    return np.array([alpha, -minus_beta, -minus_gamma, delta])
 
 
 def fit_pelts(
-    *, engine: str = "auto", rtol: float = 1e-7, on_evaluation: Callable[[float], None] | None = None
+    *,
+    engine: str = "auto",
+    rtol: float = 1e-7,
+    priors: bool = False,
+    on_evaluation: Callable[[float], None] | None = None,
+    **options: object,
 ) -> PeltFit:
-    """Fit four rates, both initial values and both sigmas by maximum likelihood.
+    """Fit four rates, both initial values and both sigmas.
 
     Parameters
     ----------
@@ -95,36 +96,40 @@ def fit_pelts(
         ``"auto"``, ``"julia"`` or ``"embedded"``.
     rtol
         The solver's relative tolerance.
+    priors
+        Whether Carpenter's priors take part; otherwise it is maximum likelihood.
     on_evaluation
-        Called with the log-likelihood after each gradient.
+        Called with the log likelihood after each gradient.
+    options
+        Further ones of :func:`pysciode.fitting.fit`.
     """
-    began = time.perf_counter()
     pelts = load_pelts()
-    observed = pelts[["hare", "lynx"]].to_numpy(float)
+    observed = pelts[list(SERIES)].to_numpy(float)
     # Years since 1900: the solver sees small times, and its step control no large offset.
     since = (pelts["year"] - pelts["year"].iloc[0]).to_numpy(float)
-    span = (since[0], since[-1])
-    backend = get_engine(engine)
-    # Named for Julia, where it comes compiled; the embedded engine has its own explicit method.
-    algorithm = Tsit5() if backend.name == "julia" else None
-
-    def populations(parameters: torch.Tensor, times: np.ndarray):
-        problem = ODEProblem(lotka_volterra, parameters[4:], span, parameters[:4])
-        return solve(problem, algorithm, saveat=times, rtol=rtol, atol=rtol, engine=backend)
-
-    fit = fit_log_normal(
-        lambda parameters: populations(parameters, since).u,
-        observed,
-        gradient_matching_start(since, observed),
+    start = Rates(*gradient_matching_start(since, observed))
+    problem = ODEProblem(lotka_volterra, observed[0], (since[0], since[-1]), start)
+    rate, meeting, initial, sigma = carpenters_priors() if priors else [Parameter(lower=0.0)] * 4
+    result = fit(
+        problem,
+        Experiment(since, observed, series=SERIES),
+        {"alpha": rate, "beta": meeting, "gamma": rate, "delta": meeting, "u0": initial},
+        likelihood=LogNormal(sigma),
+        rtol=rtol,
+        atol=rtol,
+        engine=engine,
+        progress=False,
         on_evaluation=on_evaluation,
+        **options,
     )
-    grid = np.linspace(*span, 401)
-    solution = populations(torch.from_numpy(fit.parameters), grid)
-    return PeltFit(
-        pelts=pelts,
-        fit=fit,
-        years=grid + pelts["year"].iloc[0],
-        curve=solution.u.numpy(),
-        engine=solution.engine,
-        seconds=time.perf_counter() - began,
-    )
+    grid = np.linspace(since[0], since[-1], 401)
+    return PeltFit(pelts, result, grid + pelts["year"].iloc[0], result.predict(grid).mean)
+
+
+def carpenters_priors() -> list[Parameter]:
+    """Of birth and death rates, of those of the meetings, of initial populations, and of the sigmas."""
+    from torch.distributions import LogNormal as LogNormalPrior
+    from torch.distributions import Normal as NormalPrior
+
+    priors = (NormalPrior(1.0, 0.5), NormalPrior(0.05, 0.05), LogNormalPrior(np.log(10.0), 1.0), LogNormalPrior(-1.0, 1.0))
+    return [Parameter(lower=0.0, prior=prior) for prior in priors]

@@ -1,0 +1,102 @@
+"""The posterior distribution of the parameters, by NUTS."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import GradientFailed, SolveFailed
+from .objective import Objective
+
+if TYPE_CHECKING:
+    from .fit_result import FitResult
+
+
+def sample_posterior(
+    result: FitResult, *, draws: int = 1000, tune: int = 500, chains: int = 4, seed: int | None = None, **options: Any
+) -> Any:
+    """Draw from the posterior of all that was estimated, by the No-U-Turn sampler of nutpie.
+
+    The density is the fit's likelihood times its priors, sampled on the scale without bounds with the Jacobian of that
+    change of variables. Hoffman & Gelman, "The No-U-Turn Sampler", JMLR 15 (2014).
+
+    Parameters
+    ----------
+    result
+        The fit; chains begin about its estimates.
+    draws, tune, chains
+        Draws of each chain, draws before them to adapt to, and chains.
+    seed
+        For the sampler and the places where the chains begin.
+    options
+        Further options of ``nutpie.sample``: ``progress_bar``, ``cores``, ``target_accept``, …
+
+    Returns
+    -------
+    arviz.InferenceData
+        Its posterior has a variable for each name in ``result.names``.
+
+    Raises
+    ------
+    ImportError
+        If nutpie is not installed.
+    ValueError
+        If a count is not positive.
+
+    Warns
+    -----
+    UserWarning
+        If something has no prior: its prior is then flat between its bounds, and the posterior may be improper.
+    """
+    try:
+        import nutpie
+        from nutpie import compiled_pyfunc
+    except ImportError as error:
+        raise ImportError("sampling needs nutpie: pip install 'pysciode[bayes]'") from error
+    for name, value in (("draws", draws), ("tune", tune), ("chains", chains)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+    objective = result._objective()
+    unknowns = objective.unknowns
+    flat = [n for n, p in zip(unknowns.names, unknowns.parameters, strict=True) if p.prior is None]
+    if flat:
+        warnings.warn(f"no prior is given for {', '.join(flat)}: it is flat between the bounds", UserWarning, stacklevel=3)
+    z = unknowns.unbounded(result.values)
+    spread = _spread(result, z)
+    model = compiled_pyfunc.from_pyfunc(
+        ndim=len(z),
+        make_logp_fn=lambda: lambda point: log_density(objective, point),
+        make_expand_fn=lambda *_: lambda point, **_: _named(objective, point),
+        expanded_dtypes=[np.dtype("float64")] * len(z),
+        expanded_shapes=[()] * len(z),
+        expanded_names=list(unknowns.names),
+        make_initial_point_fn=lambda at: z + spread * np.random.default_rng(at).standard_normal(len(z)),
+    )
+    return nutpie.sample(model, draws=draws, tune=tune, chains=chains, seed=seed, **options)
+
+
+def log_density(objective: Objective, z: np.ndarray) -> tuple[float, np.ndarray]:
+    """Of the posterior of ``z``, without normalisation, and its gradient; minus infinity where the model can't be solved."""
+    point = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+    try:
+        value = objective.log_posterior(objective.unknowns.values(point)) + objective.unknowns.log_slopes(point)
+        (gradient,) = torch.autograd.grad(value, point)
+    except (SolveFailed, GradientFailed):
+        return -np.inf, np.zeros(len(z))
+    return value.item(), gradient.numpy()
+
+
+def _named(objective: Objective, z: np.ndarray) -> dict[str, np.ndarray]:
+    values = objective.unknowns.values(torch.tensor(z, dtype=torch.float64)).numpy()
+    return {name: np.asarray(value) for name, value in zip(objective.unknowns.names, values, strict=True)}
+
+
+def _spread(result: FitResult, z: np.ndarray) -> np.ndarray:
+    """How far from the estimates chains begin: a standard error, on the scale without bounds."""
+    if result.covariance is None:
+        return np.full(len(z), 0.1)
+    errors = np.sqrt(np.diag(result.covariance)) / np.abs(result._objective().unknowns.slopes(z))
+    return np.where(np.isfinite(errors), np.minimum(errors, 1.0), 0.1)
