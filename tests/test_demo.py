@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from pysciode import cli

@@ -124,3 +124,40 @@ except EngineUnavailable as error:
         PYTHON_JULIACALL_PROJECT=str(tmp_path),
     )
     assert "said so" in shown.stdout, shown.stderr
+
+
+WORKERS_WHILE_THE_MAIN_THREAD_WAITS = """
+import threading
+import numpy as np, torch
+import pysciode as ps
+
+def f(u, p, t):
+    return [p[0] * u[0] - p[1] * u[0] * u[1], p[1] * u[0] * u[1] - p[2] * u[1]]
+
+p = torch.tensor([1.5, 1.0, 3.0], dtype=torch.float64)
+u0 = torch.tensor([1.0, 1.0], dtype=torch.float64)
+problem = ps.ODEProblem(f, u0, (0.0, 10.0), p.requires_grad_())
+found = []
+
+def work():
+    for _ in range(1500):
+        solution = ps.solve(problem, ps.Tsit5(), saveat=0.1, rtol=1e-8, atol=1e-8, engine="julia")
+        (gradient,) = torch.autograd.grad(solution.u.sum(), p)
+    found.append(gradient.numpy())
+
+work()
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()  # Python blocks here without running any of Julia's code
+assert len(found) == 4 and all(np.array_equal(x, found[0]) for x in found)
+print("finished")
+"""
+
+
+@pytest.mark.julia
+def test_threads_solve_while_the_one_that_started_julia_waits():
+    """Julia's garbage collector waits for the thread that started it, which is blocked in Python."""
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS_WHILE_THE_MAIN_THREAD_WAITS], capture_output=True, text=True, timeout=240
+    )
+    assert done.stdout.strip() == "finished", done.stderr

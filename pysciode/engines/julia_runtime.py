@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,10 +59,28 @@ def _start() -> Any:
     except Exception as error:
         raise EngineUnavailable("The Julia engine", f"juliacall did not start ({error})") from error
     try:
-        return juliacall.Main.seval(f"import {JULIA_PACKAGE}; {JULIA_PACKAGE}")
+        module = juliacall.Main.seval(f"import {JULIA_PACKAGE}; {JULIA_PACKAGE}")
     except juliacall.JuliaError as error:
         reason = str(error).strip().splitlines()[0]
         raise EngineUnavailable("The Julia engine", f"{JULIA_PACKAGE} does not load ({reason})") from error
+    _rest_safe(juliacall.Main.seval)
+    return module
+
+
+def _rest_safe(seval: Callable[[str], Any]) -> None:
+    """Let other threads' garbage collections go on while this one, which started Julia, is outside of it.
+
+    Julia waits for all its threads before it collects garbage. It takes the one that started it for one that runs Julia code
+    at all times, and would wait for ever while that is in Python, blocked in a join, say. Functions that Julia hands out to be
+    called, as all of juliacall's and ours are, change to running code and back by themselves.
+    """
+    thread, enter, leave = (
+        seval(f"Int({x})")
+        for x in ("ccall(:jl_get_ptls_states, Ptr{Cvoid}, ())", "cglobal(:jl_gc_safe_enter)", "cglobal(:jl_gc_safe_leave)")
+    )
+    before = ctypes.PYFUNCTYPE(ctypes.c_int8, ctypes.c_void_p)(enter)(thread)
+    back = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int8)(leave)
+    atexit.register(back, thread, before)  # runs before juliacall's own, which ends Julia by a plain call
 
 
 def _set_options() -> None:

@@ -129,21 +129,40 @@ class Objective:
 
     def value_and_gradient(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; where a solve fails, a large value without a slope, from which searches turn back."""
-        point = torch.tensor(z, dtype=torch.float64, requires_grad=True)
         self.evaluations += 1
-        try:
-            value = -self.log_posterior(self.unknowns.values(point))
-            (gradient,) = torch.autograd.grad(value, point)
-            found, slope = value.item(), gradient.numpy()
-        except _FAILURES:
-            found, slope = np.inf, np.zeros(len(z))
-        if not np.isfinite(found) or not np.isfinite(slope).all():
-            found, slope = self._worst + 1e3 * (1 + abs(self._worst)), np.zeros(len(z))
+        found = self.log_density(z)
+        if found is None:
+            value, slope = self._worst + 1e3 * (1 + abs(self._worst)), np.zeros(len(z))
         else:
-            self._worst = max(self._worst, found)
+            value, slope = -found[0], -found[1]
+            self._worst = max(self._worst, value)
         if self.on_evaluation is not None:
-            self.on_evaluation(found)
-        return found, slope
+            self.on_evaluation(value)
+        return value, slope
+
+    def log_density(self, z: np.ndarray, *, of_z: bool = False) -> tuple[float, np.ndarray] | None:
+        """The log posterior at ``z`` and its gradient; None where it can't be had.
+
+        Parameters
+        ----------
+        of_z
+            Whether it is to be the density of ``z``, with the Jacobian of the change of variables, instead of that of the
+            values.
+        """
+        point = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+        x = self.unknowns.values(point)
+        if not torch.isfinite(x).all():
+            return None  # beyond what an exponential can hold
+        try:
+            value = self.log_posterior(x)
+            if of_z:
+                value = value + self.unknowns.log_slopes(point)
+            (gradient,) = torch.autograd.grad(value, point)
+        except _FAILURES:
+            return None
+        if not torch.isfinite(value) or not torch.isfinite(gradient).all():
+            return None
+        return value.item(), gradient.numpy()
 
     def check_start(self, z: np.ndarray) -> None:
         """Refuse a start from which nothing can be learned.

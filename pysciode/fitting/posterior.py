@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import GradientFailed, SolveFailed
 from .objective import Objective
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def sample_posterior(
     spread = _spread(result, z)
     model = compiled_pyfunc.from_pyfunc(
         ndim=len(z),
-        make_logp_fn=lambda: lambda point: log_density(objective, point),
+        make_logp_fn=lambda: lambda point: _log_density(objective, point),
         make_expand_fn=lambda *_: lambda point, **_: _named(objective, point),
         expanded_dtypes=[np.dtype("float64")] * len(z),
         expanded_shapes=[()] * len(z),
@@ -78,15 +77,10 @@ def sample_posterior(
     return nutpie.sample(model, draws=draws, tune=tune, chains=chains, seed=seed, **options)
 
 
-def log_density(objective: Objective, z: np.ndarray) -> tuple[float, np.ndarray]:
-    """Of the posterior of ``z``, without normalisation, and its gradient; minus infinity where the model can't be solved."""
-    point = torch.tensor(z, dtype=torch.float64, requires_grad=True)
-    try:
-        value = objective.log_posterior(objective.unknowns.values(point)) + objective.unknowns.log_slopes(point)
-        (gradient,) = torch.autograd.grad(value, point)
-    except (SolveFailed, GradientFailed):
-        return -np.inf, np.zeros(len(z))
-    return value.item(), gradient.numpy()
+def _log_density(objective: Objective, z: np.ndarray) -> tuple[float, np.ndarray]:
+    found = objective.log_density(z, of_z=True)
+    # Minus infinity is a divergence to the sampler, which turns back.
+    return (-np.inf, np.zeros(len(z))) if found is None else found
 
 
 def _named(objective: Objective, z: np.ndarray) -> dict[str, np.ndarray]:
