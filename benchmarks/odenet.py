@@ -1,4 +1,4 @@
-"""A training step of an ODE-Net's block: two 3x3 convolutions with group norms, 128 images of 4x4, 16 channels, 1e-3/1e-3, float32."""
+"""A training step of an ODE-Net's block: two 3x3 convolutions, 128 images of 16 channels, 4x4, 1e-3/1e-3, float32."""
 
 from __future__ import annotations
 

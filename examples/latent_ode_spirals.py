@@ -1,18 +1,18 @@
-"""A latent ODE learns spirals of either direction from noisy points at irregular times: Chen et al.'s table 2 and figure 8.
+"""A latent ODE learns spirals of either direction from noisy points at irregular times: Chen et al.'s table 2, figure 8.
 
-Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366), section
-5.1. The paper's: 1000 spirals, half of them clockwise, each from another start, 100 steps of time, Gaussian noise; 30, 50 or
-100 of the points of each are seen, drawn without replacement; the error is the root mean square over 100 points of time
-beyond those of the training. A latent state of 4, a recognition network of 25 units, dynamics and decoder of 20; beside it a
-recurrent network of 25 units that is told the time to the next point and extrapolates from its own predictions.
+Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366),
+section 5.1. The paper's: 1000 spirals, half of them clockwise, each from another start, 100 steps of time, Gaussian noise;
+30, 50 or 100 of the points of each are seen, drawn without replacement; the error is the root mean square over 100 points
+of time beyond those of the training. A latent state of 4, a recognition network of 25 units, dynamics and decoder of 20;
+beside it a recurrent network of 25 units that is told the time to the next point and extrapolates from its own predictions.
 
 Ours, because the paper names neither curves nor scale nor noise: the Archimedean spiral ``r = 0.3 θ`` over an angle of 6π
-and its mirror image, their centres 10 apart, with noise of standard deviation 0.3. Of the example that comes with
-torchdiffeq (which was written after the paper, by others, from its text) these are the counter-clockwise curve, the places
-of the centres, the noise and 100 of 500 steps for a window; its clockwise curve is a hyperbolic one, which leaves the centre
-ever faster. So of the paper's errors only their size can be compared, and the ratio of the two models. Errors are on 200 new
-series, against the curves without noise, from the posterior's mean. The weight of the Kullback-Leibler term grows over the
-first quarter of the training.
+and its mirror image, their centres 10 apart, with noise of standard deviation 0.3. The counter-clockwise curve, the centres,
+the noise and the 100 of 500 steps that are a window are those of torchdiffeq's example, which others wrote from the paper's
+text; its clockwise curve is a hyperbolic one, which leaves the centre ever faster. All series lie on the two curves, so
+where a new one goes on others of the training were seen. Errors are on 200 new series, against the curves without noise,
+from the posterior's mean. Only the size of the paper's errors can be compared, and how the two models stand to each other.
+The weight of the Kullback-Leibler term grows over the first quarter of the training.
 
 Run: python examples/latent_ode_spirals.py [--quick] [--observations 30]
 """
@@ -200,7 +200,7 @@ def table(results: list[Result]) -> Table:
     sd = results[0].test.truth.flatten(0, 1).std(0).square().mean().sqrt().item()
     out = Table(
         title=f"RMSE over the {STEPS} steps after those seen, on {len(results[0].test.truth)} new series",
-        caption=f"Noise {NOISE}, standard deviation of a coordinate {sd:.2f}; the scale of the paper's data is not known.",
+        caption=f"Noise {NOISE}, sd of the data {sd:.2f}; the scale of the paper's data is not known.",
     )
     names = "seen", "latent ODE", "GRU", "paper: latent ODE", "RNN", "/ sd: latent ODE", "GRU", "steps seen", "s"
     for name in names:
