@@ -69,7 +69,7 @@ def discover(
         An optimiser of PySINDy's (``STLSQ``, ``SR3``, …), or a list of them, whose sets of terms are all candidates. Copies
         are made. Those with constraints are not for this, since the coefficients come from least squares.
     thresholds
-        Of the sweep: ``threshold`` of the optimiser, or the threshold of SR3's L0 norm. By default 40 between 0.001 and 1.
+        Of the sweep: ``threshold`` of the optimiser, or the threshold of SR3's L0 norm. By default 25 between 0.001 and 1.
     normalize
         Whether terms and outputs are scaled to a norm of one for the optimiser: a threshold is then the share that a term
         must have in the output, whatever the units.

@@ -19,8 +19,8 @@ import sympy
 
 from .equations import Candidate
 
-DEFAULT_THRESHOLDS = np.logspace(-3.0, 0.0, 40)
-_RIDGES = (0.0, 1e-4, 1e-2)
+DEFAULT_THRESHOLDS = np.logspace(-3.0, 0.0, 25)
+_RIDGES = (0.0, 1e-2)
 _ALL_SUBSETS_AT_MOST = 5_000
 # What PySINDy's optimisers call their sparsity; the weight of SR3's L0 norm is half the square of its threshold.
 _SPARSITY = {"threshold": lambda x: x, "reg_weight_lam": lambda x: 0.5 * x**2}
@@ -33,7 +33,7 @@ class Sweep:
     Attributes
     ----------
     optimizers
-        Of PySINDy; empty for sequentially thresholded least squares with three small ridges.
+        Of PySINDy; empty for sequentially thresholded least squares without and with a small ridge.
     thresholds
         Of the sweep, increasing.
     normalize
@@ -95,7 +95,9 @@ def _swept(scaled: np.ndarray, y: np.ndarray, scales: np.ndarray, sweep: Sweep) 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of thresholds that leave nothing, which is a candidate too
                 optimizer.fit(features, target[:, None])
-            out.append((float(threshold), tuple(map(int, np.flatnonzero(optimizer.coef_[0])))))
+            # Greedy ones (SSR, FROLS) have no threshold, but a path of one term more or less at each step.
+            path = [*getattr(optimizer, "history_", []), optimizer.coef_] if key is None else [optimizer.coef_]
+            out += [(float(threshold), tuple(map(int, np.flatnonzero(np.atleast_2d(c)[0])))) for c in path]
     return out
 
 
