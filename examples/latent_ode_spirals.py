@@ -1,18 +1,20 @@
-"""A latent ODE learns spirals of either direction from noisy points at irregular times: Chen et al.'s table 2, figure 8.
+"""A latent ODE learns spirals of either direction from noisy points at irregular times: Chen et al.'s table 2.
 
 Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366),
-section 5.1. The paper's: 1000 spirals, half of them clockwise, each from another start, 100 steps of time, Gaussian noise;
-30, 50 or 100 of the points of each are seen, drawn without replacement; the error is the root mean square over 100 points
-of time beyond those of the training. A latent state of 4, a recognition network of 25 units, dynamics and decoder of 20;
-beside it a recurrent network of 25 units that is told the time to the next point and extrapolates from its own predictions.
+section 5.1. The paper's: 1000 spirals, half of them clockwise, each from another start, 100 steps of time, Gaussian
+noise; 30, 50 or 100 of the points of each are seen, drawn without replacement; the error is the root mean square over
+100 points of time beyond those of the training. A latent state of 4, a recognition network of 25 units, dynamics and
+decoder of 20; beside it a recurrent network of 25 units that is told the time to the next point and extrapolates from
+its own predictions.
 
-Ours, because the paper names neither curves nor scale nor noise: the Archimedean spiral ``r = 0.3 θ`` over an angle of 6π
-and its mirror image, their centres 10 apart, with noise of standard deviation 0.3. The counter-clockwise curve, the centres,
-the noise and the 100 of 500 steps that are a window are those of torchdiffeq's example, which others wrote from the paper's
-text; its clockwise curve is a hyperbolic one, which leaves the centre ever faster. All series lie on the two curves, so
-where a new one goes on others of the training were seen. Errors are on 200 new series, against the curves without noise,
-from the posterior's mean. Only the size of the paper's errors can be compared, and how the two models stand to each other.
-The weight of the Kullback-Leibler term grows over the first quarter of the training.
+Ours, because the paper names neither curves nor scale nor noise: the Archimedean spiral ``r = 0.3 θ`` over an angle
+of 6π and its mirror image, their centres 10 apart, with noise of standard deviation 0.3. The counter-clockwise curve,
+the centres, the noise and the 100 of 500 steps that are a window are those of torchdiffeq's example, which others
+wrote from the paper's text; its clockwise curve is a hyperbolic one, which leaves the centre ever faster. All series
+lie on the two curves, so where a new one goes on others of the training were seen. Errors are on 200 new series,
+against the curves without noise, from the posterior's mean. Only the size of the paper's errors can be compared, and
+how the two models stand to each other. The weight of the Kullback-Leibler term grows over the first quarter of the
+training.
 
 Run: python examples/latent_ode_spirals.py [--quick] [--observations 30]
 """
@@ -79,7 +81,7 @@ def draw_spirals(count: int, observations: int, seed: int, *, with_future: bool)
 
 
 def latent_ode(engine: str) -> LatentODE:
-    """Of the paper's sizes: 4 latent entries, 25 of the recognition network, 20 hidden units of dynamics and decoder."""
+    """Of the paper's sizes: 4 latent entries, 25 of the encoder, 20 hidden units of dynamics and decoder."""
     dynamics = nn.Sequential(nn.Linear(4, 20), nn.ELU(), nn.Linear(20, 20), nn.ELU(), nn.Linear(20, 4))
     decoder = nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 2))
     encoder = RNNEncoder(2, 25, 4, masks=False)
