@@ -4,7 +4,7 @@ module PySciODEOptimizationOptimJLExt
 using OptimizationOptimJL: Optim
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
-using PySciODE: Objective, Optimum, evaluate!
+using PySciODE: MODELS, Model, Objective, Optimum, Report, evaluate!, hold!, rehearsed, send
 using SciMLBase: NoAD, OptimizationFunction, OptimizationProblem, solve
 
 const METHODS = (LBFGS=Optim.LBFGS, BFGS=Optim.BFGS, NelderMead=Optim.NelderMead, NewtonTrustRegion=Optim.NewtonTrustRegion)
@@ -72,6 +72,40 @@ function PySciODE.run_optimizer(objective::Objective, start::Vector{Float64}, me
                   g_abstol=gradient_tolerance, verbose=false, show_warnings=false)
     retcode = watch.stopped ? :Terminated : Symbol(found.retcode)
     return Optimum(found.u, found.objective, found.stats.iterations, objective.evaluations, retcode === :Success, retcode, watch.trace)
+end
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+"""Fit a small model the way Python does."""
+function rehearse_fit(method)
+    model = hold!(MODELS, Model{Float64}(rehearsed(2)))
+    report = Ref{Report}()
+    sensealg = method == "NelderMead" ? "" : "[sensealg]\nname = \"ForwardDiffSensitivity\"\nu0 = true\np = true\n"
+    plan = send("command = \"plan\"\nmodel = $model\nalgorithm = \"Tsit5()\"\npackages = [\"OrdinaryDiffEqTsit5\"]\n" *
+                "odekind = \"full\"\nreltol = 1e-4\nabstol = 1e-4\n$sensealg", report)
+    arrays = (u0=[1.0, 1.0], p=[-1.0, 2.0], u0_index=[0, 0], p_index=[1, 2], saveat=[0.5, 1.0], observed=[0.5, 0.4, 0.3, 0.5],
+              weights=ones(4), columns=[1, 2], rows=[1, 2], noise_index=[0, 0], noise_value=[0.1, 0.1],
+              lower=[-Inf, 0.0], upper=[0.0, Inf], start=[0.1, 0.7])
+    z, trace, numbers, retcode = zeros(2), zeros(100), zeros(4), zeros(UInt8, 32)
+    GC.@preserve arrays z trace numbers retcode begin
+        text(x) = "[\"$(lowercase(string(eltype(x))))\", $(Int(pointer(x))), $(length(x))]"
+        given(names) = join(("$name = $(text(arrays[name]))" for name in names), ", ")
+        experiment = given((:u0, :p, :u0_index, :p_index, :saveat, :observed, :weights, :columns, :rows, :noise_index, :noise_value))
+        search = replace(given((:lower, :upper, :start)), "], " => "]\n")
+        send("command = \"minimize\"\nlikelihood = \"normal\"\nmethod = \"$method\"\nmaxiters = 20\ngradient_tolerance = 1e-6\n" *
+             "value_tolerance = 1e-10\nprogress = 0\n$search\nexperiments = [{plan = $plan, t0 = 0.0, t1 = 1.0, $experiment}]\n" *
+             "[out]\nz = $(Int(pointer(z)))\ntrace = $(Int(pointer(trace)))\ntrace_length = 100\n" *
+             "numbers = $(Int(pointer(numbers)))\nretcode = $(Int(pointer(retcode)))", report)
+    end
+    send("command = \"release_plan\"\nhandle = $plan", report)
+    send("command = \"release_model\"\nhandle = $model", report)
+    return nothing
+end
+
+@setup_workload begin
+    @compile_workload begin
+        foreach(rehearse_fit, ("LBFGS", "BFGS", "NelderMead"))
+    end
 end
 
 end

@@ -43,8 +43,8 @@ const SUCCESSFUL = (:Success, :Terminated, :ExactSolutionLeft, :ExactSolutionRig
 """
     evaluate!(gradient, objective, z) -> value
 
-At `z`, the unknowns without bounds. `gradient` may be `nothing`. Where a solve fails, or a gradient, or a state has no density, the value
-is `Inf` and the gradient `NaN`: optimisers step back from there. A gradient that fails at the very first point is an error, with its reason.
+At `z`, the unknowns without bounds. `gradient` may be `nothing`. Where a solve fails, or a gradient, or a state has no density, the
+value is `Inf` and the gradient `NaN`: optimisers step back from there. A gradient that fails at the very first point is an error.
 """
 function evaluate!(gradient::Union{Nothing,Vector{Float64}}, o::Objective, z::Vector{Float64})
     o.evaluations += 1
