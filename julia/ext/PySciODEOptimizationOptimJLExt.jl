@@ -1,13 +1,33 @@
 """A search for parameters that stays in Julia: Optimization.jl's interface to Optim.jl."""
 module PySciODEOptimizationOptimJLExt
 
+using LinearAlgebra: norm
 using OptimizationOptimJL: Optim
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
 using PySciODE: MODELS, Model, Objective, Optimum, Report, evaluate!, hold!, rehearsed, send
 using SciMLBase: NoAD, OptimizationFunction, OptimizationProblem, solve
 
-const METHODS = (LBFGS=Optim.LBFGS, BFGS=Optim.BFGS, NelderMead=Optim.NelderMead, NewtonTrustRegion=Optim.NewtonTrustRegion)
+const METHODS = (
+    LBFGS=() -> Optim.LBFGS(; alphaguess=FirstTrial(false)),
+    BFGS=() -> Optim.BFGS(; alphaguess=FirstTrial(false)),
+    NelderMead=Optim.NelderMead,
+    NewtonTrustRegion=Optim.NewtonTrustRegion,
+)
+
+"""
+Where a line search begins: of unit length in the first iteration, where the gradient alone says nothing about lengths (as in L-BFGS-B),
+and later not beyond the distance of the origin. Optim's own, the whole gradient, leads to where solves take a thousand times as long.
+"""
+mutable struct FirstTrial
+    begun::Bool
+end
+function (f::FirstTrial)(linesearch, state, value, slope, objective)
+    longest = f.begun ? max(1.0, norm(state.x)) : 1.0
+    f.begun = true
+    state.alpha = min(1.0, longest / norm(state.s))
+    return nothing
+end
 
 # Callable structs instead of closures: one type for every fit.
 

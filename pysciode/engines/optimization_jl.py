@@ -126,7 +126,7 @@ def minimize(
     maxiters
         Iterations at most.
     gradient_tolerance
-        Converged when no derivative to ``z`` is larger.
+        Converged when no derivative to ``z`` is larger; for `NelderMead`, when the values at the simplex's corners differ less.
     value_tolerance
         Converged when the value changes relatively less than this, twice in a row.
     progress
