@@ -7,7 +7,7 @@ import importlib
 
 from measure import report
 
-TASKS = ("lotka_volterra", "spiral", "flow", "robertson", "crossing", "new_model", "startup", "fitting_loop")
+TASKS = ("lotka_volterra", "spiral", "flow", "robertson", "crossing", "new_model", "startup")
 
 
 def main() -> None:
