@@ -10,11 +10,14 @@
 end
 const LIKELIHOODS = Dict{String,Likelihood}(string(x) => x for x in instances(Likelihood))
 
+"""Predictions that must be positive are at least this, as on the Python side: a solver may step slightly below zero on a bad guess."""
+const SMALLEST = 1e-12
+
 """
     log_density(kind, y, μ, s) -> (value, by_μ, by_s)
 
-The logarithm of the density or probability of `y`, normalisation included, and its derivatives; `-Inf` where `μ` or `s` leaves the range
-in which there is one.
+The logarithm of the density or probability of `y`, normalisation included, and its derivatives; `-Inf` where `μ` is not finite, or `s`
+not positive.
 """
 function log_density(kind::Likelihood, y::Float64, μ::Float64, s::Float64)
     outside = (-Inf, NaN, NaN)
@@ -24,7 +27,10 @@ function log_density(kind::Likelihood, y::Float64, μ::Float64, s::Float64)
         r = (y - μ) / s
         return (-r^2 / 2 - log(s) - log(2π) / 2, r / s, (r^2 - 1) / s)
     end
-    μ > 0 || return outside
+    if μ < SMALLEST
+        value, _, by_s = log_density(kind, y, SMALLEST, s)
+        return (value, 0.0, by_s)
+    end
     if kind === poisson
         return (y * log(μ) - μ - loggamma(y + 1), y / μ - 1, 0.0)
     end

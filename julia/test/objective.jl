@@ -26,7 +26,8 @@ const DENSITIES = (
     @test sum(probabilities) ≈ 1
     @test sum((0:200) .* probabilities) ≈ 2.5
     @test sum(((0:200) .- 2.5) .^ 2 .* probabilities) ≈ 2.5 + 2.5^2 / 3
-    @test first(log_density(PySciODE.poisson, 1.0, -1e-9, 1.0)) == -Inf
+    @test log_density(PySciODE.poisson, 1.0, -1e-9, 1.0) == (first(log_density(PySciODE.poisson, 1.0, 1e-12, 1.0)), 0.0, 0.0)
+    @test first(log_density(PySciODE.lognormal, 1.0, 1.0, 0.0)) == -Inf
     @test first(log_density(PySciODE.normal, 1.0, NaN, 1.0)) == -Inf
 end
 

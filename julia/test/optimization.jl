@@ -2,6 +2,8 @@
 
 using PySciODE: run_optimizer
 
+PySciODE.require("OptimizationOptimJL")
+
 @testset "optimization: $method" for method in (:LBFGS, :BFGS, :NewtonTrustRegion, :NelderMead)
     objective, _, _ = fitted(; (method === :NelderMead ? (; sensitivity=nothing) : (;))...)
     found = PySciODE.at_runtime(run_optimizer, objective, FIT_START, method; maxiters=5000, gradient_tolerance=1e-7, value_tolerance=1e-14,
