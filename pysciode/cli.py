@@ -81,21 +81,33 @@ def compare(
 
 @app.command()
 def install(
-    extra: Annotated[str | None, typer.Argument(help="A further part to install; none exists yet.")] = None,
+    extra: Annotated[str | None, typer.Argument(help="A further part to install: optimization or diffeqflux.")] = None,
     update: Annotated[bool, typer.Option("--update", help="Also move Julia packages to their newest versions.")] = False,
 ) -> None:
     """Install the Julia engine: Julia itself where it is missing, and SciML, resolved and precompiled."""
-    from .installation import julia_environment_is_resolved, julia_project, resolve
+    from .installation import EXTRAS, extra_is_installed, install_extra, julia_environment_is_resolved, julia_project, resolve
 
-    if extra is not None:
-        what = "GPU solves (cuda) are" if extra.lower() == "cuda" else f"{extra!r} is"
-        typer.echo(f"{what} not available yet. Nothing was installed.", err=True)
+    name = None if extra is None else extra.lower()
+    if name == "cuda":
+        typer.echo("GPU solves (cuda) are not available yet. Nothing was installed.", err=True)
         raise typer.Exit(2)
-    if julia_environment_is_resolved() and not update:
-        typer.echo(f"The Julia engine is installed already, in {julia_project()} (--update brings newer packages).")
+    if name is not None and name not in EXTRAS:
+        known = "; ".join(f"{key} ({part.purpose})" for key, part in EXTRAS.items())
+        typer.echo(f"There is no part {extra!r}; there are {known}. Nothing was installed.", err=True)
+        raise typer.Exit(2)
+    if not update and (name is None or extra_is_installed(name)) and julia_environment_is_resolved():
+        what = "The Julia engine" if name is None else name
+        typer.echo(f"{what} is installed already, in {julia_project()} (--update brings newer packages).")
         return
+
+    def show(line: str) -> None:
+        typer.echo(line, err=True)
+
     try:
-        resolve(progress=lambda line: typer.echo(line, err=True), update=update)
+        if name is None:
+            resolve(show, update=update)
+        else:
+            install_extra(name, show, update=update)
     except PysciodeError as error:
         _fail(error)
 

@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .errors import INSTALL_COMMAND
 from .installation import (
+    EXTRAS,
     JULIA_PACKAGE,
+    extra_is_installed,
     installed_packages,
     julia_environment_is_resolved,
     julia_project,
@@ -42,7 +44,7 @@ class Check:
 
 def examine() -> list[Check]:
     """All checks, in the order of what needs what."""
-    return [_python(), *_python_packages(), _julia(), *_julia_packages(), _threads(), _gpu(), _engine()]
+    return [_python(), *_python_packages(), _julia(), *_julia_packages(), *_extras(), _threads(), _gpu(), _engine()]
 
 
 def _python() -> Check:
@@ -101,6 +103,16 @@ def _julia_packages() -> Iterator[Check]:
             yield Check(f"  {name}.jl", "ok", present[name])
         else:
             yield Check(f"  {name}.jl", "missing", "not in the environment", INSTALL_COMMAND)
+
+
+def _extras() -> Iterator[Check]:
+    project = julia_project()
+    present = installed_packages(project) if project else {}
+    for name, extra in EXTRAS.items():
+        if extra_is_installed(name):
+            yield Check(f"  {name}", "ok", ", ".join(f"{package} {present[package]}" for package in extra.packages))
+        else:
+            yield Check(f"  {name}", "note", f"not installed: {extra.purpose}, with {INSTALL_COMMAND} {name}")
 
 
 def _threads() -> Check:

@@ -15,14 +15,44 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from .errors import EngineUnavailable
+from .errors import INSTALL_COMMAND, EngineUnavailable
 
 JULIA_PACKAGE = "PySciODE"
 LOCK_PATIENCE = 2.0
 """Seconds to wait for another process that has the environment."""
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A further part of the Julia engine, for those who ask for it.
+
+    Attributes
+    ----------
+    purpose
+        What it is for, in a few words.
+    packages
+        Julia packages by name: UUID, and versions that go with SciMLBase 2 as well as 3.
+    """
+
+    purpose: str
+    packages: dict[str, dict[str, str]]
+
+
+EXTRAS = {
+    "optimization": Extra(
+        "fits whose whole search runs in Julia",
+        {"OptimizationOptimJL": {"uuid": "36348300-93cb-4f02-beb5-3c3902f8871e", "version": "0.4.12 - 0.4"}},
+    ),
+    "diffeqflux": Extra(
+        "DiffEqFlux's collocation and multiple shooting",
+        {"DiffEqFlux": {"uuid": "aae7a2af-3d4f-5e19-a356-7da93b79d9d0", "version": "4.6 - 4"}},
+    ),
+}
+"""What ``python -m pysciode install NAME`` adds. The Julia package has an extension for each, with the same bounds."""
 
 
 def required_packages() -> dict[str, dict[str, str]]:
@@ -146,6 +176,64 @@ def resolve(progress: Callable[[str], None] = print, *, update: bool = False) ->
     progress(f"[2/2] Loading {JULIA_PACKAGE} once, to see that it works.")
     _load_once(juliapkg.executable(), juliapkg.project())
     progress(f"Julia is ready, after {time.perf_counter() - began:.0f} s.")
+
+
+def extra_is_installed(name: str) -> bool:
+    """Whether the Julia environment holds an extra's packages."""
+    project = julia_project()
+    return project is not None and EXTRAS[name].packages.keys() <= installed_packages(project).keys()
+
+
+_known: set[tuple[str, str | None]] = set()
+"""Extras that were found, with the project: looking takes a millisecond or two, and what is there stays."""
+
+
+def require_extra(name: str, feature: str) -> None:
+    """See that an extra is installed.
+
+    Raises
+    ------
+    EngineUnavailable
+        With the command that installs it; `feature` is what needs it.
+    """
+    key = (name, julia_project())
+    if key in _known:
+        return
+    if not extra_is_installed(name):
+        packages = " and ".join(EXTRAS[name].packages)
+        raise EngineUnavailable(
+            feature, f"the Julia package {packages} is not installed", mend=f"Install it with: {INSTALL_COMMAND} {name}"
+        )
+    _known.add(key)
+
+
+def install_extra(name: str, progress: Callable[[str], None] = print, *, update: bool = False) -> None:
+    """Add an extra to this Python environment's Julia project, where it stays, and resolve that; see `resolve`.
+
+    Raises
+    ------
+    EngineUnavailable
+        If a stage fails, with the reason; then nothing was added.
+    """
+    packages = EXTRAS[name].packages
+    given = _environment_given_by_hand()
+    if given is not None:
+        raise EngineUnavailable(
+            name, f"PYTHON_JULIACALL_PROJECT names {given[1]}", mend=f"Add {', '.join(packages)} to that project with Julia's Pkg"
+        )
+    import juliapkg
+    from juliapkg.deps import load_cur_deps
+
+    # What users have asked for themselves, perhaps in another version, stays as it is.
+    mine = packages.keys() - load_cur_deps().get("packages", {}).keys()
+    for package in sorted(mine):
+        juliapkg.add(package, **packages[package])
+    try:
+        resolve(progress, update=update)
+    except BaseException:
+        for package in sorted(mine):
+            juliapkg.rm(package)
+        raise
 
 
 def _load_once(executable: str, project: str) -> None:

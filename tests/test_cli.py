@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pysciode import doctor, engines, installation
 from pysciode.cli import app
-from pysciode.errors import INSTALL_COMMAND
+from pysciode.errors import INSTALL_COMMAND, EngineUnavailable
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,11 +65,13 @@ def test_doctor_prints_a_table():
     assert "juliacall" in shown.output
 
 
-@pytest.mark.parametrize("extra", ["cuda", "something"])
-def test_install_of_what_does_not_exist_says_so(extra):
+@pytest.mark.parametrize(
+    ("extra", "message"), [("cuda", "not available yet"), ("something", "no part 'something'; there are optimization (")]
+)
+def test_install_of_what_does_not_exist_says_so(extra, message):
     shown = run("install", extra)
     assert shown.returncode == 2
-    assert "not available yet" in shown.stderr
+    assert message in shown.stderr
     assert "Nothing was installed" in shown.stderr
 
 
@@ -108,6 +110,42 @@ def test_a_failed_installation_is_one_error_with_the_reason(monkeypatch):
     assert shown.exit_code == 1
     assert "no route to host" in shown.output
     assert "Traceback" not in shown.output
+
+
+def test_an_extra_is_asked_of_juliapkg_and_taken_back_where_that_fails(monkeypatch, tmp_path):
+    import juliapkg
+
+    asked = tmp_path / "juliapkg.json"
+    asked.write_text('{"packages": {"Mooncake": {"uuid": "da2b9cff-9c12-43a0-ae48-6db2b0edb7d6"}}}')
+    monkeypatch.delenv("PYTHON_JULIACALL_PROJECT", raising=False)
+    monkeypatch.setitem(juliapkg.state.STATE, "deps", str(asked))
+    monkeypatch.setitem(juliapkg.state.STATE, "resolved", juliapkg.state.STATE.get("resolved"))
+    monkeypatch.setattr(installation, "extra_is_installed", lambda name: False)
+    seen = []
+
+    def resolve(progress, *, update):
+        seen.append(set(json.loads(asked.read_text())["packages"]))
+        if len(seen) > 1:
+            raise EngineUnavailable("The Julia engine", "no route to host")
+
+    monkeypatch.setattr(installation, "resolve", resolve)
+    assert CliRunner().invoke(app, ["install", "optimization"]).exit_code == 0
+    assert seen == [{"Mooncake", "OptimizationOptimJL"}]
+    failed = CliRunner().invoke(app, ["install", "diffeqflux"])
+    assert failed.exit_code == 1
+    assert "no route to host" in failed.output
+    assert seen[1] == {"Mooncake", "OptimizationOptimJL", "DiffEqFlux"}
+    assert set(json.loads(asked.read_text())["packages"]) == {"Mooncake", "OptimizationOptimJL"}
+
+
+def test_bounds_of_extras_are_those_of_the_julia_package():
+    described = (ROOT / "julia" / "Project.toml").read_text()
+    for extra in installation.EXTRAS.values():
+        for package, asked in extra.packages.items():
+            assert f'{package} = "{asked["uuid"]}"' in described
+            lowest, highest = asked["version"].split(" - ")
+            assert f'{package} = "{lowest}"' in described
+            assert lowest.startswith(highest + ".")
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------

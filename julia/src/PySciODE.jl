@@ -18,6 +18,7 @@ using PrecompileTools: @compile_workload, @setup_workload
 using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitFunction, SplitODEProblem, remake, solve
 using SciMLLogging: SciMLLogging
 using SparseArrays: SparseMatrixCSC, nonzeros
+using SpecialFunctions: digamma, loggamma
 using TOML: TOML
 
 struct Mode end
@@ -35,6 +36,9 @@ include("forward_mode.jl")
 include("forward_sensitivity.jl")
 include("border.jl")
 include("commands.jl")
+include("likelihoods.jl")
+include("objective.jl")
+include("trajectories.jl")
 include("workload.jl")
 
 end

@@ -215,17 +215,16 @@ function evaluate_rhs(plan::Plan{T}, u, p, t, du) where {T}
 end
 
 """
-    c_command(spec, payload, report) -> handle, 0 after an error
+    c_command(spec, payload, report) -> handle, after an error the status times -1
 
-What is done once for a model or a plan. `spec` is TOML whose `command` names a method of `command`; `payload` is a model's source.
+What is done once for a model, a plan or a fit. `spec` is TOML whose `command` names a method of `command`; `payload` is a model's source.
 """
 function c_command(spec::Cstring, payload::Cstring, report::Ptr{Report})::Int64
     try
         arguments = TOML.parse(unsafe_string(spec))
         return at_runtime(command, Val(Symbol(arguments["command"]::String)), arguments, unsafe_string(payload))::Int64
     catch e
-        report_error(e, catch_backtrace(), report)
-        return Int64(0)
+        return -Int64(report_error(e, catch_backtrace(), report))
     end
 end
 

@@ -59,12 +59,12 @@ function send(spec::String, report, payload="")
         handle = c_command(Base.unsafe_convert(Cstring, spec), Base.unsafe_convert(Cstring, payload),
                            Base.unsafe_convert(Ptr{Report}, report))
     end
-    handle == 0 && error(first(get_object(ERRORS, report[].error)))
+    handle < 0 && error(first(get_object(ERRORS, report[].error)))
     return handle
 end
 
 # What registers a model can't run here, because it evaluates source; it can be compiled.
-for kind in (:connect, :register, :register_callback, :plan, :release_plan, :release_model)
+for kind in (:connect, :register, :register_callback, :plan, :release_plan, :release_model, :minimize, :collocate, :multiple_shoot)
     precompile(command, (Val{kind}, Arguments, String))
 end
 for sparsity in (Nothing, Tuple{Vector{Int},Vector{Int}})

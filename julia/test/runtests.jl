@@ -154,4 +154,8 @@ end
 
     PySciODE.require("SciMLSensitivity")
     include("adjoints.jl")
+    include("objective.jl")
+    installed(package) = Base.identify_package(package) !== nothing
+    installed("OptimizationOptimJL") ? include("optimization.jl") : @info "OptimizationOptimJL is not here: not tested"
+    installed("DiffEqFlux") ? include("diffeqflux.jl") : @info "DiffEqFlux is not here: not tested"
 end

@@ -21,6 +21,18 @@ def toml(table: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def array(x: np.ndarray) -> list[Any]:
+    """A contiguous array for Julia to read while the command runs: dtype, address, length."""
+    return [x.dtype.name, where(x), x.size]
+
+
+def where(x: np.ndarray) -> int:
+    """Address of a contiguous array, for Julia to write to while the command runs."""
+    if not x.flags.c_contiguous:
+        raise ValueError("the array must be contiguous")
+    return x.__array_interface__["data"][0]
+
+
 def _value(key: str, value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ..installation import julia_environment_is_resolved
 from .base import Engine, Pullback, RawSolution, SolveRequest
 from .commands import toml
 from .julia_callback import take_exception
-from .julia_models import RegisteredModels, make_plan
+from .julia_models import Plan, RegisteredModels, make_plan
 from .julia_runtime import start_julia
 
 _OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED = range(5)
@@ -98,19 +98,22 @@ class JuliaEngine(Engine):
         self._models = RegisteredModels(self.command)
 
     def command(self, name: str, arguments: dict[str, Any], payload: str = "") -> int:
-        """Have Julia do something that is done once for a model or a plan; the handle of what comes of it.
+        """Have Julia do something that is done once for a model, a plan or a fit; the handle of what comes of it.
 
         Raises
         ------
         JuliaError
             With Julia's message.
+        GradientFailed
+            With the name of the command.
+        KeyboardInterrupt
+            If Ctrl-C was pressed and Julia noticed.
         """
         report = _Report()
         spec = toml({"command": name, **arguments})
         handle = self._calls["command"](spec.encode(), payload.encode(), ctypes.addressof(report))
-        if handle == 0:
-            message, stack = self._take_error(report.error)
-            raise JuliaError(message) from JuliaError(stack)
+        if handle < 0:
+            self._raise(-handle, report, name, ours=False)
         return handle
 
     def _take_error(self, id: int) -> tuple[str, str]:
@@ -128,7 +131,7 @@ class JuliaEngine(Engine):
         return solution, partial(self._pull_back, request, answer, solution)
 
     def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
-        plan = self._plan(request)
+        plan = self.plan(request)
         report = _Report()
         u = np.ascontiguousarray(u, dtype=request.u0.dtype)
         du = np.empty_like(u)
@@ -142,12 +145,13 @@ class JuliaEngine(Engine):
         features = ("stiff", "dae", "dense", "partitioned", "split", "sparse", "mass_matrix")
         return dict.fromkeys((*features, *SENSITIVITY_ALGORITHMS), True)
 
-    def _plan(self, request: SolveRequest) -> Any:
+    def plan(self, request: SolveRequest) -> Plan:
+        """What Julia keeps of a request: all but `u0`, `p`, the time span and the saved times; starts Julia."""
         self.start()
         return make_plan(self.command, self._models, request)
 
     def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer | None]:
-        plan = self._plan(request)
+        plan = self.plan(request)
         options = request.options
         report = _Report()
         dtype = request.u0.dtype
@@ -207,17 +211,18 @@ class JuliaEngine(Engine):
         return out
 
     def _check(self, status: int, report: _Report, request: SolveRequest) -> None:
-        if status == _OK:
-            return
+        if status != _OK:
+            # What fails with another package's VJPs is that package's matter.
+            ours = getattr(request.sensealg, "autojacvec", "generated") == "generated"
+            self._raise(status, report, type(request.sensealg).__name__, ours)
+
+    def _raise(self, status: int, report: _Report, name: str, ours: bool) -> NoReturn:
         message, stack = self._take_error(report.error)
         if status == _INTERRUPTED:
             raise KeyboardInterrupt
         if status == _CALLBACK_FAILED:
             raise take_exception()
         if status == _GRADIENT_FAILED:
-            name = type(request.sensealg).__name__
-            # What fails with another package's VJPs is that package's matter.
-            ours = getattr(request.sensealg, "autojacvec", "generated") == "generated"
             raise GradientFailed(name, message, _ADVICE.get(name, "") if ours else "") from JuliaError(message + stack)
         raise JuliaError(message) from JuliaError(stack)
 
