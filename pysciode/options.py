@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -189,19 +189,19 @@ class ProgressBar:
 def solve_options(
     problem: ODEProblem,
     *,
-    saveat: Any,
-    tstops: Any,
-    rtol: Any,
-    atol: Any,
-    dt: Any,
-    dtmin: Any,
-    dtmax: Any,
-    maxiters: Any,
-    adaptive: bool,
-    save_idxs: Any,
-    dense: bool | None,
-    progress: Callable[[float], None] | None,
-    extra: dict[str, Any],
+    saveat: Any = None,
+    tstops: Any = None,
+    rtol: Any = None,
+    atol: Any = None,
+    dt: Any = None,
+    dtmin: Any = None,
+    dtmax: Any = None,
+    maxiters: Any = 100_000,
+    adaptive: bool = True,
+    save_idxs: Any = None,
+    dense: bool | None = None,
+    progress: Callable[[float], None] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> SolveOptions:
     """All options, checked.
 
@@ -243,5 +243,5 @@ def solve_options(
         dense=times is None if dense is None else bool(dense),
         save_idxs=saved_entries(save_idxs, problem),
         progress=progress,
-        extra=extra,
+        extra=dict(extra or {}),
     )

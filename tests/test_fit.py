@@ -456,3 +456,10 @@ def test_wrong_types_are_named():
         Parameter(prior=stats.norm())
     with pytest.raises(ValueError, match="sd"):
         Normal(-1.0)
+
+
+def test_a_search_that_was_cut_short_says_so_and_still_has_errors():
+    t, y = decay_data()
+    with pytest.warns(RuntimeWarning, match="before it converged"):
+        result = fit(decay_problem(0.1, 1.0), (t, y), {"k": (0, None), "u0": (0, None)}, maxiter=1, engine="embedded", progress=False)
+    assert not result.converged and np.isfinite(list(result.standard_errors.values())).all()

@@ -34,6 +34,10 @@ class Likelihood(ABC):
     def information(self, predicted: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Fisher information about the prediction that one observation holds, shape of `predicted`."""
 
+    def noise_information(self, noise: np.ndarray) -> np.ndarray | None:
+        """Fisher information about the scatter that one observation of each series holds, shape ``(m,)``; None without a closed form."""
+        return None
+
     def check(self, observed: np.ndarray) -> None:
         """Refuse data that this distribution can't give."""
 
@@ -111,6 +115,9 @@ class Normal(Likelihood):
     def information(self, predicted: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return np.broadcast_to(1 / noise**2, predicted.shape)
 
+    def noise_information(self, noise: np.ndarray) -> np.ndarray:
+        return 2 / noise**2
+
     def start(self, observed: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         spread = np.sqrt(np.nanmean((observed - predicted) ** 2, 0))
         scale = np.nanmax(np.abs(observed), 0)
@@ -140,6 +147,9 @@ class LogNormal(Likelihood):
 
     def information(self, predicted: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return 1 / (noise * np.maximum(predicted, SMALLEST)) ** 2
+
+    def noise_information(self, noise: np.ndarray) -> np.ndarray:
+        return 2 / noise**2
 
     def start(self, observed: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         logs = np.log(observed) - np.log(np.maximum(predicted, SMALLEST))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..engines.base import Engine
 from ..errors import GradientFailed, SolveFailed
 from ..problems import ODEProblem
 from .experiment import Experiment
@@ -204,12 +205,13 @@ class Objective:
     def sensitivities(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predictions ``(N,)`` and their derivatives with respect to the model's unknown *values*, ``(N, n_model)``."""
         x = self.unknowns.values(torch.from_numpy(np.asarray(z, float)))[: self.n_model]
-        return prediction_jacobian(self.predict, x)
+        return prediction_jacobian(self.predict, x, self.options["engine"])
 
     def information_of_values(self, z: np.ndarray) -> np.ndarray:
         """Expected information about all unknown *values*, shape ``(q, q)``, with the curvature of the priors.
 
-        That about the noise, which is orthogonal to the mean in all distributions here, is the observed one.
+        The noise is orthogonal to the mean in all distributions here; where its information has no closed form it is the
+        observed one.
         """
         unknowns, n = self.unknowns, self.n_model
         x = unknowns.values(torch.from_numpy(np.asarray(z, float)))
@@ -219,15 +221,23 @@ class Objective:
         matrix = np.zeros((len(unknowns), len(unknowns)))
         matrix[:n, :n] = jacobian.T @ (each[:, None] * jacobian)
         if len(unknowns) > n:
-            known = torch.from_numpy(predicted)
-
-            def of_noise(tail: torch.Tensor) -> torch.Tensor:
-                return -self.log_likelihood_at(known, self.noise(torch.cat([x[:n], tail])))
-
-            matrix[n:, n:] = torch.autograd.functional.hessian(of_noise, x[n:]).numpy()
+            matrix[n:, n:] = self._noise_information(x, noise.numpy(), torch.from_numpy(predicted))
         if unknowns.has_priors:
             matrix -= torch.autograd.functional.hessian(unknowns.log_prior, x).numpy()
         return matrix
+
+    def _noise_information(self, x: torch.Tensor, noise: np.ndarray, predicted: torch.Tensor) -> np.ndarray:
+        places = self._noise_places.numpy()
+        each = self.likelihood.noise_information(noise)
+        if each is not None:
+            return np.diag((each * np.bincount(self.data.column, self.data.weights, len(noise)))[places])
+        n = self.n_model
+
+        def of_noise(tail: torch.Tensor) -> torch.Tensor:
+            return -self.log_likelihood_at(predicted, self.noise(torch.cat([x[:n], tail])))
+
+        # Away from the maximum it may be negative, which no information is.
+        return np.maximum(torch.autograd.functional.hessian(of_noise, x[n:]).numpy(), 0.0)
 
     def information(self, z: np.ndarray) -> np.ndarray:
         """The same about ``z``: where priors are log-concave it is positive semidefinite, and stands in for the Hessian."""
@@ -241,15 +251,35 @@ class Objective:
         return np.array([(x[i] - p.prior.loc.item()) / p.prior.scale.item() for i, p in self._normal_priors()])
 
 
-def prediction_jacobian(predict: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Values, shape ``(N,)``, and Jacobian, ``(N, q)``, of a differentiable function of a vector.
+def prediction_jacobian(
+    predict: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, engine: Engine
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values, shape ``(N,)``, and Jacobian, ``(N, q)``, of predictions as a function of a vector.
 
-    One solve; where it carries sensitivities forward, each row is then a product with them.
+    Julia solves once and carries the sensitivities forward: each row is then a product with them. The embedded engine would
+    go back through all its steps for each row, and so takes central differences where these are fewer solves.
     """
     x = x.detach().clone().requires_grad_()
     y = predict(x).reshape(-1)
+    if engine.name == "embedded" and len(y) > 2 * len(x):
+        return y.detach().numpy(), _central_differences(predict, x.detach())
     rows = [torch.autograd.grad(y[i], x, retain_graph=True)[0] for i in range(len(y))]
     return y.detach().numpy(), torch.stack(rows).numpy()
+
+
+def _central_differences(predict: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> np.ndarray:
+    columns = []
+    for i in range(len(x)):
+        # Far above the square root of the rounding: the solver's own error, of about its tolerance, is divided by it.
+        step = 1e-3 * max(abs(x[i].item()), 1e-3)
+        ends = []
+        for sign in (1, -1):
+            there = x.clone()
+            there[i] += sign * step
+            with torch.no_grad():
+                ends.append(predict(there).reshape(-1))
+        columns.append((ends[0] - ends[1]) / (2 * step))
+    return torch.stack(columns, 1).numpy()
 
 
 def _join(experiments: Sequence[Experiment]) -> Series:

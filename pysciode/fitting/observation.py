@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,16 @@ from ..problems import ODEProblem
 
 Observe = Callable[[torch.Tensor, Any, torch.Tensor], torch.Tensor]
 """``observe(u, p, t)``: states ``(k, *shape)``, the parameters in their structure and times ``(k,)`` to ``(k, m)``."""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Entries of the flat state, as an observation function."""
+
+    places: tuple[int, ...]
+
+    def __call__(self, u: torch.Tensor, p: Any, t: torch.Tensor) -> torch.Tensor:
+        return u.reshape(len(u), -1)[:, self.places]
 
 
 def as_observation(given: Any, problem: ODEProblem) -> Observe:
@@ -28,7 +39,7 @@ def as_observation(given: Any, problem: ODEProblem) -> Observe:
         If it is none of these, or an entry does not exist.
     """
     if given is None:
-        return lambda u, p, t: u.reshape(len(u), -1)
+        return Entries(tuple(range(problem.n)))
     if callable(given):
         return given
     try:
@@ -39,8 +50,7 @@ def as_observation(given: Any, problem: ODEProblem) -> Observe:
         raise TypeError(f"observe must be a function of (u, p, t), or entries of the flat state, not {given!r}")
     if (entries < -problem.n).any() or (entries >= problem.n).any():
         raise ValueError(f"observe names an entry that the state, of {problem.n} entries, hasn't: {given!r}")
-    places = torch.from_numpy(entries % problem.n)
-    return lambda u, p, t: u.reshape(len(u), -1)[:, places]
+    return Entries(tuple(int(i) for i in entries % problem.n))
 
 
 def check_prediction(y: Any, count: int, series: int) -> torch.Tensor:

@@ -90,7 +90,9 @@ def _delta_band(result: FitResult, simulation: Simulation, t: np.ndarray, level:
     covariance = result._covariance()[:n, :n]
     finite = np.isfinite(np.diag(covariance))
     y, jacobian = prediction_jacobian(
-        lambda x: simulation.predict(x, objective.options, t), torch.from_numpy(result.values[:n])
+        lambda x: simulation.predict(x, objective.options, t),
+        torch.from_numpy(result.values[:n]),
+        objective.options["engine"],
     )
     part = jacobian[:, finite]
     variance = np.einsum("ij,jk,ik->i", part, covariance[np.ix_(finite, finite)], part)

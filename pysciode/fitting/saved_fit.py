@@ -15,6 +15,7 @@ from torch import distributions
 
 from .. import __version__
 from ..algorithms import Algorithm
+from ..engines import get_engine
 from ..problems import ODEProblem
 from . import likelihoods
 from .experiment import Experiment
@@ -86,7 +87,8 @@ def _objective(content: dict[str, Any], problem: ODEProblem, observe: Any) -> Ob
     first = {x.name.partition("@")[0]: x.parameter for x in reversed(unknowns[:n])}
     local = {x.name.partition("@")[0] for x in unknowns[:n] if "@" in x.name}
     asked = {name: replace(first[name], local=name in local) for name in names}
-    options = content["options"]
+    # Whichever engine there is: the file may have come from another machine.
+    options = content["options"] | {"engine": get_engine(None)}
     if content["algorithm"] is not None:
         options["algorithm"] = Algorithm(content["algorithm"])
     experiments = [Experiment(**x) for x in content["experiments"]]
