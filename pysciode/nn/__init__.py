@@ -11,6 +11,7 @@ from .latent_ode import LatentODE
 from .neural_ode import NeuralODE
 from .observations import Observations
 from .regularization import Regularization
+from .scaled import ScaledField
 
 __all__ = [
     "AugmentedNeuralODE",
@@ -25,4 +26,5 @@ __all__ = [
     "Observations",
     "RNNEncoder",
     "Regularization",
+    "ScaledField",
 ]
