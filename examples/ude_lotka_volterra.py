@@ -92,11 +92,11 @@ class Black(nn.Module):
 
 @dataclass
 class Trained:
-    """Dynamics after training."""
+    """Dynamics after training, with the seconds of each gradient and of it all."""
 
     dynamics: nn.Module
     loss: float
-    evaluations: int
+    gradients: list[float]
     seconds: float
 
     def solve(self, times: np.ndarray) -> np.ndarray:
@@ -123,17 +123,17 @@ def train(dynamics: nn.Module, data: np.ndarray, adam: int, lbfgs: int, solver: 
     """Sum of squares by Adam, then by L-BFGS, as the paper does with BFGS."""
     observed, path = torch.from_numpy(data), paths(dynamics, solver)
     parameters = list(dynamics.parameters())
-    evaluations = 0
+    gradients: list[float] = []
 
     def loss_with_gradient(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        nonlocal evaluations
-        evaluations += 1
+        began = time.perf_counter()
         optimizer.zero_grad()
         try:
             loss = (path(observed[0]) - observed).square().sum()
         except (ps.SolveFailed, ps.GradientFailed):
             return torch.tensor(1e9, dtype=torch.float64)  # a step too far: the line search goes back
         loss.backward()
+        gradients.append(time.perf_counter() - began)
         return loss
 
     began = time.perf_counter()
@@ -149,7 +149,7 @@ def train(dynamics: nn.Module, data: np.ndarray, adam: int, lbfgs: int, solver: 
     seconds = time.perf_counter() - began
     with torch.no_grad():
         loss = (path(observed[0]) - observed).square().sum().item()
-    return Trained(dynamics, loss, evaluations, seconds)
+    return Trained(dynamics, loss, gradients, seconds)
 
 
 def trained_many(make: type[nn.Module], data: np.ndarray, restarts: int, adam: int, lbfgs: int, seed: int) -> list[Trained]:
@@ -200,12 +200,12 @@ def draw(
     interaction = right[:, :1] * right[:, 1:] * [-BETA, GAMMA]
     for j, (name, colour) in enumerate((("prey", "C0"), ("predator", "C1"))):
         axes["fit"].plot(TIMES, data[:, j], ".", color=colour, label=f"{name}, data")
-        axes["fit"].plot(fine, states[:, j], color=colour, label="universal differential equation")
+        axes["fit"].plot(fine, states[:, j], color=colour, label=f"{name}, fitted")
         axes["terms"].plot(fine, interaction[:, j], color="0.6", lw=4, label="truth" if j == 0 else None)
         axes["terms"].plot(fine, outputs[:, j], color=colour, label=f"network, {name}")
     far, found = truth(times), solved(equations, times)
     curves = ((far, "0.7", 4, "-", "truth"), (found, "C2", 1.2, "-", "recovered equation"),
-              (best.solve(times), "C3", 1, "--", "network in it"), (black.solve(times), "C4", 1, ":", "neural ODE"))  # fmt: skip
+              (best.solve(times), "C3", 1, "--", "trained network"), (black.solve(times), "C4", 1, ":", "neural ODE"))  # fmt: skip
     for states, colour, width, style, label in curves:
         axes["far"].plot(times, states[:, 0], style, color=colour, lw=width, label=label)
     axes["far"].axvspan(0.0, TIMES[-1], color="0.92", zorder=0)
@@ -264,7 +264,7 @@ def main(
     console.print(coefficients)
     print(equations)
     if peer != "none":
-        compare(data, adam, lbfgs, best, seed, quick, peer == "whole", console)
+        compare(data, adam, lbfgs, best, seed, None if peer == "whole" else 5 if quick else 40, console)
     draw(data, best, black, equations, output, times)
     print(f"Saved {output}")
 
@@ -274,21 +274,21 @@ def network_coefficients(equations: DiscoveredEquations) -> dict[str, float]:
     return {k: v for front in equations.alternatives for c in front if c.count == 1 for k, v in c.coefficients.items()}
 
 
-def compare(
-    data: np.ndarray, adam: int, lbfgs: int, best: Trained, seed: int, quick: bool, whole: bool, console: Console
-) -> None:
-    """The same steps of the same optimisers through torchdiffeq: all of them, or as many as tell the time of one."""
-    table = Table("training", "gradients", "seconds", "ms for a gradient", title="The same job in torchdiffeq")
-    steps = (adam, lbfgs) if whole else (5 if quick else 40, 0)
+def compare(data: np.ndarray, adam: int, lbfgs: int, best: Trained, seed: int, steps: int | None, console: Console) -> None:
+    """The same steps of the same optimisers through torchdiffeq: all of them, or as many as tell the time of a gradient."""
+    table = Table("training", "gradients", "ms for a gradient, median", "seconds", title="The same job in torchdiffeq")
     for solver in ("pysciode", "torchdiffeq"):
         torch.manual_seed(seed)
-        train(Universal(), data, 1, 0, solver=solver)
-        torch.manual_seed(seed)
-        run = train(Universal(), data, *steps, solver=solver)
-        table.add_row(solver, str(run.evaluations), f"{run.seconds:.2f}", f"{1e3 * run.seconds / run.evaluations:.2f}")
-        if not whole:
-            estimate = run.seconds / run.evaluations * best.evaluations
-            table.add_row("  at this rate, all of it", str(best.evaluations), f"{estimate:.1f}", "")
+        dynamics = Universal()
+        start = {name: x.clone() for name, x in dynamics.state_dict().items()}
+        train(dynamics, data, 1, 0, solver=solver)  # compiles
+        dynamics.load_state_dict(start)
+        run = train(dynamics, data, *((adam, lbfgs) if steps is None else (steps, 0)), solver=solver)
+        typical = float(np.median(run.gradients))
+        row = [str(len(run.gradients)), f"{1e3 * typical:.2f}", f"{run.seconds:.2f}"]
+        if steps is not None:
+            row[2] += f"; {len(best.gradients)} take {typical * len(best.gradients):.1f}"
+        table.add_row(solver, *row)
     console.print(table)
 
 
