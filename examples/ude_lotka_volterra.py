@@ -1,10 +1,11 @@
 """A universal differential equation finds the interaction of Lotka-Volterra, as an equation.
 
-Rackauckas et al., "Universal Differential Equations for Scientific Machine Learning" (2020, arXiv:2001.04385), its first
-scenario: growth of the prey and death of the predator are known, a small network stands in for both interactions, and is
-trained through the solver on 31 noisy samples of t from 0 to 3. From the trained network sparse regression proposes terms,
-the data choose among them, and the coefficients are fitted through the solver. The equation then goes on far beyond the
-data, which neither the network in it nor a network for all of the dynamics can do.
+Rackauckas et al., "Universal Differential Equations for Scientific Machine Learning" (2020, arXiv:2001.04385), its
+first scenario: growth of the prey and death of the predator are known, a small network stands in for both
+interactions, and is trained through the solver on 31 noisy samples of t from 0 to 3. From the trained network sparse
+regression proposes terms, the data choose among them, and the coefficients are fitted through the solver. The
+equation then goes on far beyond the data, which neither the network in it nor a network for all of the dynamics can
+do.
 
 Run: python examples/ude_lotka_volterra.py [--quick]
 """
@@ -63,8 +64,9 @@ class RBF(nn.Module):
 
 
 def network(width: int = 5) -> nn.Sequential:
-    layers = [nn.Linear(2, width), RBF(), nn.Linear(width, width), RBF(), nn.Linear(width, width), RBF(), nn.Linear(width, 2)]
-    return nn.Sequential(*layers).double()
+    widths = (2, width, width, width)
+    layers = [x for a, b in zip(widths, widths[1:], strict=False) for x in (nn.Linear(a, b), RBF())]
+    return nn.Sequential(*layers, nn.Linear(width, 2)).double()
 
 
 class Universal(nn.Module):
@@ -152,7 +154,9 @@ def train(dynamics: nn.Module, data: np.ndarray, adam: int, lbfgs: int, solver: 
     return Trained(dynamics, loss, gradients, seconds)
 
 
-def trained_many(make: type[nn.Module], data: np.ndarray, restarts: int, adam: int, lbfgs: int, seed: int) -> list[Trained]:
+def trained_many(
+    make: type[nn.Module], data: np.ndarray, restarts: int, adam: int, lbfgs: int, seed: int
+) -> list[Trained]:
     """From several random weights, best first."""
     out = []
     for i in range(restarts):
@@ -204,8 +208,12 @@ def draw(
         axes["terms"].plot(fine, interaction[:, j], color="0.6", lw=4, label="truth" if j == 0 else None)
         axes["terms"].plot(fine, outputs[:, j], color=colour, label=f"network, {name}")
     far, found = truth(times), solved(equations, times)
-    curves = ((far, "0.7", 4, "-", "truth"), (found, "C2", 1.2, "-", "recovered equation"),
-              (best.solve(times), "C3", 1, "--", "trained network"), (black.solve(times), "C4", 1, ":", "neural ODE"))  # fmt: skip
+    curves = (
+        (far, "0.7", 4, "-", "truth"),
+        (found, "C2", 1.2, "-", "recovered equation"),
+        (best.solve(times), "C3", 1, "--", "trained network"),
+        (black.solve(times), "C4", 1, ":", "neural ODE"),
+    )
     for states, colour, width, style, label in curves:
         axes["far"].plot(times, states[:, 0], style, color=colour, lw=width, label=label)
     axes["far"].axvspan(0.0, TIMES[-1], color="0.92", zorder=0)
@@ -239,7 +247,8 @@ def main(
 
     times = np.linspace(0.0, HORIZONS[-1], 1001)
     best, console = networks[0], Console()
-    table = Table("model", "loss", *(f"error, t from 3 to {h:g}" for h in HORIZONS), "seconds", "engine", title="Extrapolation")
+    columns = (f"error, t from 3 to {h:g}" for h in HORIZONS)
+    table = Table("model", "loss", *columns, "seconds", "engine", title="Extrapolation")
     engine = ps.get_engine().name
     rows = (
         ("recovered equation", None, solved(equations, times), discovery_seconds),
@@ -274,9 +283,11 @@ def network_coefficients(equations: DiscoveredEquations) -> dict[str, float]:
     return {k: v for front in equations.alternatives for c in front if c.count == 1 for k, v in c.coefficients.items()}
 
 
-def compare(data: np.ndarray, adam: int, lbfgs: int, best: Trained, seed: int, steps: int | None, console: Console) -> None:
-    """The same steps of the same optimisers through torchdiffeq: all of them, or as many as tell the time of a gradient."""
-    table = Table("training", "gradients", "ms for a gradient, median", "seconds", title="The same job in torchdiffeq")
+def compare(
+    data: np.ndarray, adam: int, lbfgs: int, best: Trained, seed: int, steps: int | None, console: Console
+) -> None:
+    """The same steps of the same optimisers through torchdiffeq: all, or as many as tell the time of a gradient."""
+    table = Table("training", "gradients", "ms for one, median", "seconds", title="The same job in torchdiffeq")
     for solver in ("pysciode", "torchdiffeq"):
         torch.manual_seed(seed)
         dynamics = Universal()

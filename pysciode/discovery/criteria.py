@@ -58,8 +58,8 @@ def deviance(rss: float, samples: int, n: float) -> float:
 def ranked(table: pd.DataFrame, criterion: Criterion, within: float) -> tuple[pd.DataFrame, list[int]]:
     """The rows in order of preference, and where they stood.
 
-    First those with a criterion at most `within` from the lowest, the one with the fewest terms in front; then the others,
-    by the criterion. A column ``delta`` holds the distance from the lowest.
+    First those with a criterion at most `within` from the lowest, the one with the fewest terms in front; then the
+    others, by the criterion. A column ``delta`` holds the distance from the lowest.
     """
     values = table[criterion].to_numpy(float)
     lowest = values.min()
@@ -72,12 +72,7 @@ def ranked(table: pd.DataFrame, criterion: Criterion, within: float) -> tuple[pd
 
 
 def check_within(within: object) -> None:
-    """
-    Raises
-    ------
-    ValueError
-        If it is no number of 0 or more.
-    """
+    """Refuse what is no number of 0 or more, by a ValueError."""
     if isinstance(within, bool) or not isinstance(within, (int, float)) or not within >= 0:
         raise ValueError(f"within must be a number of 0 or more, not {within!r}")
 

@@ -33,10 +33,10 @@ class Differentiated:
 def differentiate(u: list[np.ndarray], t: list[np.ndarray]) -> Differentiated:
     """Differences of the states smoothed by local cubics (Savitzky, Golay 1964) over 11 samples.
 
-    Terms are smoothed in the same way, and averaged over the same two steps (by Simpson's rule) as the difference: so what
-    the smoothing takes from the derivatives, it takes from the terms too, and there is no bias from a window that is wide
-    for the dynamics. This is the weak form (Messenger, Bortz, "Weak SINDy", Multiscale Modeling & Simulation 19, 2021,
-    arXiv:2005.04339) with the smoother's kernel for a test function.
+    Terms are smoothed in the same way, and averaged over the same two steps (by Simpson's rule) as the difference: so
+    what the smoothing takes from the derivatives, it takes from the terms too, and there is no bias from a window
+    that is wide for the dynamics. This is the weak form (Messenger, Bortz, "Weak SINDy", Multiscale Modeling &
+    Simulation 19, 2021, arXiv:2005.04339) with the smoother's kernel for a test function.
 
     Parameters
     ----------

@@ -10,7 +10,15 @@ import pandas as pd
 import sympy
 
 from ..parameters import is_tensor
-from .criteria import CRITERIA, Criterion, check_within, correlation_time, deviance, information_criteria, ranked
+from .criteria import (
+    CRITERIA,
+    Criterion,
+    check_within,
+    correlation_time,
+    deviance,
+    information_criteria,
+    ranked,
+)
 from .derivatives import Differentiated, differentiate, differentiate_with
 from .equations import Candidate, DiscoveredEquations, evaluate
 from .library import candidate_terms
@@ -42,14 +50,14 @@ def discover(
     """Find expressions for outputs as functions of inputs, or for the derivatives of states from their trajectories.
 
     For each output candidates are made, each with coefficients of least squares: by default the sets of terms that
-    sequentially thresholded least squares leaves, over a sweep of its threshold. An information criterion of the residuals
-    chooses among them (Mangan et al. 2017, arXiv:1701.01773).
+    sequentially thresholded least squares leaves, over a sweep of its threshold. An information criterion of the
+    residuals chooses among them (Mangan et al. 2017, arXiv:1701.01773).
 
     Parameters
     ----------
     x
-        Samples of the inputs, shape ``(n, d)``; with `t`, trajectories of the states: one of shape ``(n, d)``, or a list of
-        them.
+        Samples of the inputs, shape ``(n, d)``; with `t`, trajectories of the states: one of shape ``(n, d)``, or a
+        list of them.
     y
         The outputs there, shape ``(n, m)`` or ``(n,)``: derivatives, or what a trained network says. None takes the
         derivatives of `x` along `t`.
@@ -61,36 +69,39 @@ def discover(
         Names of the outputs. By default those of the inputs without time, if there are as many: then outputs are
         derivatives.
     method
-        ``"sindy"``: sparse regression by PySINDy; ``"pysr"``: search among expressions by PySR, in the same Julia process.
+        ``"sindy"``: sparse regression by PySINDy; ``"pysr"``: search among expressions by PySR, in the same Julia
+        process.
     library
-        Terms: a degree of polynomials, a list of SymPy expressions, or a feature library of PySINDy's (polynomials, Fourier,
-        custom functions, and their concatenations). By default polynomials of degree 3.
+        Terms: a degree of polynomials, a list of SymPy expressions, or a feature library of PySINDy's (polynomials,
+        Fourier, custom functions, and their concatenations). By default polynomials of degree 3.
     optimizer
-        An optimiser of PySINDy's (``STLSQ``, ``SR3``, …), or a list of them, whose sets of terms are all candidates. Copies
-        are made. Those with constraints are not for this, since the coefficients come from least squares.
+        An optimiser of PySINDy's (``STLSQ``, ``SR3``, …), or a list of them, whose sets of terms are all candidates.
+        Copies are made. Those with constraints are not for this, since the coefficients come from least squares.
     thresholds
-        Of the sweep: ``threshold`` of the optimiser, or the threshold of SR3's L0 norm. By default 25 between 0.001 and 1.
+        Of the sweep: ``threshold`` of the optimiser, or the threshold of SR3's L0 norm. By default 25 between 0.001
+        and 1.
     normalize
-        Whether terms and outputs are scaled to a norm of one for the optimiser: a threshold is then the share that a term
-        must have in the output, whatever the units.
+        Whether terms and outputs are scaled to a norm of one for the optimiser: a threshold is then the share that a
+        term must have in the output, whatever the units.
     exhaustive
         All sets of up to so many terms are candidates, too, as long as they are few enough.
     criterion
         ``"aic"``, ``"aicc"`` or ``"bic"``.
     within
-        The fewest terms are taken among the candidates whose criterion is at most this far from the lowest: up to 2, there is
-        as good as nothing between them (Burnham, Anderson, *Model Selection and Multimodel Inference*, 2nd ed., section 2.6).
+        The fewest terms are taken among the candidates whose criterion is at most this far from the lowest: up to 2,
+        there is as good as nothing between them (Burnham, Anderson, *Model Selection and Multimodel Inference*, 2nd
+        ed., section 2.6).
     resolution
         Share of an output's root mean square below which residuals are no reason for another term: no derivative and no
         network is exact. For outputs of a network, its error relative to them, such as the spread between restarts.
     max_terms
         Terms of an output at most.
     effective_samples
-        How many independent samples the criterion counts. By default all; of derivatives that were taken here, which share
-        errors with their neighbours, all over the correlation time of the residuals.
+        How many independent samples the criterion counts. By default all; of derivatives that were taken here, which
+        share errors with their neighbours, all over the correlation time of the residuals.
     differentiation
-        ``differentiation(u, t)``, such as those of ``pysindy.differentiation``; where it smooths states, these are the smooth
-        ones. By default smoothed differences (11 samples, equal steps), with the terms smoothed likewise.
+        ``differentiation(u, t)``, such as those of ``pysindy.differentiation``; where it smooths states, these are
+        the smooth ones. By default smoothed differences (11 samples, equal steps), with the terms smoothed likewise.
     options
         Of ``pysr.PySRRegressor``, with ``method="pysr"``.
 
@@ -106,10 +117,8 @@ def discover(
     ImportError
         If PySINDy, or PySR, is not installed.
 
-    Notes
-    -----
-    The errors of a trained network are smooth along a trajectory, as terms are: more of them always describe the network
-    better, and the criterion takes too many. Give `resolution` then, or let the data decide by
+    Notes ----- The errors of a trained network are smooth along a trajectory, as terms are: more of them always
+    describe the network better, and the criterion takes too many. Give `resolution` then, or let the data decide by
     :func:`pysciode.discovery.select`.
 
     Examples

@@ -112,7 +112,7 @@ class DiscoveredEquations:
 
     @property
     def terms(self) -> tuple[tuple[sympy.Expr, ...], ...]:
-        """What the coefficients stand in front of, for each output; for expressions that aren't sums, their summands."""
+        """What the coefficients stand in front of, for each output; of expressions that are no sums, the summands."""
         coefficients = self._coefficient_symbols()
         ones = dict.fromkeys(coefficients, sympy.Integer(1))
         return tuple(

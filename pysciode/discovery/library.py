@@ -69,7 +69,8 @@ def _monomials(symbols: Sequence[sympy.Symbol], degree: int) -> tuple[sympy.Expr
 
 def _given_terms(library: Any, symbols: Sequence[sympy.Symbol]) -> tuple[sympy.Expr, ...]:
     if not hasattr(library, "__iter__"):
-        raise TypeError(f"library must be a degree, SymPy expressions or a PySINDy library, not {type(library).__name__}")
+        kind = type(library).__name__
+        raise TypeError(f"library must be a degree, SymPy expressions or a PySINDy library, not {kind}")
     terms = as_expressions(library, "library", symbols)
     if not terms:
         raise ValueError("library must have a term")

@@ -95,8 +95,8 @@ def as_symbols(given: Any, name: str) -> tuple[sympy.Symbol, ...]:
 def as_expressions(given: Any, name: str, symbols: Sequence[sympy.Symbol]) -> tuple[sympy.Expr, ...]:
     """Expressions from expressions or text, with these symbols for whatever has their name.
 
-    Text that says ``gamma`` or ``E`` then means the symbol, not what SymPy has of this name; and symbols with assumptions of
-    their own (real, positive, …) are those without.
+    Text that says ``gamma`` or ``E`` then means the symbol, not what SymPy has of this name; and symbols with
+    assumptions of their own (real, positive, …) are those without.
 
     Raises
     ------

@@ -2,9 +2,9 @@
 
 Cranmer, "Interpretable machine learning for science with PySR and SymbolicRegression.jl" (2023, arXiv:2305.01582).
 
-PySR is no dependency: the first ``import pysr`` adds SymbolicRegression.jl to the Julia environment. What stands here, the
-translation of its expressions, is tested with a stand-in that has the documented interface of ``PySRRegressor`` (``fit``,
-``equations_``, ``sympy(index)``), not with PySR itself.
+PySR is no dependency: the first ``import pysr`` adds SymbolicRegression.jl to the Julia environment. What stands
+here, the translation of its expressions, is tested with a stand-in that has the documented interface of
+``PySRRegressor`` (``fit``, ``equations_``, ``sympy(index)``), not with PySR itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import sympy
 from .equations import Candidate, evaluate
 
 _MISSING = (
-    "method='pysr' needs PySR: pip install pysr. Its first import adds the Julia package SymbolicRegression to the same "
-    "environment that pysciode uses, which takes some minutes and a network."
+    "method='pysr' needs PySR: pip install pysr. Its first import adds the Julia package SymbolicRegression to the "
+    "environment that pysciode uses too, which takes some minutes and a network."
 )
 
 

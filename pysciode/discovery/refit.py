@@ -27,16 +27,16 @@ def refit(
 ) -> DiscoveredEquations:
     """Fit the coefficients to trajectories, by solving the equations.
 
-    Coefficients from regression carry the errors of derivatives, or of a network; these carry only the errors of the data,
-    and have standard errors.
+    Coefficients from regression carry the errors of derivatives, or of a network; these carry only the errors of the
+    data, and have standard errors.
 
     Parameters
     ----------
     equations
         For every state: derivatives of all, or terms within known physics (:meth:`DiscoveredEquations.inside`).
     data
-        As in :func:`pysciode.fitting.fit`: an ``Experiment``, a pair ``(t, observed)``, a data frame, or a list or dict of
-        these.
+        As in :func:`pysciode.fitting.fit`: an ``Experiment``, a pair ``(t, observed)``, a data frame, or a list or
+        dict of these.
     u0
         The initial state, or a first guess of it; None takes the first observation, where that is whole.
     tspan
@@ -44,8 +44,8 @@ def refit(
     estimate_u0
         Whether the initial state is estimated, too.
     parameters
-        What else is estimated, or with which bounds and priors, by name. Known parameters of the physics are kept unless
-        they are named here.
+        What else is estimated, or with which bounds and priors, by name. Known parameters of the physics are kept
+        unless they are named here.
     optimizer, progress, options
         As in :func:`pysciode.fitting.fit`.
 

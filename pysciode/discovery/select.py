@@ -139,4 +139,6 @@ def _fitted(
 
 def _names(candidate: Candidate) -> str:
     """The terms without their coefficients."""
-    return str(candidate.nonlinear) if candidate.nonlinear is not None else ", ".join(map(str, candidate.terms)) or "none"
+    if candidate.nonlinear is not None:
+        return str(candidate.nonlinear)
+    return ", ".join(map(str, candidate.terms)) or "none"

@@ -1,8 +1,8 @@
 """Sets of terms that explain samples: PySINDy's optimisers over a sweep of their sparsity, and all small sets.
 
 Brunton, Proctor, Kutz, "Discovering governing equations from data by sparse identification of nonlinear dynamical
-systems" (PNAS 113, 2016, arXiv:1509.03580); the sweep, and the choice from it by an information criterion: Mangan et al.
-2017, see :mod:`pysciode.discovery.criteria`.
+systems" (PNAS 113, 2016, arXiv:1509.03580); the sweep, and the choice from it by an information criterion: Mangan et
+al. 2017, see :mod:`pysciode.discovery.criteria`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Sweep:
     max_terms: int | None
 
 
-def candidates(values: np.ndarray, y: np.ndarray, terms: Sequence[sympy.Expr], output: str, sweep: Sweep) -> list[Candidate]:
+def candidates(
+    values: np.ndarray, y: np.ndarray, terms: Sequence[sympy.Expr], output: str, sweep: Sweep
+) -> list[Candidate]:
     """Candidates for one output, each with the coefficients of least squares.
 
     Parameters
