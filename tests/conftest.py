@@ -1,4 +1,5 @@
-"""Tests marked ``julia`` need the Julia engine: skipped without it, or failed where PYSCIODE_REQUIRE_JULIA=1 demands it."""
+"""Tests marked ``julia`` need the Julia engine, those marked ``extra("name")`` a part of it that is installed on request: skipped
+without, or failed where PYSCIODE_REQUIRE_JULIA=1 demands them."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import os
 
 import pytest
 
-from pysciode.installation import julia_environment_is_resolved
+from pysciode.installation import extra_is_installed, julia_environment_is_resolved
 
 REQUIRED = os.environ.get("PYSCIODE_REQUIRE_JULIA") == "1"
 
@@ -19,11 +20,14 @@ def julia_is_installed() -> bool:
 
 @pytest.fixture(autouse=True)
 def _julia_where_it_is_needed(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("julia") is None or request.getfixturevalue("julia_is_installed"):
-        return
-    if REQUIRED:
-        pytest.fail("PYSCIODE_REQUIRE_JULIA=1, but the Julia environment is not resolved: python -m pysciode install")
-    pytest.skip("needs the Julia engine: python -m pysciode install")
+    node, missing = request.node, None
+    if node.get_closest_marker("julia") is not None and not request.getfixturevalue("julia_is_installed"):
+        missing = "python -m pysciode install"
+    for marker in node.iter_markers("extra"):
+        if not extra_is_installed(*marker.args):
+            missing = f"python -m pysciode install {marker.args[0]}"
+    if missing is not None:
+        (pytest.fail if REQUIRED else pytest.skip)(f"needs {missing}")
 
 
 @pytest.fixture(params=[pytest.param("julia", marks=pytest.mark.julia), "embedded"])

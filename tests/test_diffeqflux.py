@@ -7,13 +7,10 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import pysciode as ps
-from pysciode import installation
 from pysciode.engines.diffeqflux import collocate_data, multiple_shoot
 from pysciode.errors import EngineUnavailable
 
-with_diffeqflux = pytest.mark.skipif(
-    not installation.extra_is_installed("diffeqflux"), reason="needs python -m pysciode install diffeqflux"
-)
+with_diffeqflux = pytest.mark.extra("diffeqflux")
 T = np.linspace(0, 3, 31)
 
 

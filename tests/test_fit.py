@@ -463,3 +463,33 @@ def test_a_search_that_was_cut_short_says_so_and_still_has_errors():
     with pytest.warns(RuntimeWarning, match="before it converged"):
         result = fit(decay_problem(0.1, 1.0), (t, y), {"k": (0, None), "u0": (0, None)}, maxiter=1, engine="embedded", progress=False)
     assert not result.converged and np.isfinite(list(result.standard_errors.values())).all()
+
+
+# --- the search inside Julia ---
+
+
+@pytest.mark.julia
+@pytest.mark.extra("optimization")
+@pytest.mark.parametrize("method", ["Optim.LBFGS", "Optim.BFGS", "Optim.NewtonTrustRegion", "Optim.NelderMead"])
+def test_a_search_inside_julia_finds_the_same(method):
+    t, y = decay_data()
+    y[3] = np.nan
+    given = {"k": (0, 5), "u0": (0, None)}
+    there = np.isfinite(y)
+    result = fit(decay_problem(), (t, y), given, optimizer=method, engine="julia", progress=False)
+    expected, _ = optimize.curve_fit(lambda t, k, u0: u0 * np.exp(-k * t), t[there], y[there], [0.5, 2.0])
+    assert result.values[:2] == pytest.approx(expected, rel=1e-3)
+    assert result.converged and result.optimizer == method
+
+
+@pytest.mark.julia
+@pytest.mark.extra("optimization")
+def test_what_julia_cannot_search_is_refused():
+    t, y = decay_data()
+    options = {"optimizer": "Optim.LBFGS", "engine": "julia", "progress": False}
+    with pytest.raises(ValueError, match="priors"):
+        fit(decay_problem(), (t, y), {"k": torch.distributions.Normal(0.5, 1.0)}, **options)
+    with pytest.raises(ValueError, match="function"):
+        fit(decay_problem(), (t, y), ["k"], observe=lambda u, p, t: u, **options)
+    with pytest.raises(ValueError, match="embedded"):
+        fit(decay_problem(), (t, y), ["k"], **(options | {"engine": "embedded"}))

@@ -15,15 +15,12 @@ import torch
 from torch.distributions import biject_to, constraints
 
 import pysciode as ps
-from pysciode import installation
 from pysciode.algorithms import Tsit5
 from pysciode.engines.base import SolveOptions, SolveRequest
 from pysciode.engines.optimization_jl import FittedExperiment, minimize
 from pysciode.errors import EngineUnavailable
 
-with_optimization = pytest.mark.skipif(
-    not installation.extra_is_installed("optimization"), reason="needs python -m pysciode install optimization"
-)
+with_optimization = pytest.mark.extra("optimization")
 TIMES = np.linspace(0.0, 8.0, 17)
 TRUE = [1.5, 1.0, 3.0, 1.0]
 

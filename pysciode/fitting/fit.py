@@ -74,7 +74,9 @@ def fit(
         Searches from so many places, the first one being the parameters' start; the best is taken.
     maxiter, tol
         Of each search.
-    algorithm, rtol, atol, sensealg, maxiters, engine, solver_options
+    algorithm
+        What solves; None is ``Tsit5()``. Stiff models need one for them, ``Rodas5P()`` say.
+    rtol, atol, sensealg, maxiters, engine, solver_options
         As in :func:`pysciode.solve`; fewer steps are allowed, because searches and samplers try absurd values.
     standard_errors
         Whether Fisher's information is computed, and from it standard errors.
@@ -132,7 +134,7 @@ def fit(
         "engine": backend,
         **solver_options,
     }
-    # Non-stiff where nothing is said: SciML's own default compiles for longer, and the embedded engine has its own.
+    # The embedded engine's own default is the same method.
     options["algorithm"] = Tsit5() if algorithm is None and backend.name == "julia" else check_algorithm(algorithm)
     objective = Objective(problem, experiments, parameters, likelihood, as_observation(observe, problem), options)
     check_optimizer(optimizer, objective)
