@@ -117,8 +117,10 @@ def discover(
     ImportError
         If PySINDy, or PySR, is not installed.
 
-    Notes ----- The errors of a trained network are smooth along a trajectory, as terms are: more of them always
-    describe the network better, and the criterion takes too many. Give `resolution` then, or let the data decide by
+    Notes
+    -----
+    The errors of a trained network are smooth along a trajectory, as terms are: more of them always describe the
+    network better, and the criterion takes too many. Give `resolution` then, or let the data decide by
     :func:`pysciode.discovery.select`.
 
     Examples
