@@ -203,7 +203,8 @@ def equations(best: Fit, others: list[Fit], t: torch.Tensor, scale: np.ndarray) 
     populations, derivatives = learnt(best, t)
     spread = np.std([derivatives_of(x, populations) for x in others], 0)
     resolution = float(np.sqrt((spread**2).mean() / (derivatives**2).mean()))
-    found = discover(populations * scale, derivatives * scale, symbols="x y", library=2, resolution=max(resolution, 0.01))
+    samples, slopes = populations * scale, derivatives * scale
+    found = discover(samples, slopes, symbols="x y", library=2, resolution=max(resolution, 0.01))
     return f"{found}\n(derivatives of {len(others)} networks differ by {resolution:.0%})"
 
 
@@ -226,7 +227,8 @@ def draw(fits: list[Fit], t: torch.Tensor, pelts: np.ndarray, scale: np.ndarray)
     populations, derivatives = learnt(best, t)
     for i, (axis, found) in enumerate(zip(axes[:, 1], regressions(best, t, scale), strict=True)):
         product = (populations * scale).prod(1)
-        axis.plot(product, scale[i] * (derivatives[:, i] - found.first * populations[:, i]), color=f"C{i}", label="learnt")
+        interaction = scale[i] * (derivatives[:, i] - found.first * populations[:, i])
+        axis.plot(product, interaction, color=f"C{i}", label="learnt")
         axis.plot(product, found.second * product, "k:", label=f"{found.second:.3f} x y, R² = {found.r2:.2f}")
         axis.set(xlabel="x y", ylabel=f"interaction of {SPECIES[i]}")
         axis.legend(fontsize=8)
@@ -244,7 +246,7 @@ def _draw_populations(found: Fit, axis: Axes, style: str, t: torch.Tensor, scale
 def table(fits: list[Fit], engine: str) -> Table:
     """A row for each model and choice of years: medians over the networks, and their ranges."""
     columns = ("fitted to", "fits", "RMSE of logs", "of years held out", "seconds")
-    out = Table("model", *(Column(x, justify="right") for x in columns), "engine")
+    out = Table("model", *(Column(x, justify="right") for x in columns), Column("engine", no_wrap=True))
     for seen in dict.fromkeys(x.seen for x in fits):
         for name in dict.fromkeys(x.name for x in fits):
             ours = [x for x in fits if x.seen == seen and x.name == name]

@@ -49,10 +49,10 @@ def test_errors_and_amplitudes_of_a_flat_line_and_of_the_data(example, monkeypat
     times = torch.linspace(0.0, 10.0, 21, dtype=torch.float64)
     observed = torch.stack([torch.sin(3 * times), torch.cos(3 * times)], 1)
     task = module.Task(times, observed, {})
-    scale = observed.square().mean().sqrt().item()
-    monkeypatch.setattr(module.Task, "predict", lambda self, net, times: torch.zeros(len(times), 2, dtype=times.dtype))
+    scale = (observed.square().mean(0) / observed.var(0)).mean().sqrt().item()
+    monkeypatch.setattr(module.Task, "predict", lambda self, model, times: torch.zeros_like(observed))
     assert task.errors(None) == (pytest.approx(scale), 0.0)
-    monkeypatch.setattr(module.Task, "predict", lambda self, net, times: 0.5 * self.observed)
+    monkeypatch.setattr(module.Task, "predict", lambda self, model, times: 0.5 * self.observed)
     assert task.errors(None) == (pytest.approx(0.5 * scale), pytest.approx(0.5))
 
 

@@ -112,7 +112,7 @@ def collocate(
     if kernel in _COMPACT:
         distances = np.abs(times[:, None] - times) / (times[-1] - times[0])
         if ((distances < reach).sum(1) < 3).any():
-            raise ValueError(f"bandwidth = {reach:.3g} leaves fewer than three data to some of the times: choose a larger one")
+            raise ValueError(f"bandwidth = {reach:.3g} leaves fewer than three data to some times: choose a larger one")
     if get_engine(engine).name != "julia":
         raise EngineUnavailable("collocate")
     from ..engines.diffeqflux import collocate_data

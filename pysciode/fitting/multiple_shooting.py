@@ -134,7 +134,7 @@ class MultipleShooting(nn.Module):
         for name in ("saveat", "save_idxs", "throw", "dense"):
             if name in solve_options:
                 raise TypeError(f"{name} can't be given: groups are solved for whole states at their times")
-        if isinstance(continuity, bool) or not isinstance(continuity, (int, float)) or not 0 <= continuity < float("inf"):
+        if not isinstance(continuity, (int, float)) or not 0 <= continuity < float("inf"):
             raise ValueError(f"continuity must be a number, 0 or more, not {continuity!r}")
         self.continuity = continuity
         self.loss = sum_of_squares if loss is None else loss
@@ -212,8 +212,8 @@ class MultipleShooting(nn.Module):
             seen = ~np.isnan(column)
             if not seen.any():
                 raise ValueError(
-                    f"{name} was never observed, so there is nothing to start it from: give the groups' initial states as "
-                    "free_states"
+                    f"{name} was never observed, so there is nothing to start it from: give the groups' initial states "
+                    "as free_states"
                 )
             columns.append(np.interp(first, self._times[order][seen], column[seen]))
         return np.stack(columns, 1).reshape(-1, *problem.shape)
@@ -282,7 +282,7 @@ def check_observed(observed: Any, times: np.ndarray, problem: ODEProblem, name: 
     data = np.array(_plain(observed), problem.dtype)
     expected = (len(times), *problem.shape)
     if data.shape != expected:
-        raise ValueError(f"{name} has shape {data.shape}, but {len(times)} times of a state {problem.shape} are {expected}")
+        raise ValueError(f"{name} has shape {data.shape}; {len(times)} times of a state {problem.shape} are {expected}")
     if np.isinf(data).any():
         raise ValueError(f"{name} must be finite, or NaN where nothing was observed")
     return data
