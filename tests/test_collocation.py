@@ -26,16 +26,6 @@ WEIGHTS = {
 }
 
 
-@pytest.fixture
-def diffeqflux() -> None:
-    """For tests that need the Julia package."""
-    module = pytest.importorskip("pysciode.engines.diffeqflux")
-    try:
-        module.collocate_data(STATES, TIMES, "TriangularKernel", 0.3)
-    except ps.EngineUnavailable as error:
-        pytest.skip(str(error))
-
-
 def local_polynomials(t: np.ndarray, u: np.ndarray, weight, bandwidth: float) -> tuple[np.ndarray, np.ndarray]:
     """Weighted least squares around each time: slopes of parabolas and values of lines."""
     du, smooth = np.empty_like(u), np.empty_like(u)
@@ -47,9 +37,10 @@ def local_polynomials(t: np.ndarray, u: np.ndarray, weight, bandwidth: float) ->
     return du, smooth
 
 
+@pytest.mark.extra("diffeqflux")
 @pytest.mark.julia
 @pytest.mark.parametrize("kernel", WEIGHTS)
-def test_collocation_is_local_regression(kernel, diffeqflux):
+def test_collocation_is_local_regression(kernel):
     noisy = STATES + 0.02 * np.sin(40 * TIMES)[:, None]
     expected = local_polynomials(TIMES, noisy, WEIGHTS[kernel], 0.25)
     found = collocate(TIMES, noisy, kernel=kernel, bandwidth=0.25)
@@ -57,8 +48,9 @@ def test_collocation_is_local_regression(kernel, diffeqflux):
     np.testing.assert_allclose(found.u, expected[1], rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.extra("diffeqflux")
 @pytest.mark.julia
-def test_the_default_bandwidth_is_that_of_liang_and_wu(diffeqflux):
+def test_the_default_bandwidth_is_that_of_liang_and_wu():
     from pysciode.engines.diffeqflux import collocate_data
 
     k = len(TIMES)
@@ -69,8 +61,9 @@ def test_the_default_bandwidth_is_that_of_liang_and_wu(diffeqflux):
         np.testing.assert_allclose(found[1], expected[1], rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.extra("diffeqflux")
 @pytest.mark.julia
-def test_derivatives_of_smooth_functions_any_shape_and_kind(diffeqflux):
+def test_derivatives_of_smooth_functions_any_shape_and_kind():
     times = np.linspace(0.0, 5.0, 101)
     states = np.stack([np.sin(times), np.cos(times)], 1).reshape(101, 2, 1)
     found = collocate(torch.from_numpy(times), torch.tensor(states, dtype=torch.float32), bandwidth=0.05)

@@ -35,13 +35,10 @@ def test_hard_trajectories_run(example, tmp_path, capsys):
 
 
 @pytest.mark.julia
+@pytest.mark.extra("diffeqflux")
 def test_hard_trajectories_run_with_collocation(example, tmp_path, capsys):
-    pytest.importorskip("pysciode.engines.diffeqflux")
     example("hard_trajectories").main(quick=True, seeds=1, engine="julia", output=tmp_path / "hard.png")
-    printed = capsys.readouterr().out
-    if "Left out: collocation" in printed:
-        assert "install diffeqflux" in printed
-        pytest.skip("DiffEqFlux is not installed")
+    assert "Left out: collocation" not in capsys.readouterr().out
 
 
 def test_errors_and_amplitudes_of_a_flat_line_and_of_the_data(example, monkeypatch):

@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 import pysciode as ps
+from pysciode.engines import diffeqflux
 from pysciode.fitting import train
 from pysciode.fitting.growing_horizon import GrowingHorizon
 from pysciode.fitting.multiple_shooting import MultipleShooting, group_ranges, multiple_shooting
@@ -222,14 +223,11 @@ def test_training_finds_parameters_and_closes_the_gaps(engine):
 
 
 @pytest.mark.julia
+@pytest.mark.extra("diffeqflux")
 @pytest.mark.parametrize("size", [3, 6])
 def test_diffeqflux_finds_the_same_loss(size):
-    reference = pytest.importorskip("pysciode.engines.diffeqflux")
     posed = ps.ODEProblem(predator_prey, [1.0, 1.0], (0.0, 1.0), GUESS)
-    try:
-        expected = reference.multiple_shoot(posed, DATA, TIMES, size, 100.0, "Tsit5", 1e-9, 1e-9)
-    except ps.EngineUnavailable as error:
-        pytest.skip(str(error))
+    expected = diffeqflux.multiple_shoot(posed, DATA, TIMES, size, 100.0, "Tsit5", 1e-9, 1e-9)
     found, _ = multiple_shooting(posed, TIMES, DATA, group_size=size, **TIGHT)
     assert found.item() == pytest.approx(expected, rel=1e-6)
 

@@ -1,10 +1,13 @@
 """Fitting models to data."""
 
+from .collocation import collocate, collocation_loss
 from .experiment import Experiment
 from .fit import fit
 from .fit_result import FitResult
+from .growing_horizon import GrowingHorizon
 from .information import NotIdentifiable
 from .likelihoods import LogNormal, NegativeBinomial, Normal, Poisson
+from .multiple_shooting import MultipleShooting, multiple_shooting
 from .prediction import Prediction
 from .profile_likelihood import Profile
 from .train import train
@@ -15,7 +18,9 @@ __all__ = [
     "EarlyStopping",
     "Experiment",
     "FitResult",
+    "GrowingHorizon",
     "LogNormal",
+    "MultipleShooting",
     "NegativeBinomial",
     "Normal",
     "NotIdentifiable",
@@ -24,6 +29,9 @@ __all__ = [
     "Prediction",
     "Profile",
     "Training",
+    "collocate",
+    "collocation_loss",
     "fit",
+    "multiple_shooting",
     "train",
 ]
