@@ -1,4 +1,7 @@
-"""The table of figures: ``python benchmarks/run.py [--json] [task …]``."""
+"""The table of figures: ``python benchmarks/run.py [--json] [task …]``.
+
+On a busy machine set ``OMP_NUM_THREADS=1``: torch's threads wait for each other, which slows the peers by up to ten times.
+"""
 
 from __future__ import annotations
 
