@@ -10,8 +10,8 @@ value. Three networks are trained:
 - production and consumption: ``du/dt = scale_u / T (exp(a) - u/scale_u exp(b))``, ``a, b = net(log u)``. Rates of eight orders
   of magnitude are then numbers between -20 and 20, and time scales are set from the data before training begins.
 
-All are solved by Rodas5P and differentiated by ForwardDiffSensitivity; Adam comes first, then Levenberg and Marquardt's method
-over the sensitivities. Afterwards other solvers and adjoints are tried on the learned network.
+All are solved by Rodas5P and differentiated by ForwardDiffSensitivity; Levenberg and Marquardt's method trains them, for the
+first two after some steps of Adam as in the paper (the third doesn't need them). Afterwards other solvers and adjoints are tried on the learned network.
 
 Run: python examples/stiff_neural_ode.py [--quick]
 """
@@ -37,8 +37,10 @@ from pysciode.nn import ScaledField
 
 TIMES = np.logspace(-5, 5, 50)
 START = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+KINETICS = "production and consumption"
 SPECIES = ("y1", "y2", "y3")
 RTOL, RELATIVE_ATOL = 1e-5, 1e-6
+PATIENCE = 20
 
 
 def robertson(u, p, t):
@@ -100,7 +102,7 @@ def models(seen: torch.Tensor) -> dict[str, Callable[[], nn.Module]]:
     return {
         "unscaled": network,
         "scaled": lambda: ScaledField.from_data(network(), TIMES, seen),
-        "production and consumption": kinetics,
+        KINETICS: kinetics,
     }
 
 
@@ -146,9 +148,9 @@ class Trial:
         return residuals
 
     def gradient(self, **options) -> np.ndarray:
-        """Of the sum of squares, flat."""
-        residuals = self.residuals(**options)
-        return torch.cat([x.flatten() for x in torch.autograd.grad(residuals.square().sum(), self.parameters)]).numpy()
+        """Of the sum of squares of the scaled states, flat: that of the misfit vanishes where all is learned."""
+        size = (self.solution(**options).u / self.scale).square().sum()
+        return torch.cat([x.flatten() for x in torch.autograd.grad(size, self.parameters)]).numpy()
 
 
 def adam(trial: Trial, steps: int, limit: float) -> None:
@@ -179,8 +181,11 @@ def levenberg_marquardt(trial: Trial, steps: int, limit: float) -> None:
             return False
 
     x, damping = trial.vector(), 1.0
-    residuals = trial.residuals()
+    residuals, best = trial.residuals(), []
     for _ in range(steps):
+        best.append(trial.best)
+        if len(best) > PATIENCE and trial.best > 0.99 * best[-PATIENCE]:
+            return  # what the solver's tolerance leaves
         jacobian, r = jacobian_of(residuals), residuals.detach().numpy()
         squared = jacobian.T @ jacobian
         diagonal = np.diag(np.diag(squared).clip(1e-6 * np.diag(squared).max()))
@@ -199,14 +204,20 @@ def train(trial: Trial, steps: int, refinements: int, limit: float) -> None:
         adam(trial, steps, began + limit)
         levenberg_marquardt(trial, refinements, began + limit)
     except (ps.SolveFailed, ps.GradientFailed) as error:
-        trial.failure = str(error).split(". ")[0].splitlines()[0]
+        trial.failure = _short(error)
     trial.set(trial.best_parameters)
     trial.seconds = time.perf_counter() - began
 
 
+def _short(error: ps.SolveFailed | ps.GradientFailed) -> str:
+    if isinstance(error, ps.SolveFailed):
+        return f"{error.retcode} at t = {error.t:.3g}"
+    return error.reason.splitlines()[0][:70]
+
+
 def try_methods(trial: Trial) -> Table:
     """Gradients at the learned network, against those of ForwardDiffSensitivity at tighter tolerances."""
-    table = Table("solver", "adjoint", Column("error of gradient", justify="right"), "seconds", "outcome")
+    table = Table("solver", "adjoint", Column("error of gradient", justify="right"), "s, first call", "outcome")
     tight = {"rtol": 1e-9, "atol": 1e-10 * trial.scale, "maxiters": 100_000}
     right = trial.gradient(**tight)
     stiff, explicit = ps.Rodas5P(), ps.Tsit5()
@@ -221,12 +232,11 @@ def try_methods(trial: Trial) -> Table:
         began = time.perf_counter()
         error, outcome = "–", "ok"
         try:
-            found = trial.gradient(algorithm=algorithm, sensealg=sensealg, maxiters=100_000)
+            options = {"algorithm": algorithm, "sensealg": sensealg, "maxiters": 100_000}
+            found = trial.gradient(rtol=1e-7, atol=1e-8 * trial.scale, **options)
             error = f"{np.linalg.norm(found - right) / np.linalg.norm(right):.1e}"
-        except ps.SolveFailed as failed:
-            outcome = f"{failed.retcode} at t = {failed.t:.3g} of {TIMES[-1]:.0e}"
-        except ps.GradientFailed as failed:
-            outcome = f"GradientFailed: {str(failed).splitlines()[0][:60]}"
+        except (ps.SolveFailed, ps.GradientFailed) as failed:
+            outcome = _short(failed)
         table.add_row(algorithm.name, type(sensealg).__name__, error, f"{time.perf_counter() - began:.2g}", outcome)
     table.add_row("torchdiffeq dopri5", "–", "–", *explicit_peer(trial))
     return table
@@ -249,8 +259,8 @@ def explicit_peer(trial: Trial, seconds: float = 5.0) -> tuple[str, str]:
     try:
         odeint(f, START, torch.tensor([0.0, TIMES[-1]]).double(), rtol=RTOL, atol=RELATIVE_ATOL * trial.scale)
         outcome = "reached the end"
-    except (TimeoutError, AssertionError) as error:
-        outcome = f"{type(error).__name__} at t = {reached:.3g} after {calls} evaluations"
+    except TimeoutError:
+        outcome = f"only at t = {reached:.2g} after {calls} evaluations"
     return f"{time.perf_counter() - began:.2g}", outcome
 
 
@@ -270,7 +280,7 @@ def draw(trials: dict[str, Trial], path: Path) -> None:
         ax.set(xlabel="t [s]", ylabel=name)
     axes[0].legend()
     for label, trial in trials.items():
-        if trial.errors:
+        if not trial.failure:
             axes[3].semilogy(np.minimum.accumulate(trial.errors), label=label)
     axes[3].set(xlabel="evaluations of the gradient", ylabel="lowest mean error")
     axes[3].legend()
@@ -279,9 +289,9 @@ def draw(trials: dict[str, Trial], path: Path) -> None:
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="Few steps, to see that it works.")] = False,
-    steps: Annotated[int, typer.Option(help="Of Adam, for each network.", min=0)] = 500,
+    steps: Annotated[int, typer.Option(help="Of Adam, for the first two networks.", min=0)] = 300,
     refinements: Annotated[int, typer.Option(help="Steps of Levenberg and Marquardt.", min=0)] = 400,
-    minutes: Annotated[float, typer.Option(help="For each network at most.")] = 2.5,
+    minutes: Annotated[float, typer.Option(help="For each network at most.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
     engine: Annotated[str, typer.Option(help="julia: no other engine has stiff solvers.")] = "julia",
     output: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("stiff_neural_ode.png"),
@@ -297,7 +307,7 @@ def main(
         torch.manual_seed(seed)
         trial = trials[name] = Trial(make(), seen, engine)
         with console.status(f"training: {name}"):
-            train(trial, steps, refinements, 60 * minutes)
+            train(trial, 0 if name == KINETICS else steps, refinements, 60 * minutes)
         errors = (f"{trial.errors[0]:.2g}", f"{trial.best:.2g}") if trial.errors else ("–", "–")
         table.add_row(name, str(len(trial.errors)), *errors, f"{trial.seconds:.0f}", trial.failure)
     console.print(table)
