@@ -302,7 +302,8 @@ def main(
     seen = observations()
     console = Console()
     trials = {}
-    table = Table("network", *(Column(x, justify="right") for x in ("evaluations", "first error", "best", "seconds")), "")
+    columns = ("evaluations", "first error", "best", "seconds")
+    table = Table("network", *(Column(x, justify="right") for x in columns), "outcome")
     for name, make in models(seen).items():
         torch.manual_seed(seed)
         trial = trials[name] = Trial(make(), seen, engine)

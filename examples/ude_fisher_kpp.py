@@ -204,7 +204,8 @@ def main(
     for power, (true, value) in enumerate(zip((0.0, GROWTH, -GROWTH), growth_law(model), strict=True)):
         recovered.add_row(f"growth, u^{power}", f"{true:g}", f"{value:.4f}", f"{abs(value - true):.4f}")
     u, growth = growth_curve(model)
-    recovered.add_row("growth, largest error on [0, 1]", "–", "–", f"{abs(growth - GROWTH * u * (1 - u)).max():.4f}")
+    largest = abs(growth - GROWTH * u * (1 - u)).max()
+    recovered.add_row("growth, largest error on [0, 1]", "–", "–", f"{largest:.4f}")
     console.print(recovered)
     print(f"trained in {found.seconds:.1f} s ({found.block.engine}): {adam} steps of Adam, {lbfgs} of L-BFGS;", end=" ")
     print(f"loss {found.losses[0]:.2g} -> {found.losses[-1]:.2g}")
