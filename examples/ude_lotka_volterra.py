@@ -50,7 +50,7 @@ def lotka_volterra(u, p, t):
 
 def truth(times: np.ndarray) -> np.ndarray:
     problem = ps.ODEProblem(lotka_volterra, U0, (0.0, float(times[-1])))
-    return np.asarray(ps.solve(problem, ps.Vern9(), saveat=times, rtol=1e-11, atol=1e-11).u)
+    return np.asarray(ps.solve(problem, ps.Tsit5(), saveat=times, rtol=1e-11, atol=1e-11).u)
 
 
 def noisy_data(seed: int) -> np.ndarray:
@@ -188,7 +188,7 @@ def errors(states: np.ndarray, times: np.ndarray) -> list[str]:
 
 def solved(equations: DiscoveredEquations, times: np.ndarray) -> np.ndarray:
     problem = equations.problem(equations.fit.problem.u0, (0.0, float(times[-1])))
-    return np.asarray(ps.solve(problem, ps.Vern9(), saveat=times, rtol=1e-9, atol=1e-9).u)
+    return np.asarray(ps.solve(problem, ps.Tsit5(), saveat=times, rtol=1e-9, atol=1e-9).u)
 
 
 def draw(
