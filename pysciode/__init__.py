@@ -30,7 +30,7 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _HOME |= {name.rstrip("*"): "algorithms" for names in ALGORITHMS.values() for name in names.split()}
-_MODULES = ("fitting", "nn")
+_MODULES = ("discovery", "fitting", "nn")
 
 __all__ = sorted([*_HOME, *_MODULES])
 
