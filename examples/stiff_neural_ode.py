@@ -10,14 +10,16 @@ value. Three networks are trained:
 - production and consumption: ``du/dt = scale_u / T (exp(a) - u/scale_u exp(b))``, ``a, b = net(log u)``. Rates of eight orders
   of magnitude are then numbers between -20 and 20, and time scales are set from the data before training begins.
 
-All are solved by Rodas5P and differentiated by ForwardDiffSensitivity; Levenberg and Marquardt's method trains them, for the
-first two after some steps of Adam as in the paper (the third doesn't need them). Afterwards other solvers and adjoints are tried on the learned network.
+All are solved by Rodas5P and differentiated by ForwardDiffSensitivity; SciPy's least squares train them, the first two after
+some steps of Adam as in the paper (the third doesn't need them). Afterwards other solvers and adjoints are tried on the
+learned network.
 
 Run: python examples/stiff_neural_ode.py [--quick]
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import scipy.optimize
 import torch
 import typer
 from matplotlib.figure import Figure
@@ -163,38 +166,34 @@ def adam(trial: Trial, steps: int, limit: float) -> None:
             return
 
 
-def levenberg_marquardt(trial: Trial, steps: int, limit: float) -> None:
-    """Least squares by Gauss and Newton's steps, damped in proportion to the diagonal (Moré, "The Levenberg-Marquardt
-    algorithm: implementation and theory", 1978): the network has more parameters than there are observations."""
+class _Enough(Exception):
+    """The time is over, or nothing is gained any more."""
 
-    def jacobian_of(residuals: torch.Tensor) -> np.ndarray:
-        rows = [torch.autograd.grad(r, trial.parameters, retain_graph=True) for r in residuals]
-        return torch.stack([torch.cat([x.flatten() for x in row]) for row in rows]).numpy()
 
-    def lower(x: np.ndarray, than: float) -> bool:
-        """A solve without sensitivities is much the cheaper one."""
+def least_squares(trial: Trial, evaluations: int, limit: float) -> None:
+    """By SciPy's trust-region method: the network has more parameters than there are observations."""
+    best: list[float] = []
+
+    def residuals(x: np.ndarray) -> np.ndarray:
+        best.append(trial.best)
+        if time.perf_counter() > limit or (len(best) > PATIENCE and trial.best > 0.99 * best[-PATIENCE]):
+            raise _Enough
         trial.set(x)
         try:
-            with torch.no_grad():
-                return trial.residuals().square().sum().item() < than
+            with torch.no_grad():  # a solve without sensitivities is much the cheaper one
+                return trial.residuals().numpy()
         except ps.SolveFailed:
-            return False
+            if len(best) == 1:
+                raise
+            return np.full(trial.seen.numel(), 1e3)  # the region of trust shrinks
 
-    x, damping = trial.vector(), 1.0
-    residuals, best = trial.residuals(), []
-    for _ in range(steps):
-        best.append(trial.best)
-        if len(best) > PATIENCE and trial.best > 0.99 * best[-PATIENCE]:
-            return  # what the solver's tolerance leaves
-        jacobian, r = jacobian_of(residuals), residuals.detach().numpy()
-        squared = jacobian.T @ jacobian
-        diagonal = np.diag(np.diag(squared).clip(1e-6 * np.diag(squared).max()))
-        while not lower(candidate := x - np.linalg.solve(squared + damping * diagonal, jacobian.T @ r), r @ r):
-            damping *= 4
-            if time.perf_counter() > limit or damping > 1e9:
-                return
-        x, damping = candidate, max(damping / 10, 1e-10)
-        residuals = trial.residuals()
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        trial.set(x)
+        rows = [torch.autograd.grad(r, trial.parameters, retain_graph=True) for r in trial.residuals()]
+        return torch.stack([torch.cat([y.flatten() for y in row]) for row in rows]).numpy()
+
+    with contextlib.suppress(_Enough):
+        scipy.optimize.least_squares(residuals, trial.vector(), jacobian, x_scale="jac", max_nfev=evaluations)
 
 
 def train(trial: Trial, steps: int, refinements: int, limit: float) -> None:
@@ -202,7 +201,7 @@ def train(trial: Trial, steps: int, refinements: int, limit: float) -> None:
     began = time.perf_counter()
     try:
         adam(trial, steps, began + limit)
-        levenberg_marquardt(trial, refinements, began + limit)
+        least_squares(trial, refinements, began + limit)
     except (ps.SolveFailed, ps.GradientFailed) as error:
         trial.failure = _short(error)
     trial.set(trial.best_parameters)
