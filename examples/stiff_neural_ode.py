@@ -201,7 +201,8 @@ def train(trial: Trial, steps: int, refinements: int, limit: float) -> None:
     began = time.perf_counter()
     try:
         adam(trial, steps, began + limit)
-        least_squares(trial, refinements, began + limit)
+        if refinements:
+            least_squares(trial, refinements, began + limit)
     except (ps.SolveFailed, ps.GradientFailed) as error:
         trial.failure = _short(error)
     trial.set(trial.best_parameters)
@@ -290,7 +291,7 @@ def draw(trials: dict[str, Trial], path: Path) -> None:
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="Few steps, to see that it works.")] = False,
     steps: Annotated[int, typer.Option(help="Of Adam, for the first two networks.", min=0)] = 300,
-    refinements: Annotated[int, typer.Option(help="Steps of Levenberg and Marquardt.", min=0)] = 400,
+    refinements: Annotated[int, typer.Option(help="Evaluations of the least squares.", min=0)] = 400,
     minutes: Annotated[float, typer.Option(help="For each network at most.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
     engine: Annotated[str, typer.Option(help="julia: no other engine has stiff solvers.")] = "julia",

@@ -53,7 +53,7 @@ def test_the_observations_are_scipys(stiff, seen):
 def test_production_and_consumption_are_learned(stiff, seen):
     """The error of the paper's scaled network after some thousand steps of Adam is 0.1."""
     found = trial(stiff, seen, "production and consumption")
-    stiff.train(found, steps=0, refinements=15, limit=300.0)
+    stiff.train(found, steps=0, refinements=40, limit=300.0)
     assert not found.failure and found.best < 0.06 < 0.1 < found.errors[0]
 
 
