@@ -259,12 +259,19 @@ def prediction_jacobian(
     Julia solves once and carries the sensitivities forward: each row is then a product with them. The embedded engine would
     go back through all its steps for each row, and so takes central differences where these are fewer solves.
     """
-    x = x.detach().clone().requires_grad_()
-    y = predict(x).reshape(-1)
-    if engine.name == "embedded" and len(y) > 2 * len(x):
-        return y.detach().numpy(), _central_differences(predict, x.detach())
-    rows = [torch.autograd.grad(y[i], x, retain_graph=True)[0] for i in range(len(y))]
-    return y.detach().numpy(), torch.stack(rows).numpy()
+    x = x.detach()
+
+    def flat(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = predict(x).reshape(-1)
+        return y, y
+
+    if engine.name == "embedded":
+        with torch.no_grad():
+            y = flat(x)[0]
+        if len(y) > 2 * len(x):
+            return y.numpy(), _central_differences(predict, x)
+    jacobian, y = torch.func.jacrev(flat, has_aux=True)(x)
+    return y.numpy(), jacobian.numpy()
 
 
 def _central_differences(predict: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> np.ndarray:
