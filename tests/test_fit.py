@@ -202,6 +202,8 @@ def test_experiments_share_parameters_and_have_their_own():
     )
     assert local.estimates["u0[0]@a"] == pytest.approx(3.0, abs=1e-2)
     assert local.estimates["u0[0]@b"] == pytest.approx(1.0, abs=1e-2)
+    with pytest.raises(ValueError, match="@"):
+        fit(decay_problem(), {"a@b": data["a"]}, ["k"], engine="embedded")
     with pytest.raises(ValueError, match=r"local=True"):
         fit(decay_problem(), data, ["k", "u0"], engine="embedded")
 
@@ -463,6 +465,21 @@ def test_a_search_that_was_cut_short_says_so_and_still_has_errors():
     with pytest.warns(RuntimeWarning, match="before it converged"):
         result = fit(decay_problem(0.1, 1.0), (t, y), {"k": (0, None), "u0": (0, None)}, maxiter=1, engine="embedded", progress=False)
     assert not result.converged and np.isfinite(list(result.standard_errors.values())).all()
+
+
+def test_an_interrupted_search_returns_the_best_so_far():
+    t, y = decay_data()
+    seen = []
+
+    def interrupt(log_likelihood):
+        seen.append(log_likelihood)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.warns(RuntimeWarning, match="interrupted"):
+        result = fit(decay_problem(), (t, y), {"k": (0, None), "u0": (0, None)}, engine="embedded", progress=False,
+                     on_evaluation=interrupt)  # fmt: skip
+    assert not result.converged and result.log_likelihood == pytest.approx(max(seen), rel=1e-9)
 
 
 # --- the search inside Julia ---

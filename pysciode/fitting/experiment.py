@@ -102,6 +102,8 @@ def as_experiments(data: Any) -> list[Experiment]:
     names = [x.name for x in found]
     if len(set(names)) != len(names):
         raise ValueError(f"experiments must have different names, not {names}")
+    if any("@" in name for name in names):
+        raise ValueError(f"names of experiments must not have an @, which stands before them in names of estimates: {names}")
     for x in found[1:]:
         if x.series != found[0].series:
             raise ValueError(

@@ -50,6 +50,8 @@ def fit(
 ) -> FitResult:
     """Fit a model to data by maximum likelihood, or with priors to the maximum of the posterior density.
 
+    Ctrl-C ends the search, and the best that was found is the result.
+
     Parameters
     ----------
     problem
@@ -187,11 +189,22 @@ def _search(
                     objective.check_start(z0)
             except (SolveFailed, GradientFailed, ValueError):
                 continue  # nothing begins there; the first place was checked
-            if isinstance(optimizer, str) and optimizer in IN_JULIA:
-                from .optimization_in_julia import minimize_in_julia
-
-                found.append(minimize_in_julia(objective, z0, optimizer, maxiter=maxiter, tol=tol))
-            else:
-                found.append(minimize(objective, z0, optimizer, maxiter=maxiter, tol=tol, **options))
+            try:
+                found.append(_search_from(objective, z0, optimizer, maxiter, tol, options))
+            except KeyboardInterrupt:
+                if objective.best is None:
+                    raise
+                found.append(Found(objective.best[1], objective.best[0], False, "interrupted", 0))
+                break
         objective.on_evaluation = None
     return found
+
+
+def _search_from(
+    objective: Objective, z0: np.ndarray, optimizer: str | TorchOptimizer, maxiter: int, tol: float, options: dict[str, Any]
+) -> Found:
+    if isinstance(optimizer, str) and optimizer in IN_JULIA:
+        from .optimization_in_julia import minimize_in_julia
+
+        return minimize_in_julia(objective, z0, optimizer, maxiter=maxiter, tol=tol)
+    return minimize(objective, z0, optimizer, maxiter=maxiter, tol=tol, **options)

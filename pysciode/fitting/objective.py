@@ -51,6 +51,8 @@ class Objective:
         Gradients taken so far.
     on_evaluation
         Called with the value after each.
+    best
+        Value and place of the lowest of them; None before the first.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Objective:
         self._column = torch.from_numpy(self.data.column)
         self.evaluations = 0
         self.on_evaluation: Callable[[float], None] | None = None
-        self.engine: str | None = None
+        self.best: tuple[float, np.ndarray] | None = None
         self._worst = 0.0
 
     def _connect(self, names: Sequence[str]) -> None:
@@ -137,6 +139,8 @@ class Objective:
         else:
             value, slope = -found[0], -found[1]
             self._worst = max(self._worst, value)
+            if self.best is None or value < self.best[0]:
+                self.best = value, np.array(z)
         if self.on_evaluation is not None:
             self.on_evaluation(value)
         return value, slope
