@@ -92,10 +92,10 @@ def main(
         profile = profiles.get(name)
         table.add_row(
             escape(name),
-            f"{likelihood.estimates[name]:.4g} ± {likelihood.standard_errors[name]:.2g}",
+            f"{likelihood.estimates[name]:.3g} ± {likelihood.standard_errors[name]:.2g}",
             "" if profile is None else f"{profile.lower:.3g} to {profile.upper:.3g}",
-            f"{flat[name].mean():.4g} ± {flat[name].std():.2g}",
-            f"{mean:.4g} ± {sd:.2g}",
+            f"{flat[name].mean():.3g} ± {flat[name].std():.2g}",
+            f"{mean:.3g} ± {sd:.2g}",
         )
     console.print(table)
     console.print(
