@@ -301,6 +301,13 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
     return out
 
 
+def with_state(problem: ODEProblem, state: Any, **changes: Any) -> ODEProblem:
+    """`remake` with another whole state, which in a second-order or dynamical problem is velocity and position."""
+    velocity = getattr(problem, "_velocity", None)
+    parts = {"u0": state} if velocity is None else {velocity: state[0], "u0": state[1]}
+    return remake(problem, **parts, **changes)
+
+
 def with_model_of(problem: ODEProblem, other: ODEProblem) -> ODEProblem:
     """`problem`, which from now on uses the model captured for `other` and captures none of its own.
 

@@ -123,6 +123,11 @@ class Solution:
         return self._states[:, 1] if self._partitioned else self._states
 
     @property
+    def states(self) -> Any:
+        """What was saved, whole: of second-order and dynamical problems shape ``(k, 2, …)``, velocities before positions."""
+        return self._states
+
+    @property
     def v(self) -> Any:
         """Velocities of a second-order problem, first part of a dynamical one.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import optimize, stats
+from scipy import integrate, optimize, stats
 
 import pysciode as ps
 from pysciode.fitting import (
@@ -244,6 +244,42 @@ def test_entries_of_the_state_can_be_observed(engine):
     problem = ps.ODEProblem(oscillator, [1.0, 0.0], (0.0, 5.0), [3.0])
     result = fit(problem, (t, -2.0 * np.sin(2 * t)), observe=[1], likelihood=Normal(0.1), engine=engine, progress=False)
     assert result.estimates["p[0]"] == pytest.approx(4.0, rel=1e-4)
+
+
+@pytest.mark.julia
+def test_second_order_problems_have_velocity_and_position():
+    t = np.linspace(0.1, 5, 30)
+    problem = ps.SecondOrderODEProblem(lambda v, u, p, t: [-p[0] * u[0]], [0.0], [0.5], (0.0, 5.0), [3.0])
+    states = np.stack([-2 * np.sin(2 * t), np.cos(2 * t)], 1)
+    data = Experiment(t, states, u0=[[0.0], [0.7]])
+    result = fit(problem, data, {"p": None, "u0[1,0]": None}, likelihood=Normal(0.1), engine="julia", progress=False)
+    assert result.estimates == pytest.approx({"u0[1,0]": 1.0, "p[0]": 4.0}, rel=1e-4)
+    again = ps.solve(result.problem, ps.Tsit5(), saveat=t, rtol=1e-8, engine="julia")
+    assert again.u[:, 0] == pytest.approx(states[:, 1], abs=1e-3)
+    only_positions = fit(problem, (t, states[:, 1]), ["p", "u0"], observe=[1], likelihood=Normal(0.1), engine="julia", progress=False)
+    assert only_positions.estimates["p[0]"] == pytest.approx(4.0, rel=1e-4)
+
+
+@pytest.mark.julia
+def test_stiff_chemistry_of_three_rates():
+    """Robertson's, with scatter of one per cent: the rates within four standard errors."""
+
+    def robertson(u, p, t):
+        return [-p[0] * u[0] + p[2] * u[1] * u[2], p[0] * u[0] - p[1] * u[1] ** 2 - p[2] * u[1] * u[2], p[1] * u[1] ** 2]
+
+    truth = np.array([0.04, 3e7, 1e4])
+    t = np.logspace(-2, 4, 20)
+    run = integrate.solve_ivp(
+        lambda t, u: robertson(u, truth, t), (0, 1e4), [1.0, 0, 0], "Radau", t_eval=t, rtol=1e-9, atol=1e-14
+    )
+    observed = run.y.T * np.exp(0.01 * np.random.default_rng(0).standard_normal((20, 3)))
+    problem = ps.ODEProblem(robertson, [1.0, 0.0, 0.0], (0.0, 1e4), truth * [1.5, 0.7, 2.0])
+    result = fit(
+        problem, (t, observed), {"p": (0, None)}, likelihood=LogNormal(), algorithm=ps.Rodas5P(), atol=1e-12, engine="julia",
+        progress=False,
+    )  # fmt: skip
+    errors = np.array(list(result.standard_errors.values()))[:3]
+    assert (np.abs(result.values[:3] - truth) < 4 * errors).all() and (errors < 0.02 * truth).all()
 
 
 def test_parameters_of_a_module_are_set():

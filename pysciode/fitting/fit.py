@@ -65,7 +65,8 @@ def fit(
         parameters. Parameters of an ``nn.Module`` are among them by their names.
     observe
         What is observed: entries of the flat state, or a function ``observe(u, p, t)`` in torch, of states ``(k, *shape)``,
-        parameters in their structure and times ``(k,)``, to ``(k, m)``. None is the whole state.
+        parameters in their structure and times ``(k,)``, to ``(k, m)``. None is the whole state. The state of a second-order
+        problem is ``[du, u]``.
     likelihood
         `Normal` (the default), `LogNormal`, `Poisson` or `NegativeBinomial`.
     optimizer

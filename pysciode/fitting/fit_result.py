@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from ..problems import ODEProblem, remake
+from ..problems import ODEProblem, with_state
 from .information import Information
 from .objective import Objective
 from .optimizers import Found
@@ -190,8 +190,8 @@ class FitResult:
                 values[i] = found.get(name, values[i])
         u0 = u0.reshape(problem.shape)
         if problem.is_torch:
-            return remake(problem, u0=torch.from_numpy(u0), p=problem.layout.unflatten(torch.from_numpy(p)))
-        return remake(problem, u0=u0, p=problem.layout.unflatten(p))
+            return with_state(problem, torch.from_numpy(u0), p=problem.layout.unflatten(torch.from_numpy(p)))
+        return with_state(problem, u0, p=problem.layout.unflatten(p))
 
     def predict(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..problems import ODEProblem, remake, with_values
+from ..problems import ODEProblem, remake, with_state, with_values
 from ..solution import Solution
 from ..solving import solve
 from .experiment import Experiment
@@ -42,10 +42,11 @@ class Simulation:
             raise ValueError(f"experiment {experiment.name!r} has a time, {self.times[0]:g}, before its start at {t0:g}")
         if self.times[-1] <= t0:
             raise ValueError(f"experiment {experiment.name!r} has no time after its start at {t0:g}")
-        changes: dict[str, Any] = {"tspan": (float(t0), float(self.times[-1]))}
-        if experiment.u0 is not None:
-            changes["u0"] = _like(problem.u0, experiment.u0, experiment.name)
-        self.problem = remake(problem, **changes)
+        span = (float(t0), float(self.times[-1]))
+        if experiment.u0 is None:
+            self.problem = remake(problem, tspan=span)
+        else:
+            self.problem = with_state(problem, _like(problem.u0, experiment.u0, experiment.name), tspan=span)
         self.dtype = _TORCH[np.dtype(problem.dtype)]
         p = np.array(problem.flat_p())
         for name, value in experiment.p.items():
@@ -90,7 +91,7 @@ class Simulation:
         at = self.times if times is None else times
         solution = self.solve(x, at, options)
         p = self.problem.layout.unflatten(self.values(x)[1])
-        y = self.observe(solution.u, p, torch.from_numpy(at))
+        y = self.observe(solution.states, p, torch.from_numpy(at))
         y = check_prediction(y, len(at), len(self.experiment.series)).double()
         return y[torch.from_numpy(self.rows)] if times is None else y
 
