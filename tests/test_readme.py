@@ -29,8 +29,12 @@ def test_the_first_examples_need_no_julia(monkeypatch):
 
 
 @pytest.mark.julia
-def test_all_examples_run_with_julia(monkeypatch):
+def test_all_examples_run_with_julia(monkeypatch, tmp_path):
     monkeypatch.setattr(engines, "_chosen", "julia")
+    monkeypatch.chdir(tmp_path)
     names = run_blocks(len(BLOCKS))
     assert np.isfinite(names["p"].grad.numpy()).all()
     assert names["solution"].retcode == "Success"
+    # Lotka-Volterra, found again in its own trajectory.
+    found = names["found"].coefficients
+    assert sorted(found.values()) == pytest.approx([-3.0, -1.0, 1.0, 1.5], rel=0.02)
