@@ -6,7 +6,7 @@ Both need the Julia package DiffEqFlux: ``python -m pysciode install diffeqflux`
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -19,24 +19,40 @@ from . import get_engine
 from .base import SolveRequest
 from .commands import array, where
 
-KERNELS = (
+Kernel = Literal[
     "EpanechnikovKernel",
     "UniformKernel",
     "TriangularKernel",
     "QuarticKernel",
     "TriweightKernel",
     "TricubeKernel",
-    "GaussianKernel",
     "CosineKernel",
+    "GaussianKernel",
     "LogisticKernel",
     "SigmoidKernel",
     "SilvermanKernel",
-)
-"""DiffEqFlux's smoothing kernels."""
+]
+"""DiffEqFlux's smoothing kernels: weights of neighbouring data."""
+
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+
+
+def check_smoothing(kernel: object, bandwidth: object) -> None:
+    """Refuse unknown kernels and impossible bandwidths.
+
+    Raises
+    ------
+    ValueError
+        With the name of the argument.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {kernel!r}")
+    if bandwidth is not None and not (isinstance(bandwidth, (int, float)) and 0 < bandwidth < math.inf):
+        raise ValueError(f"bandwidth must be a positive number or None, not {bandwidth!r}")
 
 
 def collocate_data(
-    u: np.ndarray, t: np.ndarray, kernel: str = "TriangularKernel", bandwidth: float | None = None
+    u: np.ndarray, t: np.ndarray, kernel: Kernel = "TriangularKernel", bandwidth: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """DiffEqFlux's ``collocate_data``: states and derivatives smoothed from observations, without any model.
 
@@ -68,10 +84,7 @@ def collocate_data(
         If DiffEqFlux, or Julia itself, is not installed.
     """
     u, t = _trajectory(u, t, "u")
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {kernel!r}")
-    if bandwidth is not None and not (isinstance(bandwidth, (int, float)) and 0 < bandwidth < math.inf):
-        raise ValueError(f"bandwidth must be a positive number or None, not {bandwidth!r}")
+    check_smoothing(kernel, bandwidth)
     if bandwidth is None and len(t) < 2:
         raise ValueError("t has one time only, of which no bandwidth can be chosen")
     require_extra("diffeqflux", "collocate_data")
@@ -148,7 +161,7 @@ def multiple_shoot(
     if not math.isfinite(continuity_term):
         raise ValueError(f"continuity_term must be finite, not {continuity_term}")
     algorithm = check_algorithm(algorithm)
-    options = solve_options(problem, **_PLAIN, rtol=rtol, atol=atol)
+    options = solve_options(problem, rtol=rtol, atol=atol, dense=False)
     require_extra("diffeqflux", "multiple_shoot")
     engine = get_engine("julia")
     u0, p = problem.flat_u0(), problem.flat_p()
@@ -165,15 +178,6 @@ def multiple_shoot(
     }
     engine.command("multiple_shoot", arguments)
     return float(loss[0])
-
-
-_PLAIN: dict[str, Any] = {
-    **dict.fromkeys(("saveat", "tstops", "dt", "dtmin", "dtmax", "save_idxs", "progress")),
-    "maxiters": 100_000,
-    "adaptive": True,
-    "dense": False,
-    "extra": {},
-}
 
 
 def _trajectory(u: Any, t: Any, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,34 +9,20 @@ Molecular Biology 20, 2021).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..capture.model import ArrayModel, CallbackModel, JuliaModel, ScalarModel
 from ..engines import get_engine
+from ..engines.diffeqflux import KERNELS, Kernel, check_smoothing, collocate_data
 from ..engines.torch_rhs import torch_rhs
 from ..errors import EngineUnavailable
 from ..problems import ODEProblem, remake
 from .multiple_shooting import check_observed, check_times
 
-Kernel = Literal[
-    "TriangularKernel",
-    "EpanechnikovKernel",
-    "UniformKernel",
-    "QuarticKernel",
-    "TriweightKernel",
-    "TricubeKernel",
-    "CosineKernel",
-    "GaussianKernel",
-    "LogisticKernel",
-    "SigmoidKernel",
-    "SilvermanKernel",
-]
-"""Weights of neighbouring data, in DiffEqFlux's names."""
-
-_COMPACT = get_args(Kernel)[:7]  # those that vanish beyond the bandwidth
+_COMPACT = KERNELS[:7]  # those that vanish beyond the bandwidth
 
 
 class Collocation(NamedTuple):
@@ -68,7 +54,7 @@ def collocate(
     u
         Data, shape ``(k, ...)``, without missing values. Each entry is smoothed by itself.
     kernel
-        A name of :data:`Kernel`.
+        A name of :data:`~pysciode.engines.diffeqflux.Kernel`.
     bandwidth
         Reach of the kernel as a part of the whole time span; larger is smoother. By default
         ``k**(-1/5) * k**(-3/35) * log(k)**(-1/16)``, of Liang and Wu. On oscillations of which the span holds many this is too
@@ -103,10 +89,7 @@ def collocate(
         raise ValueError(f"u has shape {data.shape}, but there are {len(times)} times: its first axis must be time")
     if not np.isfinite(data).all():
         raise ValueError("u must be finite: leave out the times at which something is missing")
-    if kernel not in get_args(Kernel):
-        raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, not {kernel!r}")
-    if bandwidth is not None and not (isinstance(bandwidth, (int, float)) and 0 < bandwidth < np.inf):
-        raise ValueError(f"bandwidth must be a positive number, not {bandwidth!r}")
+    check_smoothing(kernel, bandwidth)
     k = len(times)
     reach = float(k ** (-2 / 7) * np.log(k) ** (-1 / 16) if bandwidth is None else bandwidth)
     if kernel in _COMPACT:
@@ -115,8 +98,6 @@ def collocate(
             raise ValueError(f"bandwidth = {reach:.3g} leaves fewer than three data to some times: choose a larger one")
     if get_engine(engine).name != "julia":
         raise EngineUnavailable("collocate")
-    from ..engines.diffeqflux import collocate_data
-
     found = [x.reshape(data.shape) for x in collocate_data(data.reshape(k, -1), times, kernel, reach)]
     if isinstance(u, torch.Tensor):
         dtype = u.dtype if u.is_floating_point() else torch.float64

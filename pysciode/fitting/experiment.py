@@ -70,11 +70,6 @@ class Experiment:
         for key, value in (values | {"p": dict(self.p)}).items():
             object.__setattr__(self, key, value)
 
-    @property
-    def count(self) -> int:
-        """How many numbers were observed."""
-        return int(np.isfinite(self.observed).sum())
-
 
 def as_experiments(data: Any) -> list[Experiment]:
     """Experiments from what users have.
@@ -91,14 +86,14 @@ def as_experiments(data: Any) -> list[Experiment]:
         If it is none of these, or two experiments have one name or other series.
     """
     if isinstance(data, Mapping):
-        found = [_renamed(_experiment(x), str(name)) for name, x in data.items()]
+        found = [replace(_experiment(x), name=str(name)) for name, x in data.items()]
     elif isinstance(data, list):
         found = [_experiment(x) for x in data]
     else:
         found = [_experiment(data)]
     if not found:
         raise ValueError("data must hold an experiment")
-    found = [x if x.name is not None else _renamed(x, str(i)) for i, x in enumerate(found)]
+    found = [x if x.name is not None else replace(x, name=str(i)) for i, x in enumerate(found)]
     names = [x.name for x in found]
     if len(set(names)) != len(names):
         raise ValueError(f"experiments must have different names, not {names}")
@@ -126,10 +121,6 @@ def _experiment(data: Any) -> Experiment:
     raise TypeError(
         f"data must be an Experiment, a pair (t, observed), a data frame, or a list or dict of these, not {type(data).__name__}"
     )
-
-
-def _renamed(experiment: Experiment, name: str) -> Experiment:
-    return replace(experiment, name=name)
 
 
 def _floats(x: Any, name: str) -> np.ndarray:

@@ -115,7 +115,7 @@ class FitResult:
     @property
     def estimates(self) -> dict[str, float]:
         """The values by name."""
-        return dict(named_values(self.names, self.values))
+        return named_values(self.names, self.values)
 
     @property
     def standard_errors(self) -> dict[str, float]:
@@ -126,7 +126,7 @@ class FitResult:
         ValueError
             If they were not asked for.
         """
-        return dict(named_values(self.names, np.sqrt(np.diag(self._covariance()))))
+        return named_values(self.names, np.sqrt(np.diag(self._covariance())))
 
     @property
     def correlation(self) -> pd.DataFrame:
@@ -153,11 +153,16 @@ class FitResult:
         See :meth:`profile` for intervals that don't rest on it.
         """
         unknowns = self._objective().unknowns
-        z = unknowns.unbounded(self.values)
-        errors = np.sqrt(np.diag(self._covariance())) / unknowns.slopes(z)
+        z, errors = self.unbounded()
         reach = stats.norm.ppf(0.5 + level / 2) * errors
         ends = [unknowns.values(torch.from_numpy(z + sign * reach)).numpy() for sign in (-1, 1)]
         return pd.DataFrame({"lower": np.minimum(*ends), "upper": np.maximum(*ends)}, self.names)
+
+    def unbounded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Estimates and standard errors on the scale without bounds, each of shape ``(q,)``."""
+        unknowns = self._objective().unknowns
+        z = unknowns.unbounded(self.values)
+        return z, np.sqrt(np.diag(self._covariance())) / np.abs(unknowns.slopes(z))
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """A row for each estimate: ``estimate``, ``standard_error``, ``lower``, ``upper``."""

@@ -58,14 +58,14 @@ class Likelihood(ABC):
         """The scatter of each series that is to be estimated; its start may come from first predictions."""
         found = []
         guess = None
-        for name, given in zip(series, self._given(len(series)), strict=True):
+        for j, (name, given) in enumerate(zip(series, self._given(len(series)), strict=True)):
             if given is not None and not isinstance(given, Parameter):
                 continue
             parameter = Parameter(lower=0.0) if given is None else given
             if parameter.start is None:
                 guess = self.start(observed, predicted) if guess is None else guess
                 parameter = Parameter(
-                    float(guess[list(series).index(name)]), parameter.lower or 0.0, parameter.upper, parameter.prior
+                    float(guess[j]), parameter.lower or 0.0, parameter.upper, parameter.prior
                 )
             found.append(Unknown(f"{self.noise}[{name}]", parameter))
         return found

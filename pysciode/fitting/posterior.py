@@ -92,5 +92,5 @@ def _spread(result: FitResult, z: np.ndarray) -> np.ndarray:
     """How far from the estimates chains begin: a standard error, on the scale without bounds."""
     if result.covariance is None:
         return np.full(len(z), 0.1)
-    errors = np.sqrt(np.diag(result.covariance)) / np.abs(result._objective().unknowns.slopes(z))
+    errors = result.unbounded()[1]
     return np.where(np.isfinite(errors), np.minimum(errors, 1.0), 0.1)

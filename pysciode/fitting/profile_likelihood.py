@@ -112,8 +112,7 @@ def profile(
 
 def _first_step(result: FitResult, i: int, z: np.ndarray, reach: float) -> float:
     """A third of the way to where the normal approximation puts the interval's end."""
-    slope = result._objective().unknowns.slopes(z)[i]
-    error = np.sqrt(result.covariance[i, i]) / abs(slope) if result.covariance is not None else np.inf
+    error = np.inf if result.covariance is None else result.unbounded()[1][i]
     return reach * error / 3 if np.isfinite(error) and error > 0 else 0.1 * max(1.0, abs(z[i]))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -201,7 +201,7 @@ def _spread(parameter: Parameter, shares: np.ndarray, normal: np.ndarray, z0: fl
         if lower > 0 and upper > 10 * lower:
             return lower * (upper / lower) ** shares
         return lower + (upper - lower) * shares
-    single = Unknowns([Unknown("", replace(parameter, start=parameter.start))])
+    single = Unknowns([Unknown("", parameter)])
     # One standard deviation is a factor of three of a value with one bound, and of its own size of one without.
     scale = math.log(3) if single._transforms else max(abs(z0), 1.0)
     return single.values(torch.from_numpy((z0 + scale * normal)[:, None])).numpy()[:, 0]
@@ -216,6 +216,6 @@ def _lenient(prior: Distribution) -> Distribution:
     return prior
 
 
-def named_values(names: Sequence[str], x: np.ndarray) -> Mapping[str, float]:
+def named_values(names: Sequence[str], x: np.ndarray) -> dict[str, float]:
     """Values by name."""
     return dict(zip(names, map(float, x), strict=True))
