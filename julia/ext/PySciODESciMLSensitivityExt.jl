@@ -8,7 +8,7 @@ using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
 using PySciODE: Answer, GradientFailed, Instance, LOUD, Plan, RHS, Refusal, Sensitivity, answer, at_runtime, checkin, checkout, counts,
-    evaluations, flat, keywords, lastvalue, odefunction, odeproblem, read_off!, solve_raw
+    evaluations, flat, hooked, keywords, lastvalue, odefunction, odeproblem, read_off!, solve_raw
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, successful_retcode
 using SciMLSensitivity
 
@@ -17,8 +17,8 @@ using SciMLSensitivity
 
 const DISCRETE = (:ReverseDiffAdjoint, :TrackerAdjoint, :ZygoteAdjoint, :EnzymeAdjoint, :MooncakeAdjoint)
 
-PySciODE.run_adjoint(plan::Plan, u0, p, tspan, saveat, progress) =
-    (plan.sensitivity.name in DISCRETE ? run_discrete : run_continuous)(plan, u0, p, tspan, saveat, progress)
+PySciODE.run_adjoint(plan::Plan, u0, p, tspan, saveat, hooks) =
+    (plan.sensitivity.name in DISCRETE ? run_discrete : run_continuous)(plan, u0, p, tspan, saveat, hooks)
 
 """The cotangent of the saved states, as SciML asks for it: one column at a time; zero at times that are not saved."""
 struct Cotangent{T}
@@ -89,9 +89,9 @@ end
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-function run_continuous(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, progress) where {T}
+function run_continuous(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks) where {T}
     inst = checkout(plan.model)
-    inst.progress = progress
+    inst.hooks = hooks
     # Nothing after the last saved time matters to the gradient.
     stop = isempty(saveat) ? tspan[2] : saveat[end]
     stop == tspan[1] && return initial_only(plan, inst, u0, p, tspan)
@@ -110,7 +110,7 @@ function run_continuous(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T
     sparse_in_time = s.name === :BacksolveAdjoint || any(o -> first(o) === :checkpointing && last(o) === true, s.options)
     # Checkpoints are the saved times, and the start.
     at = !sparse_in_time || isempty(saveat) || saveat[1] == start ? saveat : vcat(start, saveat)
-    sol = sparse_in_time ? solve_raw(plan, prob, at, false) : solve_raw(plan, prob, T[], true)
+    sol = sparse_in_time ? solve_raw(plan, inst, prob, at, false) : solve_raw(plan, inst, prob, T[], true)
     result = answer(plan, inst, sol; keep=true)
     if !successful_retcode(sol.retcode)
         sparse_in_time || isempty(saveat) || read_off!(result, saveat, start, sol)
@@ -143,9 +143,9 @@ end
 function (b::ContinuousPullback{T})(du::Matrix{T}) where {T}
     plan, inst = b.plan, b.inst
     s = plan.sensitivity
-    progress = inst.progress
+    hooks = inst.hooks
     PySciODE.reset!(inst)
-    inst.progress = progress
+    inst.hooks = hooks
     inst.joint = s.autojacvec === :generated && s.name in (:InterpolatingAdjoint, :BacksolveAdjoint) &&
         haskey(inst.generated.functions, :vjp_both!)
     if s.autojacvec === :generated && s.name in (:GaussAdjoint, :GaussKronrodAdjoint) && PySciODE.takes_jacobian(plan.alg)
@@ -240,13 +240,13 @@ end
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-function run_discrete(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, progress) where {T}
+function run_discrete(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks) where {T}
     s = plan.sensitivity
     inst = checkout(plan.model)
-    inst.progress = progress
+    inst.hooks = hooks
     try
         prob = adjoint_problem(plan, inst, u0, p, tspan)
-        common = keywords(plan, tspan)
+        common = (; keywords(plan, tspan)..., hooked(inst, isempty(saveat))...)
         times = isempty(saveat) ? (;) : (; saveat)
         sol, back = at_runtime(SciMLBase._concrete_solve_adjoint, prob, plan.alg, sensealg(s, inst.generated), u0, p,
                                SciMLBase.ChainRulesOriginator(); times..., common...)

@@ -76,33 +76,36 @@ function keep_error(e, trace)
 end
 
 """
-    c_solve(plan, u0, p, t0, t1, nsave, saveat, u_out, progress, keep, report) -> status
+    c_solve(plan, u0, p, t0, t1, nsave, saveat, u_out, hooks, report) -> status
 
-`nsave < 0`: save every step. With `u_out` not null, the `nsave` states are written there at once.
+`p` is followed by the parameters of the plan's events. `nsave < 0`: save every step. With `u_out` not null, the `nsave` states are written there at once.
 """
 function c_solve(id::Int64, u0::Ptr{Cvoid}, p::Ptr{Cvoid}, t0::Float64, t1::Float64, nsave::Int64, saveat::Ptr{Float64},
-                 u_out::Ptr{Cvoid}, progress::Ptr{Cvoid}, report::Ptr{Report})::Cint
+                 u_out::Ptr{Cvoid}, hooks::Ptr{Cvoid}, report::Ptr{Report})::Cint
     try
-        return at_runtime(guarded_solve, get_object(PLANS, id), u0, p, t0, t1, nsave, saveat, u_out, progress, report)::Cint
+        return at_runtime(guarded_solve, get_object(PLANS, id), u0, p, t0, t1, nsave, saveat, u_out, hooks, report)::Cint
     catch e
         return report_error(e, catch_backtrace(), report)
     end
 end
 
-function guarded_solve(plan::Plan{T}, u0, p, t0, t1, nsave, saveat, u_out, progress, report) where {T}
+function guarded_solve(plan::Plan{T}, u0, p, t0, t1, nsave, saveat, u_out, hooks, report) where {T}
     before = Base.gc_bytes()
     n = plan.model.generated.n
     np = plan.model.generated.np
     u0v = copy(unsafe_wrap(Vector{T}, Ptr{T}(u0), n))
     pv = np == 0 ? T[] : copy(unsafe_wrap(Vector{T}, Ptr{T}(p), np))
+    extra = sum(count_parameters, plan.events; init=0)
+    event_p = extra == 0 ? T[] : copy(unsafe_wrap(Vector{T}, Ptr{T}(p) + np * sizeof(T), extra))
     times = nsave > 0 ? T.(unsafe_wrap(Vector{Float64}, saveat, nsave)) : T[]
     tspan = (T(t0), T(t1))
-    a = dispatch(plan, u0v, pv, tspan, times, progress)::Answer{T}
+    a = dispatch(plan, u0v, pv, tspan, times, Hooks(hooks), event_p)::Answer{T}
     if u_out != C_NULL && length(a.t) == nsave
         write_states(Ptr{T}(u_out), a)
     end
     # Kept where Python must still fetch something.
-    needed = u_out == C_NULL || length(a.t) != nsave || a.solution !== nothing || a.pullback !== nothing
+    needed = u_out == C_NULL || length(a.t) != nsave || a.solution !== nothing || a.pullback !== nothing ||
+             a.events !== nothing
     handle = needed ? hold!(ANSWERS, a) : Int64(0)
     unsafe_store!(report, Report(a, handle, Base.gc_bytes() - before))
     return OK
@@ -119,11 +122,11 @@ function write_states(out::Ptr{T}, a::Answer{T}) where {T}
 end
 
 """Choose by the sensitivity method; the adjoint methods live in the extension of SciMLSensitivity."""
-function dispatch(plan::Plan, u0, p, tspan, saveat, progress)
+function dispatch(plan::Plan, u0, p, tspan, saveat, hooks, event_p)
     s = plan.sensitivity
-    s === nothing && return run(plan, u0, p, tspan, saveat, progress)
+    s === nothing && return run(plan, u0, p, tspan, saveat, hooks, event_p)
     method = s.name === :ForwardDiffSensitivity ? run_forward_mode : s.name === :ForwardSensitivity ? run_forward_sensitivity : run_adjoint
-    return at_runtime(method, plan, u0, p, tspan, saveat, progress)
+    return at_runtime(method, plan, u0, p, tspan, saveat, hooks)
 end
 
 """Defined by the extension of SciMLSensitivity."""
@@ -144,6 +147,30 @@ function fetch_answer(a::Answer{T}, t_out, u_out) where {T}
         unsafe_store!(t_out, Float64(t), k)
     end
     write_states(Ptr{T}(u_out), a)
+    return nothing
+end
+
+"""    c_event_count(answer) -> count"""
+c_event_count(id::Int64)::Int64 = at_runtime(event_count, get_object(ANSWERS, id))::Int
+event_count(a::Answer) = a.events === nothing ? 0 : length(a.events.times)
+
+"""    c_fetch_events(answer, index_out, t_out, u_out) -> status: which event (from 0), when, and the whole state before it"""
+function c_fetch_events(id::Int64, index_out::Ptr{Int64}, t_out::Ptr{Float64}, u_out::Ptr{Cvoid})::Cint
+    try
+        at_runtime(fetch_events, get_object(ANSWERS, id), index_out, t_out, u_out)
+        return OK
+    catch
+        return FAILED
+    end
+end
+
+function fetch_events(a::Answer{T}, index_out, t_out, u_out) where {T}
+    log = a.events::EventLog{T}
+    for (k, u) in enumerate(log.states)
+        unsafe_store!(index_out, log.index[k] - 1, k)
+        unsafe_store!(t_out, Float64(log.times[k]), k)
+        GC.@preserve u unsafe_copyto!(Ptr{T}(u_out) + (k - 1) * length(u) * sizeof(T), pointer(u), length(u))
+    end
     return nothing
 end
 
@@ -190,7 +217,6 @@ function c_release(id::Int64)::Cint
     return OK
 end
 
-give_back(::Nothing) = nothing
 give_back(a::Answer) = a.instance === nothing ? nothing : checkin(a.plan.model, a.instance)
 
 """    c_rhs(plan, u, p, t, du, report) -> status: one evaluation of the right-hand side."""
@@ -246,6 +272,8 @@ function addresses()
         "fetch" => @cfunction(c_fetch, Cint, (Int64, Ptr{Float64}, Ptr{Cvoid})),
         "pullback" => @cfunction(c_pullback, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Report})),
         "interpolate" => @cfunction(c_interpolate, Cint, (Int64, Ptr{Float64}, Int64, Int64, Ptr{Cvoid}, Ptr{Report})),
+        "event_count" => @cfunction(c_event_count, Int64, (Int64,)),
+        "fetch_events" => @cfunction(c_fetch_events, Cint, (Int64, Ptr{Int64}, Ptr{Float64}, Ptr{Cvoid})),
         "release" => @cfunction(c_release, Cint, (Int64,)),
         "rhs" => @cfunction(c_rhs, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Float64, Ptr{Cvoid}, Ptr{Report})),
         "command" => @cfunction(c_command, Int64, (Cstring, Cstring, Ptr{Report})),

@@ -84,7 +84,8 @@ function command(::Val{:plan}, a::Arguments, _)
     haskey(a, "mass_matrix") && require("OrdinaryDiffEqNonlinearSolve")
     return hold!(PLANS, at_runtime(plan, model, alg;
         reverse, kind=ProblemKind(get(a, "kind", 0)), other=haskey(a, "other") ? get_object(MODELS, a["other"]) : nothing,
-        odekind=Symbol(a["odekind"]), options=read_options(a), sensitivity, mass_matrix=read_matrix(a, n)))
+        odekind=Symbol(a["odekind"]), options=read_options(a), sensitivity, mass_matrix=read_matrix(a, n),
+        events=read_events(typeof(model), get(a, "events", ()))))
 end
 
 """
@@ -99,6 +100,12 @@ function for_duals(alg, n, a::Arguments)
     a["odekind"] in ("full", "implicit") || return alg
     return at_runtime(remake, alg; linsolve=at_runtime(getfield(loaded("LinearSolve"), :GenericLUFactorization)))
 end
+
+read_events(::Type{Model{T}}, given) where {T} = Event{T}[read_event(Model{T}, e) for e in given]
+
+read_event(::Type{Model{T}}, e) where {T} =
+    Event{T}(get_object(MODELS, e["condition"]), haskey(e, "affect") ? get_object(MODELS, e["affect"]) : nothing, e["direction"]::Int,
+             e["stop_after"]::Int)
 
 function read_options(a::Arguments)
     number(key, default) = Float64(get(a, key, default))

@@ -11,11 +11,11 @@ Solve with dual numbers through the solver; the derivative of every saved state 
 a product with it.
 """
 function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T},
-                          progress::Ptr{Cvoid}) where {T}
+                          hooks::Hooks) where {T}
     s = plan.sensitivity
     nu, np = s.u0 ? length(u0) : 0, s.p ? length(p) : 0
     inst = checkout(plan.model)
-    inst.progress = progress
+    inst.hooks = hooks
     try
         m = nu + np
         N = dual_width(m)
@@ -81,7 +81,7 @@ function pass(plan::Plan{T}, inst::Instance{T}, u0, p, tspan, saveat, nu, np, of
 end
 
 function pass(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, directions::Int) where {T}
-    sol = solve_raw(plan, prob, saveat, false)
+    sol = solve_raw(plan, inst, prob, saveat, false)
     states, jacobian = unpack(sol.u, directions, T)
     result = Answer{T}(Vector{T}(sol.t), states, Symbol(sol.retcode), lastvalue(sol), counts(evaluations(inst), sol.stats), plan,
                        nothing, nothing, nothing)

@@ -34,12 +34,12 @@ function (s::SensitivityRHS{T})(dz, z, p, t) where {T}
 end
 
 function run_forward_sensitivity(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T},
-                                 progress::Ptr{Cvoid}) where {T}
+                                 hooks::Hooks) where {T}
     s = plan.sensitivity
     n = length(u0)
     nu, np = s.u0 ? n : 0, s.p ? length(p) : 0
     inst = checkout(plan.model)
-    inst.progress = progress
+    inst.hooks = hooks
     try
         f = SensitivityRHS{T}(RHS{T}(inst), Jacobian{T}(inst), ParamJacobian{T}(inst), n, nu, np, zeros(T, n, n),
                               zeros(T, n, length(p)))

@@ -127,7 +127,8 @@ mutable struct Instance{T}
     vjp_t::T
     vjp_gap::T
     next_poll::UInt64
-    progress::Ptr{Cvoid}
+    hooks::Hooks
+    events::Any  # the `EventLog` of this solve, if it has events
     const odefunctions::Dict{Any,Any}
     const closures::IdDict{Any,Any}
     const generic_workspaces::IdDict{Any,Any}
@@ -149,7 +150,7 @@ mutable struct Instance{T}
         return new{T}(
             g, g.n, g.np, workspace(g, T),
             false, false, zero(T), zeros(T, g.n), zeros(T, g.n), zeros(T, g.np), false, zeros(T, g.n), zeros(T, g.n),
-            0, 0, 0, 0, zero(T), false, zero(T), zero(T), UInt64(0), C_NULL,
+            0, 0, 0, 0, zero(T), false, zero(T), zero(T), UInt64(0), Hooks(), nothing,
             Dict{Any,Any}(), IdDict{Any,Any}(), IdDict{Any,Any}(), nothing, nothing, nothing,
         )
     end
@@ -205,7 +206,8 @@ function reset!(inst::Instance{T}) where {T}
     inst.joint = inst.joint_ready = inst.nonfinite = inst.audited = false
     inst.vjp_t = T(NaN)
     inst.vjp_gap = zero(T)
-    inst.progress = C_NULL
+    inst.hooks = Hooks()
+    inst.events = nothing
     inst.next_poll = time_ns() + POLL_INTERVAL
     return inst
 end

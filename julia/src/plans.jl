@@ -35,6 +35,19 @@ end
 @enum ProblemKind first_order=0 dynamical=1 split=2
 
 """
+An event of a plan: it occurs where the first output of `condition` changes its sign.
+
+`direction`: +1 for upward, -1 for downward changes alone, 0 for both. `stop_after`: the solve ends with that occurrence, 0 for never.
+`affect`, unless nothing, is a model whose output is the state after the event.
+"""
+struct Event{T}
+    condition::Model{T}
+    affect::Union{Nothing,Model{T}}
+    direction::Int
+    stop_after::Int
+end
+
+"""
     Plan
 
 A model, an algorithm and everything else that does not change from one solve to the next.
@@ -49,6 +62,7 @@ struct Plan{T,A,R,O<:Options}
     options::O
     sensitivity::Union{Nothing,Sensitivity}
     mass_matrix::Union{Nothing,Matrix{Float64}}
+    events::Vector{Event{T}}
 end
 
 """Length of the saved states."""
@@ -150,14 +164,15 @@ catch
 end
 
 """
-    plan(model, alg; kind, other, odekind, options, sensitivity)
+    plan(model, alg; kind, other, odekind, options, sensitivity, mass_matrix, events)
 
 Bundle and check; `dt` is asked for where the method has fixed steps.
 """
 function plan(model::Model{T}, alg; reverse=alg, kind=first_order, other=nothing, odekind=:full, options=Options(), sensitivity=nothing,
-              mass_matrix=nothing) where {T}
+              mass_matrix=nothing, events=Event{T}[]) where {T}
     if (!isadaptive(alg) || !options.adaptive) && options.dt == 0 && isempty(options.tstops)
         throw(ArgumentError("$(nameof(typeof(alg))) has fixed steps here: give dt"))
     end
-    return Plan{T,typeof(alg),typeof(reverse),typeof(options)}(kind, model, other, alg, reverse, odekind, options, sensitivity, mass_matrix)
+    return Plan{T,typeof(alg),typeof(reverse),typeof(options)}(kind, model, other, alg, reverse, odekind, options, sensitivity, mass_matrix,
+                                                           events)
 end

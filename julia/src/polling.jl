@@ -22,6 +22,20 @@ function connect!(ensure::Integer, release::Integer, signals::Integer, clear::In
     return nothing
 end
 
+"""
+Functions of Python that a solve calls; null where there is none. Mirrored by a `ctypes.Structure`.
+
+`progress(t)`; `step(t, u) -> status` at the start and after every accepted step; `norm(u, n, out) -> status` in the place of the
+root mean square.
+"""
+struct Hooks
+    progress::Ptr{Cvoid}
+    step::Ptr{Cvoid}
+    norm::Ptr{Cvoid}
+end
+Hooks() = Hooks(C_NULL, C_NULL, C_NULL)
+Hooks(address::Ptr{Cvoid}) = address == C_NULL ? Hooks() : unsafe_load(Ptr{Hooks}(address))
+
 @inline function tick!(inst, t)
     inst.calls += 1
     (inst.calls & 15) == 0 && poll(inst, t)
@@ -32,8 +46,8 @@ end
     now = time_ns()
     now < inst.next_poll && return nothing
     inst.next_poll = now + POLL_INTERVAL
-    if inst.progress != C_NULL && t isa AbstractFloat
-        ccall(inst.progress, Cvoid, (Float64,), Float64(t))
+    if inst.hooks.progress != C_NULL && t isa AbstractFloat
+        ccall(inst.hooks.progress, Cvoid, (Float64,), Float64(t))
     end
     interrupted() && throw(Interrupted())
     return nothing

@@ -14,11 +14,12 @@ mutable struct Answer{T}
     instance::Union{Nothing,Instance{T}}
     solution::Any   # for dense output and adjoints
     pullback::Any   # (du::Matrix{T}) -> (du0, dp)
+    events::Any     # EventLog, where there were events
 
     # The default constructor converts whatever it is given, and is invalidated by every package that teaches `convert` a new type.
     function Answer{T}(t::Vector{T}, u::Vector{Vector{T}}, retcode::Symbol, t_reached::Float64, counts::NTuple{7,Int}, plan, instance,
                        solution, pullback) where {T}
-        return new{T}(t, u, retcode, t_reached, counts, plan, instance, solution, pullback)
+        return new{T}(t, u, retcode, t_reached, counts, plan, instance, solution, pullback, nothing)
     end
 end
 
@@ -40,19 +41,20 @@ function keywords(o::Options, alg, tspan::Tuple{T,T}) where {T}
 end
 
 """
-    solve_raw(plan, prob, saveat, dense)
+    solve_raw(plan, inst, prob, saveat, dense)
 
 SciML's solution: at `saveat`, or at every step where that is empty.
 """
-function solve_raw(plan::Plan{T}, prob, saveat::Vector{T}, dense::Bool) where {T}
+function solve_raw(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, dense::Bool) where {T}
     o = plan.options
     common = keywords(plan, prob.tspan)
     everystep = dense || isempty(saveat)
     at = dense ? T[] : saveat
-    if isempty(o.extra) && o.save_idxs === nothing
+    more = hooked(inst, everystep)
+    if isempty(o.extra) && o.save_idxs === nothing && isempty(more)
         return solve(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common...)
     end
-    extra = copy(o.extra)
+    extra = append!(more, o.extra)
     o.save_idxs === nothing || dense || push!(extra, :save_idxs => o.save_idxs)
     return at_runtime(solve, prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common..., extra...)
 end
@@ -110,18 +112,21 @@ function answer(plan::Plan{T}, inst, sol; keep=false) where {T}
 end
 
 """
-    run(plan, u0, p, tspan, saveat, progress) -> Answer
+    run(plan, u0, p, tspan, saveat, hooks, event_p) -> Answer
 
-Solve without derivatives.
+Solve without derivatives. `event_p`: the parameters of all events, see `EventLog`.
 """
-function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, progress::Ptr{Cvoid}) where {T}
+function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks::Hooks,
+             event_p::Vector{T}) where {T}
     inst = checkout(plan.model)
-    inst.progress = progress
+    inst.hooks = hooks
+    log = inst.events = isempty(plan.events) ? nothing : EventLog(plan.events, event_p, tspan[1])
     result = nothing
     try
         prob = odeproblem(plan, inst, u0, p, tspan)
         result = at_runtime(run, plan, inst, prob, saveat, plan.options.dense)::Answer{T}
     finally
+        give_back(log)
         # A dense solution still refers to the instance: that one is given back when the answer is dropped.
         (result === nothing || result.instance === nothing) && checkin(plan.model, inst)
     end
@@ -129,13 +134,14 @@ function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, save
 end
 
 function run(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, keep::Bool) where {T}
-    sol = solve_raw(plan, prob, saveat, keep)
+    sol = solve_raw(plan, inst, prob, saveat, keep)
     result = answer(plan, inst, sol; keep)
     if keep
         isempty(saveat) || read_off!(result, saveat, prob.tspan[1], sol)
         # A dense solution holds whole states.
         result.u = Vector{T}[saved(plan, u) for u in result.u]
     end
+    note_events!(result, inst.events)
     return result
 end
 

@@ -16,6 +16,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class EventRequest:
+    """An event: where the first entry of what a model gives changes its sign.
+
+    Attributes
+    ----------
+    condition
+        That model on the state and time of the problem, and its own parameters, as a problem.
+    affect
+        A problem whose model gives the state after the event; None where the state goes on.
+    direction
+        +1, -1, or 0 for both.
+    stop_after
+        With which occurrence the solve ends; 0: with none.
+    """
+
+    condition: ODEProblem
+    affect: ODEProblem | None
+    direction: int
+    stop_after: int
+
+    @property
+    def problems(self) -> tuple[ODEProblem, ...]:
+        """Of the condition, and of the affect where there is one."""
+        return (self.condition,) if self.affect is None else (self.condition, self.affect)
+
+
+@dataclass(frozen=True)
 class SolveOptions:
     """Options of one solve, in SciML's names; None means SciML's default.
 
@@ -30,6 +57,12 @@ class SolveOptions:
         Zero-based flat indices of the states to save; None saves all.
     progress
         Called as ``progress(t)`` about ten times a second with the time reached; None for none.
+    events
+        Events to look for.
+    steps
+        Called as ``step(u, t)`` with the flat state, at the start and after every accepted step.
+    norm
+        ``norm(x)`` of a flat array, in the place of the root mean square of the scaled error.
     extra
         Further keywords of SciML's ``solve``, passed as they are.
     """
@@ -46,6 +79,9 @@ class SolveOptions:
     dense: bool = False
     save_idxs: np.ndarray | None = None
     progress: Callable[[float], None] | None = None
+    events: tuple[EventRequest, ...] = ()
+    steps: tuple[Callable[[np.ndarray, float], None], ...] = ()
+    norm: Callable[[np.ndarray], float] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -99,6 +135,8 @@ class RawSolution:
         ``interpolant(times, derivative) -> (len(times), n)``; None unless ``dense`` was asked for.
     algorithm
         Name of the algorithm that ran, where the request left the choice to the engine.
+    events
+        For each event asked for, its times and the whole states, shapes ``(k,)`` and ``(k, n)``.
 
     `u` belongs to whoever gets it: the engine makes a new one for each answer.
     """
@@ -110,6 +148,7 @@ class RawSolution:
     t_reached: float
     interpolant: Callable[[np.ndarray, int], np.ndarray] | None = None
     algorithm: str | None = None
+    events: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 Pullback = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,41 @@ def take_exception() -> BaseException:
     return error if error is not None else RuntimeError("a Python model failed, and its exception was lost")
 
 
+def step_function(steps: Sequence[Callable[[np.ndarray, float], None]], n: int, dtype: np.dtype) -> Any:
+    """Python's functions of every step as one C function; must outlive the solve."""
+    pointer = _pointer(dtype)
+
+    def step(t: float, u: Any) -> int:
+        try:
+            for function in steps:
+                function(np.ctypeslib.as_array(u, (n,)).copy(), t)
+            return 0
+        except BaseException as error:
+            _raised.error = error
+            return 1
+
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_double, pointer)(step)
+
+
+def norm_function(norm: Callable[[np.ndarray], float], dtype: np.dtype) -> Any:
+    """Python's norm as a C function; must outlive the solve."""
+
+    def c_norm(u: Any, n: int, out: Any) -> int:
+        try:
+            out[0] = float(norm(np.ctypeslib.as_array(u, (n,)).copy()))
+            return 0
+        except BaseException as error:
+            _raised.error = error
+            return 1
+
+    arguments = (_pointer(dtype), ctypes.c_int64, ctypes.POINTER(ctypes.c_double))
+    return ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(c_norm)
+
+
+def _pointer(dtype: np.dtype) -> Any:
+    return ctypes.POINTER(ctypes.c_double if dtype == np.float64 else ctypes.c_float)
+
+
 class PythonFunctions:
     """`f` and `vjp` of a callback model as C functions; must outlive every solve that uses them.
 
@@ -35,8 +71,7 @@ class PythonFunctions:
     """
 
     def __init__(self, model: CallbackModel, shape: tuple[int, ...], n_params: int, dtype: np.dtype) -> None:
-        scalar = ctypes.c_double if dtype == np.float64 else ctypes.c_float
-        pointer = ctypes.POINTER(scalar)
+        pointer = _pointer(dtype)
         n = int(np.prod(shape))
 
         def state(address: Any) -> np.ndarray:

@@ -22,7 +22,7 @@ from ..sensitivity import (
     ReverseDiffAdjoint,
     SensitivityAlgorithm,
 )
-from .base import SolveOptions, SolveRequest
+from .base import EventRequest, SolveOptions, SolveRequest
 from .julia_callback import PythonFunctions
 
 Command = Callable[..., int]
@@ -156,10 +156,15 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         repr(options.extra) if options.extra else None,
         None if problem.mass_matrix is None else np.asarray(problem.mass_matrix).tobytes(),
         problem.jac_sparsity is not None,
+        tuple((*(id(x.model) for x in e.problems), e.direction, e.stop_after) for e in options.events),
     )
     plan = plans.get(key)
     if plan is None:
         plan = plans[key] = _new_plan(command, models, request)
+        for event in options.events:
+            # Functions of events are often written anew for every solve.
+            for x in event.problems:
+                weakref.finalize(x.model, _forget_plan, command, plans, key).atexit = False
     if problem.mass_matrix is None:
         plans[_Latest] = _Latest(
             options, request.algorithm, request.sensealg, request.wants, request.u0.dtype, problem.jac_sparsity, plan
@@ -201,12 +206,35 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
             "save_idxs": None if options.save_idxs is None else options.save_idxs + 1,
             "extra": options.extra,
             "sensealg": None if request.sensealg is None else _sensealg_arguments(request.sensealg, request.wants),
+            "events": [_event_arguments(models, e) for e in options.events],
             "mass_matrix": None if problem.mass_matrix is None else np.asarray(problem.mass_matrix, dtype=np.float64),
         },
     )
     plan = Plan(handle, registered, other)
     registered.plans.append(handle)
     return plan
+
+
+def _forget_plan(command: Command, plans: dict[Any, Any], key: Any) -> None:
+    plan = plans.pop(key, None)
+    plans.pop(_Latest, None)
+    if plan is not None and plan.id in plan.registered.plans:
+        plan.registered.plans.remove(plan.id)
+        command("release_plan", {"handle": plan.id})
+
+
+def _event_arguments(models: RegisteredModels, event: EventRequest) -> dict[str, Any]:
+    handles = [models.get(x.model, frozenset({"f!"}), _of(x)).handle for x in event.problems]
+    return {
+        "condition": handles[0],
+        "affect": handles[1] if len(handles) > 1 else None,
+        "direction": event.direction,
+        "stop_after": event.stop_after,
+    }
+
+
+def _of(problem: ODEProblem) -> SolveRequest:
+    return SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, None, SolveOptions())
 
 
 def _sensealg_arguments(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -> dict[str, Any]:

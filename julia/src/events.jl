@@ -1,0 +1,196 @@
+# Events: SciML's callbacks over generated conditions, and calls into Python after every step. One callback of one type stands for any
+# number of events, so that the solvers are compiled for events once.
+
+"""The right-hand side of a model other than the plan's, with parameters of its own, during one solve."""
+struct Beside{T}
+    model::Model{T}
+    f::RHS{T,T}
+    p::Vector{T}
+end
+Beside(model::Model{T}, p::Vector{T}) where {T} = Beside{T}(model, RHS{T}(checkout(model)), p)
+give_back(b::Beside) = checkin(b.model, b.f.inst)
+give_back(::Nothing) = nothing
+
+"""What is asked and what has occurred during one solve."""
+struct EventLog{T}
+    events::Vector{Event{T}}
+    conditions::Vector{Beside{T}}
+    affects::Vector{Union{Nothing,Beside{T}}}
+    out::Vector{T}            # of a condition or an affect
+    counts::Vector{Int}
+    index::Vector{Int}        # which event occurred
+    times::Vector{T}
+    states::Vector{Vector{T}} # before the affect
+    start::T
+end
+
+"""
+    EventLog(events, p, start)
+
+`p` holds the parameters of every condition and affect, one after the other.
+"""
+function EventLog(events::Vector{Event{T}}, p::Vector{T}, start::T) where {T}
+    conditions, affects = Beside{T}[], Union{Nothing,Beside{T}}[]
+    position = 0
+    function next(model)
+        np = model.generated.np
+        position += np
+        return Beside(model, p[(position - np + 1):position])
+    end
+    for e in events
+        push!(conditions, next(e.condition))
+        push!(affects, e.affect === nothing ? nothing : next(e.affect))
+    end
+    n = events[1].condition.generated.n
+    return EventLog{T}(events, conditions, affects, zeros(T, n), zeros(Int, length(events)), Int[], T[], Vector{T}[], start)
+end
+give_back(log::EventLog) = (foreach(give_back, log.conditions); foreach(give_back, log.affects))
+
+note_events!(result, ::Nothing) = nothing
+function note_events!(result, log::EventLog)
+    result.events = log
+    result.retcode === :Terminated && (result.t_reached = log.times[end])
+    return nothing
+end
+
+count_parameters(e::Event) = e.condition.generated.np + (e.affect === nothing ? 0 : e.affect.generated.np)
+
+function evaluate(log::EventLog{T}, b::Beside{T}, u, t) where {T}
+    b.f(log.out, flat(u), b.p, t)
+    return log.out
+end
+
+struct EventCondition{T} <: Function
+    log::EventLog{T}
+end
+
+function (c::EventCondition{T})(out, u, t, integrator) where {T}
+    log = c.log
+    for i in eachindex(log.conditions)
+        value = evaluate(log, log.conditions[i], u, t)[1]
+        if value == 0 && t == log.start && integrator.t != log.start
+            # SciML overlooks what begins at zero: the side to which it leaves counts.
+            later = log.start + (integrator.t - log.start) / 100
+            value = evaluate(log, log.conditions[i], integrator(later), later)[1]
+        end
+        out[i] = value
+    end
+    return nothing
+end
+
+"""
+Note what occurred, change the state, stop. Line 7 of SciML hands over a mask of directions for all events; line 6 an index, and
+has one such function for each direction.
+"""
+struct EventAffect{T} <: Function
+    log::EventLog{T}
+    direction::Int
+end
+
+(a::EventAffect)(integrator, i::Integer) = occur!(a.log, integrator, ((Int(i), a.direction),))
+(a::EventAffect)(integrator, mask::AbstractVector) =
+    occur!(a.log, integrator, [(i, Int(mask[i])) for i in eachindex(mask) if mask[i] != 0])
+
+function occur!(log::EventLog{T}, integrator, found) where {T}
+    before = copy(flat(integrator.u))::Vector{T}
+    changed = false
+    for (i, direction) in found
+        e = log.events[i]
+        e.direction == 0 || e.direction == direction || continue
+        log.counts[i] += 1
+        push!(log.index, i)
+        push!(log.times, integrator.t)
+        push!(log.states, before)
+        affect = log.affects[i]
+        if affect !== nothing
+            copyto!(integrator.u, evaluate(log, affect, integrator.u, integrator.t))
+            changed = true
+        end
+        log.counts[i] == e.stop_after && SciMLBase.terminate!(integrator)
+    end
+    unmodified_unless(changed, integrator)
+    return nothing
+end
+
+# Called so on line 7; line 6 has the older name only.
+const set_modified! = isdefined(SciMLBase, :derivative_discontinuity!) ? SciMLBase.derivative_discontinuity! : SciMLBase.u_modified!
+unmodified_unless(changed::Bool, integrator) = set_modified!(integrator, changed)
+
+"""
+    event_callback(log, save)
+
+`save`: whether the states before and after a change are saved too, as dense output needs them.
+"""
+function event_callback(log::EventLog, save::Bool)
+    n = length(log.events)
+    options = (; save_positions=(save, save), interp_points=10)
+    up = EventAffect(log, 1)
+    if hasfield(SciMLBase.VectorContinuousCallback, :affect_neg!)
+        return SciMLBase.VectorContinuousCallback(EventCondition(log), up, EventAffect(log, -1), n; options...)
+    end
+    return SciMLBase.VectorContinuousCallback(EventCondition(log), up, n; options...)
+end
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+plain_values(::Type{T}, u) where {T} = eltype(u) === T ? flat(u) : T[ForwardDiff.value(x) for x in u]
+
+"""Python's function of every step."""
+struct StepHook{T} <: Function
+    address::Ptr{Cvoid}
+end
+function (h::StepHook{T})(u, t) where {T}
+    values = plain_values(T, u)
+    GC.@preserve values begin
+        ccall(h.address, Cint, (Float64, Ptr{T}), Float64(ForwardDiff.value(t)), pointer(values)) == 0 || throw(CallbackFailed())
+    end
+    return nothing
+end
+
+struct AfterStep{T} <: Function
+    hook::StepHook{T}
+end
+(s::AfterStep)(integrator) = (s.hook(integrator.u, integrator.t); set_modified!(integrator, false); nothing)
+
+struct AtStart{T} <: Function
+    hook::StepHook{T}
+end
+(s::AtStart)(callback, u, t, integrator) = (s.hook(u, t); set_modified!(integrator, false); nothing)
+
+always(u, t, integrator) = true
+
+function step_callback(::Type{T}, address) where {T}
+    hook = StepHook{T}(address)
+    return SciMLBase.DiscreteCallback(always, AfterStep(hook); initialize=AtStart(hook), save_positions=(false, false))
+end
+
+"""Python's norm of the scaled error."""
+struct PythonNorm{T} <: Function
+    address::Ptr{Cvoid}
+end
+(n::PythonNorm)(u::Number, t) = abs(ForwardDiff.value(u))
+function (n::PythonNorm{T})(u::AbstractArray, t) where {T}
+    values = plain_values(T, u)
+    out = Ref{Float64}(0.0)
+    GC.@preserve values begin
+        ccall(n.address, Cint, (Ptr{T}, Int64, Ref{Float64}), pointer(values), length(values), out) == 0 || throw(CallbackFailed())
+    end
+    return T(out[])
+end
+
+"""
+    hooked(inst, everystep) -> keywords
+
+What of `solve`'s keywords the hooks and events of a solve need; mostly none.
+"""
+function hooked(inst::Instance{T}, everystep::Bool) where {T}
+    keywords = Pair{Symbol,Any}[]
+    hooks, log = inst.hooks, inst.events
+    events = log === nothing ? nothing : event_callback(log, everystep && any(e -> e.affect !== nothing, log.events))
+    steps = hooks.step == C_NULL ? nothing : step_callback(T, hooks.step)
+    if events !== nothing || steps !== nothing
+        push!(keywords, :callback => events === nothing ? steps : steps === nothing ? events : SciMLBase.CallbackSet(events, steps))
+    end
+    hooks.norm == C_NULL || push!(keywords, :internalnorm => PythonNorm{T}(hooks.norm))
+    return keywords
+end
