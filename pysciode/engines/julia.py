@@ -19,8 +19,8 @@ import numpy as np
 from ..errors import GradientFailed, JuliaError
 from ..installation import julia_environment_is_resolved
 from .base import Engine, Pullback, RawSolution, SolveRequest
+from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
-from .julia_callback import take_exception
 from .julia_models import Plan, RegisteredModels, make_plan
 from .julia_runtime import start_julia
 
@@ -90,7 +90,7 @@ class JuliaEngine(Engine):
         functions = {
             "ensure": api.PyGILState_Ensure,
             "release": api.PyGILState_Release,
-            "signals": api.PyErr_CheckSignals,
+            "signals": check_signals,
             "clear": api.PyErr_Clear,
         }
         self.command("connect", {k: ctypes.cast(v, ctypes.c_void_p).value for k, v in functions.items()})
@@ -111,9 +111,11 @@ class JuliaEngine(Engine):
         """
         report = _Report()
         spec = toml({"command": name, **arguments})
+        catch_what_ctypes_drops()
         handle = self._calls["command"](spec.encode(), payload.encode(), ctypes.addressof(report))
         if handle < 0:
             self._raise(-handle, report, name, ours=False)
+        raise_what_waits()
         return handle
 
     def _take_error(self, id: int) -> tuple[str, str]:
@@ -150,7 +152,7 @@ class JuliaEngine(Engine):
         self.start()
         return make_plan(self.command, self._models, request)
 
-    def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer | None]:
+    def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer]:
         plan = self.plan(request)
         options = request.options
         report = _Report()
@@ -162,7 +164,9 @@ class JuliaEngine(Engine):
             saveat = options.saveat
             count = len(saveat)
             u = np.empty((count, width), dtype=dtype)
-        progress = _PROGRESS(options.progress) if options.progress is not None else None
+        progress = callable_from_julia(_PROGRESS, options.progress) if options.progress is not None else None
+        answer = _Answer(report, self._calls["release"])  # made first, so that Ctrl-C right after the call loses nothing
+        catch_what_ctypes_drops()
         status = self._calls["solve"](
             plan.id,
             _input(request.u0),
@@ -175,24 +179,24 @@ class JuliaEngine(Engine):
             ctypes.addressof(report),
         )
         self._check(status, report, request)
-        answer = _Answer(report.answer, self._calls["release"]) if report.answer else None
         if u is not None and report.count == count:
             t = saveat
         else:
             t = np.empty(report.count, dtype=np.float64)
             u = np.empty((report.count, width), dtype=dtype)
             self._calls["fetch"](answer.id, _output(t), _output(u))
-        interpolant = partial(self._interpolate, request, answer, width) if options.dense and answer is not None else None
+        interpolant = partial(self._interpolate, request, answer, width) if options.dense and answer.id else None
         return RawSolution(t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant), answer
 
     def _pull_back(
-        self, request: SolveRequest, answer: _Answer | None, solution: RawSolution, du: np.ndarray
+        self, request: SolveRequest, answer: _Answer, solution: RawSolution, du: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         report = _Report()
         dtype = request.u0.dtype
         du = np.ascontiguousarray(du, dtype=dtype)
         du0 = np.zeros(request.u0.size, dtype=dtype)
         dp = np.zeros(request.p.size, dtype=dtype)
+        catch_what_ctypes_drops()
         status = self._calls["pullback"](answer.id, _input(du), _output(du0), _output(dp), ctypes.addressof(report))
         self._check(status, report, request)
         solution.stats.pullback = report
@@ -211,17 +215,20 @@ class JuliaEngine(Engine):
         return out
 
     def _check(self, status: int, report: _Report, request: SolveRequest) -> None:
+        if exception_waits():  # even where the solve came to an end all the same
+            status = status or _CALLBACK_FAILED
         if status != _OK:
             # What fails with another package's VJPs is that package's matter.
             ours = getattr(request.sensealg, "autojacvec", "generated") == "generated"
             self._raise(status, report, type(request.sensealg).__name__, ours)
 
     def _raise(self, status: int, report: _Report, name: str, ours: bool) -> NoReturn:
-        message, stack = self._take_error(report.error)
+        message, stack = self._take_error(report.error) if report.error else ("", "")
+        raise_what_waits()
         if status == _INTERRUPTED:
             raise KeyboardInterrupt
         if status == _CALLBACK_FAILED:
-            raise take_exception()
+            raise RuntimeError("a Python model failed, and its exception was lost")
         if status == _GRADIENT_FAILED:
             raise GradientFailed(name, message, _ADVICE.get(name, "") if ours else "") from JuliaError(message + stack)
         raise JuliaError(message) from JuliaError(stack)
@@ -271,18 +278,23 @@ def _at_exit() -> None:
 
 
 class _Answer:
-    """A solution that Julia keeps for a pullback or for dense output; forgotten there when it is here."""
+    """A solution that Julia keeps for a pullback or for dense output, if it does; forgotten there when it is here."""
 
-    __slots__ = ("id", "_release")
+    __slots__ = ("_report", "_release")
 
-    def __init__(self, id: int, release: Callable[[int], int]) -> None:
-        self.id = id
+    def __init__(self, report: _Report, release: Callable[[int], int]) -> None:
+        self._report = report
         self._release = release
+
+    @property
+    def id(self) -> int:
+        """Its handle; 0 where Julia keeps nothing."""
+        return self._report.answer
 
     def __del__(self) -> None:
         # False or, when the interpreter takes modules apart, None: Julia may be gone already.
-        if _julia_runs:
-            self._release(self.id)
+        if _julia_runs and self._report.answer:
+            self._release(self._report.answer)
 
 
 _COPIED = 4096  # bytes

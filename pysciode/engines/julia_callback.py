@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from typing import Any
 
 import numpy as np
 
 from ..capture.model import CallbackModel
-
-# One thread solves one problem at a time; its exception waits here until the solve has unwound.
-_raised = threading.local()
-
-
-def take_exception() -> BaseException:
-    """The exception that a model raised during the last solve of this thread."""
-    error = getattr(_raised, "error", None)
-    _raised.error = None
-    return error if error is not None else RuntimeError("a Python model failed, and its exception was lost")
+from .calls_from_julia import callable_from_julia
 
 
 class PythonFunctions:
@@ -45,29 +35,19 @@ class PythonFunctions:
         def parameters(address: Any) -> np.ndarray:
             return np.ctypeslib.as_array(address, (n_params,)) if n_params else np.empty(0, dtype)
 
-        def f(du: Any, u: Any, p: Any, t: float) -> int:
-            try:
-                state(du)[...] = model.f(state(u), parameters(p), t)
-                return 0
-            except BaseException as error:  # Julia must unwind before Python may raise
-                _raised.error = error
-                return 1
+        def f(du: Any, u: Any, p: Any, t: float) -> None:
+            state(du)[...] = model.f(state(u), parameters(p), t)
 
-        def vjp(dlam: Any, dp: Any, lam: Any, u: Any, p: Any, t: float) -> int:
-            try:
-                du_bar, p_bar = model.vjp(state(lam), state(u), parameters(p), t)
-                state(dlam)[...] = du_bar
-                if n_params:
-                    parameters(dp)[...] = p_bar
-                return 0
-            except BaseException as error:
-                _raised.error = error
-                return 1
+        def vjp(dlam: Any, dp: Any, lam: Any, u: Any, p: Any, t: float) -> None:
+            du_bar, p_bar = model.vjp(state(lam), state(u), parameters(p), t)
+            state(dlam)[...] = du_bar
+            if n_params:
+                parameters(dp)[...] = p_bar
 
-        self._f = ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, ctypes.c_double)(f)
+        self._f = callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, ctypes.c_double), f)
         self._vjp = None
         if model.vjp is not None:
-            self._vjp = ctypes.CFUNCTYPE(ctypes.c_int, *[pointer] * 5, ctypes.c_double)(vjp)
+            self._vjp = callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, *[pointer] * 5, ctypes.c_double), vjp)
 
     @property
     def addresses(self) -> tuple[int, int]:
