@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .callbacks import ContinuousCallback, FunctionCallingCallback, check_callbacks
 from .engines.base import SolveOptions
 from .parameters import is_tensor
 from .problems import ODEProblem
@@ -169,6 +170,20 @@ def check_extra(extra: dict[str, Any]) -> None:
             raise TypeError(f"solve has no option {name!r}: {_REFUSED[name]}")
 
 
+def _norm(norm: Callable[[Any], float], problem: ODEProblem) -> Callable[[np.ndarray], float]:
+    """`norm` of a flat array, which it gets in the state's shape, as what the problem has."""
+
+    def flat_norm(x: np.ndarray) -> float:
+        shaped: Any = x.reshape(problem.shape)
+        if problem.is_torch:
+            import torch
+
+            shaped = torch.from_numpy(shaped)
+        return float(norm(shaped))
+
+    return flat_norm
+
+
 class ProgressBar:
     """A bar on stderr that shows how far a solve has come."""
 
@@ -201,6 +216,8 @@ def solve_options(
     save_idxs: Any = None,
     dense: bool | None = None,
     progress: Callable[[float], None] | None = None,
+    callback: Any = None,
+    internalnorm: Callable[[Any], float] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> SolveOptions:
     """All options, checked.
@@ -228,6 +245,9 @@ def solve_options(
     atol = _tolerance(atol, "atol", default_atol, problem)
     if rtol == 0 and np.any(atol == 0):
         raise ValueError("rtol and atol are both 0: no step would ever be accepted")
+    callbacks = check_callbacks(callback)
+    if internalnorm is not None and not callable(internalnorm):
+        raise TypeError(f"internalnorm must be a function of the scaled error, not {type(internalnorm).__name__}")
     if not adaptive and dt is None:
         raise ValueError("adaptive=False needs a step size: dt")
     return SolveOptions(
@@ -243,5 +263,8 @@ def solve_options(
         dense=times is None if dense is None else bool(dense),
         save_idxs=saved_entries(save_idxs, problem),
         progress=progress,
+        events=tuple(x.request(problem) for x in callbacks if isinstance(x, ContinuousCallback)),
+        steps=tuple(x.bind(problem) for x in callbacks if isinstance(x, FunctionCallingCallback)),
+        norm=None if internalnorm is None else _norm(internalnorm, problem),
         extra=dict(extra or {}),
     )

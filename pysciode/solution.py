@@ -22,6 +22,26 @@ SUCCESS = frozenset({"Success", "Terminated", "ExactSolutionLeft", "ExactSolutio
 
 
 @dataclass(frozen=True)
+class Occurrences:
+    """When an event occurred, and in which states.
+
+    Attributes
+    ----------
+    t
+        Times in their order, shape ``(k,)``.
+    u
+        The states then, before what the event did to them, shape ``(k, …)``; of a second-order or dynamical problem
+        ``(k, 2, …)``, velocities first.
+    """
+
+    t: Any
+    u: Any
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+
+@dataclass(frozen=True)
 class Statistics(Mapping[str, int]):
     """Counts of a solve, in SciML's names; also a mapping of all that the engine reported.
 
@@ -143,6 +163,19 @@ class Solution:
     @property
     def _partitioned(self) -> bool:
         return self.problem.kind in ("second_order", "dynamical")
+
+    @property
+    def events(self) -> tuple[Occurrences, ...]:
+        """What became of each :class:`~pysciode.callbacks.ContinuousCallback`, in the order in which they were given."""
+        return tuple(self._occurrences(t, u) for t, u in self._raw.events)
+
+    def _occurrences(self, t: np.ndarray, u: np.ndarray) -> Occurrences:
+        t, u = t.astype(self.problem.dtype), u.reshape(-1, *self.problem.shape)
+        if self.problem.is_torch:
+            import torch
+
+            return Occurrences(torch.from_numpy(t), torch.from_numpy(u))
+        return Occurrences(t, u)
 
     @property
     def success(self) -> bool:

@@ -48,6 +48,8 @@ def solve(
     dense: bool | None = None,
     progress: bool | Callable[[float], None] = False,
     sensealg: SensitivityAlgorithm | None = None,
+    callback: Any = None,
+    internalnorm: Callable[[Any], float] | None = None,
     throw: bool = True,
     engine: str | Engine | None = None,
     **solver_options: Any,
@@ -89,6 +91,13 @@ def solve(
         True shows a bar on stderr; a function is called with the time reached about ten times a second.
     sensealg
         How to differentiate; by default chosen from the sizes, see :func:`pysciode.sensitivity.default_sensealg`.
+    callback
+        Events: a :class:`~pysciode.callbacks.ContinuousCallback`, a
+        :class:`~pysciode.callbacks.FunctionCallingCallback` or a list of these. Where a gradient is wanted, events that
+        end the solve may be given; the time at which they do is a constant to it.
+    internalnorm
+        ``internalnorm(x)``, a number, of the scaled error in the state's shape, by which a step is accepted where it is
+        below 1; by default the root mean square. It stays in Python.
     throw
         Whether a solve that gives up raises; otherwise its partial solution is returned.
     engine
@@ -110,7 +119,7 @@ def solve(
     if not isinstance(problem, ODEProblem):
         raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
     given = (algorithm, sensealg, tstops, rtol, atol, dt, dtmin, dtmax, maxiters, adaptive, save_idxs, dense)
-    plain = progress is False and not solver_options
+    plain = progress is False and not solver_options and callback is None and internalnorm is None
     backend = get_engine(engine)
     known = recall(problem, given, saveat) if plain else None
     bar = None
@@ -138,6 +147,8 @@ def solve(
             save_idxs=save_idxs,
             dense=dense,
             progress=bar or None,
+            callback=callback,
+            internalnorm=internalnorm,
             extra=solver_options,
         )
         if plain:

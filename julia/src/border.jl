@@ -64,6 +64,10 @@ status(::Exception) = FAILED
 report_error(e, trace, report) = at_runtime(store_error, e, trace, report)::Cint
 
 function store_error(e, trace, report)
+    if e isa Union{Interrupted,InterruptException,CallbackFailed}
+        unsafe_store!(report, Report(0))  # Python has an exception of its own for these, and making a message may take seconds
+        return status(e)
+    end
     unsafe_store!(report, Report(keep_error(e, trace)))
     return status(e)
 end

@@ -38,6 +38,7 @@ function command(::Val{:register_callback}, a::Arguments, _)
     T = eltype_of(a["dtype"])
     n, np = a["n"], a["np"]
     functions = Dict{Symbol,Any}(:f! => PythonFunction{T}(Ptr{Cvoid}(UInt(a["f"]))))
+    get(a, "jac", 0) != 0 && (functions[:jac!] = PythonFunction{T}(Ptr{Cvoid}(UInt(a["jac"]))))
     if a["vjp"] != 0
         both = PythonVJP{T}(Ptr{Cvoid}(UInt(a["vjp"])), n, np)
         functions[:vjp_both!] = both

@@ -21,15 +21,14 @@ struct EventLog{T}
     index::Vector{Int}        # which event occurred
     times::Vector{T}
     states::Vector{Vector{T}} # before the affect
-    start::T
 end
 
 """
-    EventLog(events, p, start)
+    EventLog(events, p)
 
 `p` holds the parameters of every condition and affect, one after the other.
 """
-function EventLog(events::Vector{Event{T}}, p::Vector{T}, start::T) where {T}
+function EventLog(events::Vector{Event{T}}, p::Vector{T}) where {T}
     conditions, affects = Beside{T}[], Union{Nothing,Beside{T}}[]
     position = 0
     function next(model)
@@ -42,7 +41,7 @@ function EventLog(events::Vector{Event{T}}, p::Vector{T}, start::T) where {T}
         push!(affects, e.affect === nothing ? nothing : next(e.affect))
     end
     n = events[1].condition.generated.n
-    return EventLog{T}(events, conditions, affects, zeros(T, n), zeros(Int, length(events)), Int[], T[], Vector{T}[], start)
+    return EventLog{T}(events, conditions, affects, zeros(T, n), zeros(Int, length(events)), Int[], T[], Vector{T}[])
 end
 give_back(log::EventLog) = (foreach(give_back, log.conditions); foreach(give_back, log.affects))
 
@@ -68,9 +67,9 @@ function (c::EventCondition{T})(out, u, t, integrator) where {T}
     log = c.log
     for i in eachindex(log.conditions)
         value = evaluate(log, log.conditions[i], u, t)[1]
-        if value == 0 && t == log.start && integrator.t != log.start
-            # SciML overlooks what begins at zero: the side to which it leaves counts.
-            later = log.start + (integrator.t - log.start) / 100
+        if value == 0 && t == integrator.tprev && t != integrator.t
+            # SciML overlooks events in a step that begins at zero: the side to which the condition leaves counts.
+            later = t + (integrator.t - t) / 100
             value = evaluate(log, log.conditions[i], integrator(later), later)[1]
         end
         out[i] = value

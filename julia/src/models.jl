@@ -408,7 +408,7 @@ end
 """
     odefunction(inst, kind, S)
 
-The `ODEFunction` of an instance for states of element type `S`. `kind`, by what SciML is to use: `:plain` no derivative; `:vjp` the vector-Jacobian products
+The `ODEFunction` of an instance for states of element type `S`. `kind`, by what SciML is to use: `:plain` no derivative; `:jac` the Jacobian alone; `:vjp` the vector-Jacobian products
 alone; `:full` every derivative, without a Jacobian prototype; `:implicit` with a dense one, which the adjoints of implicit methods
 want and plain solves are slower with; `:sparse` with a sparse one; `:matrixfree` Jacobian-vector products instead of Jacobians.
 """
@@ -417,6 +417,7 @@ function odefunction(inst::Instance{T}, kind::Symbol, ::Type{S}=T) where {T,S}
         f = RHS{T,S}(inst)
         vjps = (; vjp=VJP{T}(inst), vjp_p=ParamVJP{T}(inst))
         kind === :plain && return ODEFunction{true,FullSpecialize}(f)
+        kind === :jac && return ODEFunction{true,FullSpecialize}(f; jac=Jacobian{T}(inst))
         kind === :vjp && return ODEFunction{true,FullSpecialize}(f; vjps...)
         times = (; tgrad=TimeGradient{T}(inst), jvp=JVP{T}(inst))
         kind === :matrixfree && return ODEFunction{true,FullSpecialize}(f; times..., vjps...)

@@ -78,7 +78,7 @@ end
 function log_likelihood!(g::Union{Nothing,Vector{Float64}}, likelihood::Likelihood, e::FittedExperiment{T}, x::Vector{Float64}) where {T}
     u0, p = replaced(e.u0, e.u0_index, x), replaced(e.p, e.p_index, x)
     all(isfinite, u0) && all(isfinite, p) || return -Inf
-    answer = dispatch(e.plan, u0, p, e.tspan, e.saveat, C_NULL)::Answer{T}
+    answer = dispatch(e.plan, u0, p, e.tspan, e.saveat, Hooks(), T[])::Answer{T}
     try
         answer.retcode in SUCCESSFUL && length(answer.t) == length(e.saveat) || return -Inf
         du = zeros(T, g === nothing ? 0 : length(u0), length(e.saveat))

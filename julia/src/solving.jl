@@ -120,7 +120,7 @@ function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, save
              event_p::Vector{T}) where {T}
     inst = checkout(plan.model)
     inst.hooks = hooks
-    log = inst.events = isempty(plan.events) ? nothing : EventLog(plan.events, event_p, tspan[1])
+    log = inst.events = isempty(plan.events) ? nothing : EventLog(plan.events, event_p)
     result = nothing
     try
         prob = odeproblem(plan, inst, u0, p, tspan)

@@ -18,13 +18,15 @@ rehearsed(np) = Generated(Rehearsal, 2, np, Dict{Symbol,Any}(
     name => getfield(Rehearsal, name) for name in FUNCTION_NAMES if isdefined(Rehearsal, name)), nothing, false)
 
 """Solve a small model the way Python does, for one element type, algorithm and sensitivity method."""
-function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pullback=false, np=2) where {T}
+function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pullback=false, np=2, event=false) where {T}
     model = hold!(MODELS, Model{T}(rehearsed(np)))
     report = Ref{Report}()
     method = sensealg === nothing ? "" : "[sensealg]\nname = \"$sensealg\"\nu0 = true\np = true\n"
+    # An event that never occurs, whose condition is the same model.
+    events = event ? "events = [{condition = $model, direction = 0, stop_after = 1}]\n" : ""
     id = send("command = \"plan\"\nmodel = $model\nalgorithm = \"$name()\"\npackages = [\"$package\"]\nodekind = \"$odekind\"\n" *
-              "reltol = 1e-4\nabstol = 1e-4\ndense = $dense\n$method", report)
-    u0, p, ts = T[1, 1], vcat(T[-1, 2], zeros(T, np - 2)), [0.5, 1.0]
+              "reltol = 1e-4\nabstol = 1e-4\ndense = $dense\n$events$method", report)
+    u0, p, ts = T[1, 1], vcat(T[-1, 2], zeros(T, np - 2), event ? T[-1, 2] : T[]), [0.5, 1.0]
     out, du0, dp = zeros(T, 4), zeros(T, 2), zeros(T, np)
     GC.@preserve u0 p ts out du0 dp report begin
         at(x) = Ptr{Cvoid}(pointer(x))
@@ -47,10 +49,11 @@ function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pull
     return nothing
 end
 
-"""Solve it without derivatives, and with dense output."""
-function rehearse_forward(::Type{T}, package, name) where {T}
+"""Solve it without derivatives, and with dense output; on request with an event."""
+function rehearse_forward(::Type{T}, package, name; event=false) where {T}
     rehearse(T, package, name, "full", nothing)
     rehearse(T, package, name, "full", nothing; dense=true)
+    event && rehearse(T, package, name, "full", nothing; event)
 end
 
 """Give a command as Python does."""
@@ -80,7 +83,7 @@ precompile(Model{Float32}, (Generated,))
     @compile_workload begin
         addresses()
         for T in (Float64, Float32)
-            rehearse_forward(T, "OrdinaryDiffEqTsit5", "Tsit5")
+            rehearse_forward(T, "OrdinaryDiffEqTsit5", "Tsit5"; event=T === Float64)
         end
         for np in (2, 6)  # dual numbers of width 4 and 8
             rehearse(Float64, "OrdinaryDiffEqTsit5", "Tsit5", "full", "ForwardDiffSensitivity"; pullback=true, np)

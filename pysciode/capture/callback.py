@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def capture_callback(f: Callable[..., Any], layout: ParameterLayout, dtype: np.dtype | type) -> CallbackModel:
-    """`f` called on NumPy arrays; it has no derivative of its own.
+    """`f` called on NumPy arrays; it has no derivative of its own but the Jacobian ``f.jac(u, p, t)``, if there is that attribute.
 
     `f` gets a copy of the state, so it may keep or change it, and parameters that can't be written to.
     """
@@ -33,7 +33,19 @@ def capture_callback(f: Callable[..., Any], layout: ParameterLayout, dtype: np.d
         result = call_model(f, roles, u if u.ndim else u[()], parameters, t, np.zeros(u.shape, dtype))
         return _checked(result, u.shape, dtype)
 
-    return CallbackModel(call, None)
+    given = getattr(f, "jac", None)
+    if not callable(given):
+        return CallbackModel(call, None)
+
+    def jac(u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:
+        n = u.size
+        matrix = given(np.array(u, dtype), layout.unflatten(np.array(p, dtype)), t)
+        matrix = np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype)
+        if matrix.shape != (n, n):
+            raise ValueError(f"the Jacobian has shape {matrix.shape}, but a state of {n} entries needs ({n}, {n})")
+        return matrix
+
+    return CallbackModel(call, None, jac)
 
 
 def _checked(result: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

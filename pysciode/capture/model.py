@@ -74,10 +74,13 @@ class CallbackModel:
         ``f(u, p, t) -> du`` on NumPy arrays of the state's own shape, and flat parameters.
     vjp
         ``vjp(lam, u, p, t) -> (dlam, dp)``, or None where the model has no derivative of its own.
+    jac
+        ``jac(u, p, t)``, the Jacobian of shape ``(n, n)``, or None where solvers must take differences.
     """
 
     f: Callable[..., Any]
     vjp: Callable[..., Any] | None
+    jac: Callable[..., Any] | None = None
 
 
 CapturedModel = ScalarModel | ArrayModel | JuliaModel | CallbackModel

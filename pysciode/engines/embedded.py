@@ -193,6 +193,10 @@ def _plan(request: SolveRequest) -> _Run:
     problem, options = request.problem, request.options
     if problem.mass_matrix is not None:
         raise EngineUnavailable("a mass matrix")
+    if options.events or options.steps:
+        raise EngineUnavailable("callbacks")
+    if options.norm is not None:
+        raise EngineUnavailable("internalnorm")
     if options.extra:
         raise EngineUnavailable(f"the solver option {next(iter(options.extra))!r}")
     algorithm = request.algorithm

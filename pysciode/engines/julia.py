@@ -19,8 +19,9 @@ import numpy as np
 from ..errors import GradientFailed, JuliaError
 from ..installation import julia_environment_is_resolved
 from .base import Engine, Pullback, RawSolution, SolveRequest
+from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
-from .julia_callback import take_exception
+from .julia_callback import norm_function, step_function
 from .julia_models import Plan, RegisteredModels, make_plan
 from .julia_runtime import start_julia
 
@@ -39,12 +40,20 @@ class _Report(ctypes.Structure):
     ]
 
 
+class _Hooks(ctypes.Structure):
+    """Mirror of `Hooks` in julia/src/polling.jl."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("progress", "step", "norm")]
+
+
 _POINTER, _INT, _DOUBLE, _STATUS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "solve": (_STATUS, _INT, _POINTER, _POINTER, _DOUBLE, _DOUBLE, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
     "fetch": (_STATUS, _INT, _POINTER, _POINTER),
     "pullback": (_STATUS, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
     "interpolate": (_STATUS, _INT, _POINTER, _INT, _INT, _POINTER, _POINTER),
+    "event_count": (_INT, _INT),
+    "fetch_events": (_STATUS, _INT, _POINTER, _POINTER, _POINTER),
     "release": (_STATUS, _INT),
     "command": (_INT, ctypes.c_char_p, ctypes.c_char_p, _POINTER),
     "error": (_INT, _INT, _POINTER, _INT),
@@ -90,7 +99,7 @@ class JuliaEngine(Engine):
         functions = {
             "ensure": api.PyGILState_Ensure,
             "release": api.PyGILState_Release,
-            "signals": api.PyErr_CheckSignals,
+            "signals": check_signals,
             "clear": api.PyErr_Clear,
         }
         self.command("connect", {k: ctypes.cast(v, ctypes.c_void_p).value for k, v in functions.items()})
@@ -111,9 +120,11 @@ class JuliaEngine(Engine):
         """
         report = _Report()
         spec = toml({"command": name, **arguments})
+        catch_what_ctypes_drops()
         handle = self._calls["command"](spec.encode(), payload.encode(), ctypes.addressof(report))
         if handle < 0:
             self._raise(-handle, report, name, ours=False)
+        raise_what_waits()
         return handle
 
     def _take_error(self, id: int) -> tuple[str, str]:
@@ -142,7 +153,7 @@ class JuliaEngine(Engine):
     def capabilities(self) -> dict[str, bool]:
         from ..sensitivity import SENSITIVITY_ALGORITHMS
 
-        features = ("stiff", "dae", "dense", "partitioned", "split", "sparse", "mass_matrix")
+        features = ("stiff", "dae", "dense", "partitioned", "split", "sparse", "mass_matrix", "events")
         return dict.fromkeys((*features, *SENSITIVITY_ALGORITHMS), True)
 
     def plan(self, request: SolveRequest) -> Plan:
@@ -150,7 +161,7 @@ class JuliaEngine(Engine):
         self.start()
         return make_plan(self.command, self._models, request)
 
-    def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer | None]:
+    def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer]:
         plan = self.plan(request)
         options = request.options
         report = _Report()
@@ -162,37 +173,54 @@ class JuliaEngine(Engine):
             saveat = options.saveat
             count = len(saveat)
             u = np.empty((count, width), dtype=dtype)
-        progress = _PROGRESS(options.progress) if options.progress is not None else None
+        hooks, keep = _hooks(request)
+        p = request.p
+        if options.events:
+            p = np.concatenate([p, *(x.flat_p() for e in options.events for x in e.problems)])
+        answer = _Answer(report, self._calls["release"])  # made first, so that Ctrl-C right after the call loses nothing
+        catch_what_ctypes_drops()
         status = self._calls["solve"](
             plan.id,
             _input(request.u0),
-            _input(request.p),
+            _input(p),
             *request.tspan,
             count,
             None if saveat is None else _input(saveat),
             None if u is None else _output(u),
-            None if progress is None else ctypes.cast(progress, ctypes.c_void_p),
+            None if hooks is None else ctypes.addressof(hooks),
             ctypes.addressof(report),
         )
         self._check(status, report, request)
-        answer = _Answer(report.answer, self._calls["release"]) if report.answer else None
         if u is not None and report.count == count:
             t = saveat
         else:
             t = np.empty(report.count, dtype=np.float64)
             u = np.empty((report.count, width), dtype=dtype)
             self._calls["fetch"](answer.id, _output(t), _output(u))
-        interpolant = partial(self._interpolate, request, answer, width) if options.dense and answer is not None else None
-        return RawSolution(t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant), answer
+        interpolant = partial(self._interpolate, request, answer, width) if options.dense and answer.id else None
+        events = self._events(request, answer) if options.events else ()
+        raw = RawSolution(
+            t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant, events=events
+        )
+        return raw, answer
+
+    def _events(self, request: SolveRequest, answer: _Answer) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        count = self._calls["event_count"](answer.id)
+        index = np.empty(count, dtype=np.int64)
+        t = np.empty(count, dtype=np.float64)
+        u = np.empty((count, request.u0.size), dtype=request.u0.dtype)
+        self._calls["fetch_events"](answer.id, _output(index), _output(t), _output(u))
+        return tuple((t[index == i], u[index == i]) for i in range(len(request.options.events)))
 
     def _pull_back(
-        self, request: SolveRequest, answer: _Answer | None, solution: RawSolution, du: np.ndarray
+        self, request: SolveRequest, answer: _Answer, solution: RawSolution, du: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         report = _Report()
         dtype = request.u0.dtype
         du = np.ascontiguousarray(du, dtype=dtype)
         du0 = np.zeros(request.u0.size, dtype=dtype)
         dp = np.zeros(request.p.size, dtype=dtype)
+        catch_what_ctypes_drops()
         status = self._calls["pullback"](answer.id, _input(du), _output(du0), _output(dp), ctypes.addressof(report))
         self._check(status, report, request)
         solution.stats.pullback = report
@@ -211,17 +239,20 @@ class JuliaEngine(Engine):
         return out
 
     def _check(self, status: int, report: _Report, request: SolveRequest) -> None:
+        if exception_waits():  # even where the solve came to an end all the same
+            status = status or _CALLBACK_FAILED
         if status != _OK:
             # What fails with another package's VJPs is that package's matter.
             ours = getattr(request.sensealg, "autojacvec", "generated") == "generated"
             self._raise(status, report, type(request.sensealg).__name__, ours)
 
     def _raise(self, status: int, report: _Report, name: str, ours: bool) -> NoReturn:
-        message, stack = self._take_error(report.error)
+        message, stack = self._take_error(report.error) if report.error else ("", "")
+        raise_what_waits()
         if status == _INTERRUPTED:
             raise KeyboardInterrupt
         if status == _CALLBACK_FAILED:
-            raise take_exception()
+            raise RuntimeError("a Python model failed, and its exception was lost")
         if status == _GRADIENT_FAILED:
             raise GradientFailed(name, message, _ADVICE.get(name, "") if ours else "") from JuliaError(message + stack)
         raise JuliaError(message) from JuliaError(stack)
@@ -262,6 +293,22 @@ class _Counts(Mapping[str, int]):
         return repr(dict(self))
 
 
+def _hooks(request: SolveRequest) -> tuple[_Hooks | None, list[Any]]:
+    """The functions that Julia calls during a solve, and what must live as long."""
+    options = request.options
+    functions = {}
+    if options.progress is not None:
+        functions["progress"] = callable_from_julia(_PROGRESS, options.progress)
+    if options.steps:
+        functions["step"] = step_function(options.steps, request.u0.size, request.u0.dtype)
+    if options.norm is not None:
+        functions["norm"] = norm_function(options.norm, request.u0.dtype)
+    if not functions:
+        return None, []
+    addresses = {name: ctypes.cast(x, ctypes.c_void_p).value for name, x in functions.items()}
+    return _Hooks(**addresses), list(functions.values())
+
+
 _julia_runs = True
 
 
@@ -271,18 +318,23 @@ def _at_exit() -> None:
 
 
 class _Answer:
-    """A solution that Julia keeps for a pullback or for dense output; forgotten there when it is here."""
+    """A solution that Julia keeps for a pullback or for dense output, if it does; forgotten there when it is here."""
 
-    __slots__ = ("id", "_release")
+    __slots__ = ("_report", "_release")
 
-    def __init__(self, id: int, release: Callable[[int], int]) -> None:
-        self.id = id
+    def __init__(self, report: _Report, release: Callable[[int], int]) -> None:
+        self._report = report
         self._release = release
+
+    @property
+    def id(self) -> int:
+        """Its handle; 0 where Julia keeps nothing."""
+        return self._report.answer
 
     def __del__(self) -> None:
         # False or, when the interpreter takes modules apart, None: Julia may be gone already.
-        if _julia_runs:
-            self._release(self.id)
+        if _julia_runs and self._report.answer:
+            self._release(self._report.answer)
 
 
 _COPIED = 4096  # bytes

@@ -3,54 +3,33 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..capture.model import CallbackModel
-
-# One thread solves one problem at a time; its exception waits here until the solve has unwound.
-_raised = threading.local()
-
-
-def take_exception() -> BaseException:
-    """The exception that a model raised during the last solve of this thread."""
-    error = getattr(_raised, "error", None)
-    _raised.error = None
-    return error if error is not None else RuntimeError("a Python model failed, and its exception was lost")
+from .calls_from_julia import callable_from_julia
 
 
 def step_function(steps: Sequence[Callable[[np.ndarray, float], None]], n: int, dtype: np.dtype) -> Any:
     """Python's functions of every step as one C function; must outlive the solve."""
-    pointer = _pointer(dtype)
 
-    def step(t: float, u: Any) -> int:
-        try:
-            for function in steps:
-                function(np.ctypeslib.as_array(u, (n,)).copy(), t)
-            return 0
-        except BaseException as error:
-            _raised.error = error
-            return 1
+    def step(t: float, u: Any) -> None:
+        for function in steps:
+            function(np.ctypeslib.as_array(u, (n,)).copy(), t)
 
-    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_double, pointer)(step)
+    return callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_double, _pointer(dtype)), step)
 
 
 def norm_function(norm: Callable[[np.ndarray], float], dtype: np.dtype) -> Any:
     """Python's norm as a C function; must outlive the solve."""
 
-    def c_norm(u: Any, n: int, out: Any) -> int:
-        try:
-            out[0] = float(norm(np.ctypeslib.as_array(u, (n,)).copy()))
-            return 0
-        except BaseException as error:
-            _raised.error = error
-            return 1
+    def c_norm(u: Any, n: int, out: Any) -> None:
+        out[0] = float(norm(np.ctypeslib.as_array(u, (n,)).copy()))
 
     arguments = (_pointer(dtype), ctypes.c_int64, ctypes.POINTER(ctypes.c_double))
-    return ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(c_norm)
+    return callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, *arguments), c_norm)
 
 
 def _pointer(dtype: np.dtype) -> Any:
@@ -80,32 +59,28 @@ class PythonFunctions:
         def parameters(address: Any) -> np.ndarray:
             return np.ctypeslib.as_array(address, (n_params,)) if n_params else np.empty(0, dtype)
 
-        def f(du: Any, u: Any, p: Any, t: float) -> int:
-            try:
-                state(du)[...] = model.f(state(u), parameters(p), t)
-                return 0
-            except BaseException as error:  # Julia must unwind before Python may raise
-                _raised.error = error
-                return 1
+        def f(du: Any, u: Any, p: Any, t: float) -> None:
+            state(du)[...] = model.f(state(u), parameters(p), t)
 
-        def vjp(dlam: Any, dp: Any, lam: Any, u: Any, p: Any, t: float) -> int:
-            try:
-                du_bar, p_bar = model.vjp(state(lam), state(u), parameters(p), t)
-                state(dlam)[...] = du_bar
-                if n_params:
-                    parameters(dp)[...] = p_bar
-                return 0
-            except BaseException as error:
-                _raised.error = error
-                return 1
+        def vjp(dlam: Any, dp: Any, lam: Any, u: Any, p: Any, t: float) -> None:
+            du_bar, p_bar = model.vjp(state(lam), state(u), parameters(p), t)
+            state(dlam)[...] = du_bar
+            if n_params:
+                parameters(dp)[...] = p_bar
 
-        self._f = ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, ctypes.c_double)(f)
+        def jac(J: Any, u: Any, p: Any, t: float) -> None:
+            np.ctypeslib.as_array(J, (n, n)).T[...] = model.jac(state(u), parameters(p), t)  # Julia has columns first
+
+        self._f = callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, ctypes.c_double), f)
+        self._jac = None
+        if model.jac is not None:
+            self._jac = callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, ctypes.c_double), jac)
         self._vjp = None
         if model.vjp is not None:
-            self._vjp = ctypes.CFUNCTYPE(ctypes.c_int, *[pointer] * 5, ctypes.c_double)(vjp)
+            self._vjp = callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, *[pointer] * 5, ctypes.c_double), vjp)
 
     @property
-    def addresses(self) -> tuple[int, int]:
-        """Of `f` and `vjp`; 0 where there is no `vjp`."""
-        f = ctypes.cast(self._f, ctypes.c_void_p).value
-        return f, 0 if self._vjp is None else ctypes.cast(self._vjp, ctypes.c_void_p).value
+    def addresses(self) -> dict[str, int]:
+        """By the function's name; 0 where there is none."""
+        functions = {"f": self._f, "vjp": self._vjp, "jac": self._jac}
+        return {name: 0 if x is None else ctypes.cast(x, ctypes.c_void_p).value for name, x in functions.items()}

@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ..sensitivity import (
 )
 from .base import EventRequest, SolveOptions, SolveRequest
 from .julia_callback import PythonFunctions
+
+if TYPE_CHECKING:
+    from ..problems import ODEProblem
 
 Command = Callable[..., int]
 """``JuliaEngine.command``."""
@@ -82,14 +85,14 @@ class RegisteredModels:
         n, n_params, dtype = request.u0.size, request.p.size, request.u0.dtype
         if isinstance(model, CallbackModel):
             functions = PythonFunctions(model, tuple(request.problem.u0.shape), n_params, dtype)
-            f, vjp = functions.addresses
-            handle = self._command("register_callback", {"dtype": dtype.name, "n": n, "np": n_params, "f": f, "vjp": vjp})
+            arguments: dict[str, Any] = {"dtype": dtype.name, "n": n, "np": n_params, **functions.addresses}
+            handle = self._command("register_callback", arguments)
             return Registered(handle, want, keep=functions)
         if isinstance(model, ScalarModel) and n * max(n, n_params) <= _SMALL:
             want = want | _ALL_SCALAR
         lowered = lower(model, dtype, n=n, n_params=n_params, want=want)
         constants = {name: np.ascontiguousarray(value).reshape(-1) for name, value in lowered.constants.items()}
-        arguments: dict[str, Any] = {
+        arguments = {
             "dtype": dtype.name,
             "n": n,
             "np": n_params,
@@ -277,7 +280,9 @@ def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | N
     model = problem.model
     adjoint = sensealg is not None and sensealg.continuous
     if isinstance(model, CallbackModel):
-        return ("vjp" if adjoint and model.vjp is not None else "plain"), frozenset({"f!"})
+        if adjoint and model.vjp is not None:
+            return "vjp", frozenset({"f!"})
+        return ("jac" if model.jac is not None and _implicit(algorithm) else "plain"), frozenset({"f!"})
     want = {"f!"}
     form = "full"
     if _implicit(algorithm):

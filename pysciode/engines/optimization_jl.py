@@ -19,6 +19,7 @@ from ..installation import require_extra
 from ..solving import choose_sensealg
 from . import get_engine
 from .base import SolveRequest
+from .calls_from_julia import callable_from_julia
 from .commands import array, where
 
 Likelihood = Literal["normal", "lognormal", "poisson", "negative_binomial"]
@@ -166,7 +167,7 @@ def minimize(
     plans = [engine.plan(request) for request in requests]
     z, trace, numbers = np.empty_like(start), np.empty(maxiters + 2), np.empty(4)
     retcode = ctypes.create_string_buffer(32)
-    watch = _Watch(progress)
+    watch = None if progress is None else callable_from_julia(_PROGRESS, progress)
     arguments = {
         "experiments": [{"plan": plan.id, **x.arguments} for plan, x in zip(plans, flat, strict=True)],
         "likelihood": likelihood,
@@ -177,7 +178,7 @@ def minimize(
         "maxiters": int(maxiters),
         "gradient_tolerance": float(gradient_tolerance),
         "value_tolerance": float(value_tolerance),
-        "progress": watch.address,
+        "progress": 0 if watch is None else ctypes.cast(watch, ctypes.c_void_p).value,
         "out": {
             "z": where(z),
             "trace": where(trace),
@@ -190,8 +191,6 @@ def minimize(
         count = engine.command("minimize", arguments)
     except GradientFailed as error:
         raise GradientFailed(type(requests[0].sensealg).__name__, error.reason) from error
-    if watch.error is not None:
-        raise watch.error
     value, iterations, evaluations, converged = numbers.tolist()
     return OptimizationResult(
         z, value, int(iterations), int(evaluations), bool(converged), retcode.value.decode(), trace[:count].copy()
@@ -282,21 +281,4 @@ def _check_observed(observed: np.ndarray, likelihood: str) -> None:
 
 
 _PROGRESS = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int64, ctypes.c_double)
-
-
-class _Watch:
-    """What Julia calls with the iteration and the value; an exception ends the search and is kept."""
-
-    def __init__(self, progress: Callable[[int, float], None] | None) -> None:
-        self.error: BaseException | None = None
-        self._progress = progress
-        self._function = None if progress is None else _PROGRESS(self._call)
-        self.address = 0 if progress is None else ctypes.cast(self._function, ctypes.c_void_p).value
-
-    def _call(self, iteration: int, value: float) -> int:
-        try:
-            self._progress(iteration, value)
-        except BaseException as error:
-            self.error = error
-            return 1
-        return 0
+"""Of the iteration and the value; unless it returns 0, the search ends."""
