@@ -25,15 +25,9 @@ class PythonFunctions:
     """
 
     def __init__(self, model: CallbackModel, shape: tuple[int, ...], n_params: int, dtype: np.dtype) -> None:
-        scalar = ctypes.c_double if dtype == np.float64 else ctypes.c_float
-        pointer = ctypes.POINTER(scalar)
-        n = int(np.prod(shape))
-
-        def state(address: Any) -> np.ndarray:
-            return np.ctypeslib.as_array(address, (n,)).reshape(shape)
-
-        def parameters(address: Any) -> np.ndarray:
-            return np.ctypeslib.as_array(address, (n_params,)) if n_params else np.empty(0, dtype)
+        state = _Arrays(shape, dtype)
+        parameters = _Arrays((n_params,), dtype)
+        pointer = ctypes.c_void_p
 
         def f(du: Any, u: Any, p: Any, t: float) -> None:
             state(du)[...] = model.f(state(u), parameters(p), t)
@@ -54,3 +48,30 @@ class PythonFunctions:
         """Of `f` and `vjp`; 0 where there is no `vjp`."""
         f = ctypes.cast(self._f, ctypes.c_void_p).value
         return f, 0 if self._vjp is None else ctypes.cast(self._vjp, ctypes.c_void_p).value
+
+
+class _Arrays:
+    """Arrays of one shape over Julia's memory.
+
+    A solver passes the same few buffers again and again, and to make an array costs more than a small model does. One that is kept
+    is used only when Julia passes its address, where there are then `shape` numbers whatever was there before.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._shape = shape
+        self._memory = (ctypes.c_double if dtype == np.float64 else ctypes.c_float) * int(np.prod(shape))
+        self._dtype = dtype
+        self._kept: dict[int, np.ndarray] = {}
+
+    def __call__(self, address: int | None) -> np.ndarray:
+        found = self._kept.get(address)  # type: ignore[arg-type]
+        return self._new(address) if found is None else found
+
+    def _new(self, address: int | None) -> np.ndarray:
+        if address is None or not self._memory._length_:
+            return np.empty(self._shape, self._dtype)
+        if len(self._kept) >= 256:
+            self._kept.clear()
+        found = np.frombuffer(self._memory.from_address(address), self._dtype).reshape(self._shape)
+        self._kept[address] = found
+        return found
