@@ -99,3 +99,7 @@ class EngineUnavailable(PysciodeError):
 
 class JuliaError(PysciodeError):
     """An exception of the Julia side, with Julia's message; its stack is in ``__cause__``."""
+
+
+class CallbackWarning(UserWarning):
+    """A function can't be captured, so the solver calls Python, which is slow; said once for each function."""

@@ -172,7 +172,7 @@ function (n::PythonNorm{T})(u::AbstractArray, t) where {T}
     values = plain_values(T, u)
     out = Ref{Float64}(0.0)
     GC.@preserve values begin
-        ccall(n.address, Cint, (Ptr{T}, Int64, Ref{Float64}), pointer(values), length(values), out) == 0 || throw(CallbackFailed())
+        ccall(n.address, Cint, (Ptr{T}, Ref{Float64}), pointer(values), out) == 0 || throw(CallbackFailed())
     end
     return T(out[])
 end

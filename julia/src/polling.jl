@@ -25,7 +25,7 @@ end
 """
 Functions of Python that a solve calls; null where there is none. Mirrored by a `ctypes.Structure`.
 
-`progress(t)`; `step(t, u) -> status` at the start and after every accepted step; `norm(u, n, out) -> status` in the place of the
+`progress(t)`; `step(t, u) -> status` at the start and after every accepted step; `norm(u, out) -> status` in the place of the
 root mean square.
 """
 struct Hooks

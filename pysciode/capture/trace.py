@@ -91,7 +91,19 @@ def trace_function(
     ValueError
         If what comes back has not the state's shape.
     """
-    roles = argument_roles(f)
+    return trace_roles(rebind(f), argument_roles(f), u_shape, n_params, unflatten, limit=limit)
+
+
+def trace_roles(
+    f: Callable[..., Any],
+    roles: tuple[str, ...],
+    u_shape: tuple[int, ...],
+    n_params: int,
+    unflatten: Callable[[Any], Any] | None = None,
+    *,
+    limit: int | None = NODE_LIMIT,
+) -> ScalarModel:
+    """`trace_function` of an `f` that is called as it stands, with arguments of these roles."""
     graph = ScalarGraph(limit)
     n = prod(u_shape)
     u = [graph.symbol(f"u[{i}]") for i in range(1, n + 1)]
@@ -100,10 +112,9 @@ def trace_function(
     state = u[0] if u_shape == () else _array(u).reshape(u_shape)
     flat_p = _array(p)
     parameters = flat_p if unflatten is None else unflatten(flat_p)
-    runnable = rebind(f)
     du = _array([None] * n).reshape(u_shape)
     try:
-        result = call_model(runnable, roles, state, parameters, t, du)
+        result = call_model(f, roles, state, parameters, t, du)
     except CaptureError:
         raise
     except Exception as error:

@@ -302,7 +302,7 @@ def _hooks(request: SolveRequest) -> tuple[_Hooks | None, list[Any]]:
     if options.steps:
         functions["step"] = step_function(options.steps, request.u0.size, request.u0.dtype)
     if options.norm is not None:
-        functions["norm"] = norm_function(options.norm, request.u0.dtype)
+        functions["norm"] = norm_function(options.norm, request.u0.size, request.u0.dtype)
     if not functions:
         return None, []
     addresses = {name: ctypes.cast(x, ctypes.c_void_p).value for name, x in functions.items()}

@@ -1,0 +1,82 @@
+"""Solutions in the form of SciPy's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.integrate import DenseOutput, OdeSolution
+from scipy.interpolate import CubicHermiteSpline
+
+from ..solution import Solution
+
+
+class DenseSolution(OdeSolution):
+    """A continuous solution: SciPy's ``OdeSolution``, over SciML's dense output.
+
+    Outside of the interval that was solved the polynomial of the nearest step is continued, which is inaccurate soon.
+
+    Parameters
+    ----------
+    solution
+        A dense solution.
+    steps
+        The times that the solver stepped on, shape ``(k + 1,)``.
+    is_complex
+        Whether the states are pairs of real and imaginary parts.
+
+    Attributes
+    ----------
+    t_min, t_max
+        The interval.
+    ts
+        `steps`.
+    interpolants
+        One ``DenseOutput`` for each step.
+    """
+
+    def __init__(self, solution: Solution, steps: np.ndarray, is_complex: bool) -> None:
+        self.ts = steps
+        self.n_segments = len(steps) - 1
+        self.ascending = bool(steps[-1] >= steps[0])
+        self.ts_sorted = steps if self.ascending else steps[::-1]
+        self.t_min, self.t_max = self.ts_sorted[0], self.ts_sorted[-1]
+        self.side = "left" if self.ascending else "right"
+        self._solution = solution
+        self._is_complex = is_complex
+
+    @property
+    def interpolants(self) -> list[DenseOutput]:
+        return [_Step(self, start, end) for start, end in zip(self.ts[:-1], self.ts[1:])]
+
+    def __call__(self, t: Any) -> np.ndarray:
+        """The states at `t`: shape ``(n,)`` for a number, ``(n, k)`` for `k` times."""
+        t = np.asarray(t, float)
+        if t.ndim > 1:
+            raise ValueError("`t` must be a float or a 1-D array.")
+        times = t.reshape(-1)
+        inside = np.clip(times, self.t_min, self.t_max)
+        y = np.ascontiguousarray(self._solution(inside))
+        outside = times != inside
+        if outside.any():
+            for end, there in ((0, times < self.t_min), (-1, times > self.t_max)):
+                if there.any():
+                    y[there] = self._beyond(end, times[there])
+        if self._is_complex:
+            y = y.view(complex)
+        return y[0] if t.ndim == 0 else y.T
+
+    def _beyond(self, end: int, times: np.ndarray) -> np.ndarray:
+        step = self.ts_sorted[:2] if end == 0 else self.ts_sorted[-2:]
+        return CubicHermiteSpline(step, self._solution(step), self._solution(step, derivative=1))(times)
+
+
+class _Step(DenseOutput):
+    """The solution over one step."""
+
+    def __init__(self, whole: DenseSolution, start: float, end: float) -> None:
+        super().__init__(start, end)
+        self._whole = whole
+
+    def _call_impl(self, t: np.ndarray) -> np.ndarray:
+        return self._whole(t)

@@ -1,0 +1,179 @@
+"""``solve_ivp`` with SciPy's signature, solved by SciML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import integrate
+
+from ..engines import get_engine
+from ..solution import Solution
+from ..solving import solve
+from .ode_result import DenseSolution
+from .scipy_arguments import Limits, Span, arguments_of, check_first_step, check_jacobian, limits_of, span_of, state_of
+from .scipy_methods import Method
+from .scipy_model import Called, model_of
+
+NO_LIMIT = 2**62
+"""SciPy counts no steps."""
+
+FINISHED = "The solver successfully reached the end of the integration interval."
+TOO_SMALL_STEP = "Required step size is less than spacing between numbers."
+
+
+def solve_ivp(
+    fun: Callable[..., Any],
+    t_span: Any,
+    y0: Any,
+    method: Any = "RK45",
+    t_eval: Any = None,
+    dense_output: bool = False,
+    events: Any = None,
+    vectorized: bool = False,
+    args: Any = None,
+    **options: Any,
+) -> Any:
+    """Solve ``dy/dt = fun(t, y)`` as ``scipy.integrate.solve_ivp`` does: same arguments, same result.
+
+    Parameters
+    ----------
+    fun
+        ``fun(t, y, *args)``, whatever its arguments are called, giving an array of y's shape. It is captured and compiled when
+        it is first seen. Numbers that it reaches (`args`, closure, globals, attributes) are parameters, read anew at each call.
+    t_span
+        Start and end; the end may lie before the start.
+    y0
+        Initial state, shape ``(n,)``, real or complex; solved in float64 or complex128.
+    method
+        ``"RK45"``, ``"RK23"``, ``"DOP853"``, ``"Radau"``, ``"BDF"``, ``"LSODA"`` or SciPy's classes of these names, each solved by
+        its relative among SciML's (:mod:`pysciode.compat.scipy_methods`); beyond SciPy, any algorithm of SciML's by its name or
+        as an object (``"Rodas5P"``, ``ps.Vern9()``). A class of your own derived from ``OdeSolver`` is run by SciPy.
+    t_eval
+        Times to save at, sorted and within `t_span`; None saves every step.
+    dense_output
+        Whether the result has ``sol``, a function of time.
+    events
+        A function ``event(t, y, *args) -> float``, or a list of them, whose zeros are found; attributes ``terminal`` (a bool or a
+        number of occurrences) and ``direction``.
+    vectorized
+        Whether `fun` takes states as columns of an array of shape ``(n, k)``.
+    args
+        A tuple of further arguments for `fun`, `events` and `jac`.
+    options
+        ``rtol`` (1e-3; of an array, the smallest entry), ``atol`` (1e-6), ``first_step``, ``max_step``, and where the method has
+        them ``min_step``, ``jac``, ``jac_sparsity``, ``lband``, ``uband``. The Jacobian comes from the captured `fun`, so `jac` is
+        only checked, and the last three say only that it is sparse. With an algorithm of SciML's, also keywords of
+        :func:`pysciode.solve`.
+
+    Returns
+    -------
+    scipy.integrate OdeResult
+        With ``t``, ``y`` of shape ``(n, n_points)``, ``sol``, ``t_events``, ``y_events``, ``nfev``, ``njev``, ``nlu``, ``status``,
+        ``message``, ``success``. A solver that gives up has status -1 and the solution so far; nothing is raised.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where SciPy raises them.
+
+    Warns
+    -----
+    CallbackWarning
+        Once for each `fun` that can't be captured (an ``if`` on the state, another library): the solver then calls Python.
+
+    Notes
+    -----
+    On the embedded engine SciPy itself is called, as it is where there is nothing to integrate (no states, or no time). What
+    a captured `fun` does beside computing (printing, counting its calls) happens while it is captured only.
+    """
+    asked = Method(method)
+    if asked.foreign is not None or get_engine().name == "embedded":
+        return _by_scipy(fun, t_span, y0, asked, method, t_eval, dense_output, events, vectorized, args, options)
+    span = span_of(t_span, t_eval)
+    extra = arguments_of(args)
+    start = state_of(y0, asked)
+    if start.size == 0 or span.start == span.end:
+        return _by_scipy(fun, t_span, y0, asked, method, t_eval, dense_output, events, vectorized, args, options)
+    limits = limits_of(options, asked, start.size)
+    model, p = model_of(fun, extra, start, span.start, vectorized)
+    check_first_step(limits.dt, span)
+    if asked.scipy_name in ("Radau", "BDF"):
+        check_jacobian(options.get("jac"), span.start, start, extra)
+    sparse = any(options.get(name) is not None for name in ("jac_sparsity", "lband", "uband"))
+    problem = model.pose(start.view(float), (span.start, span.end), p, sparse)
+    every_step = dense_output or span.t_eval is None
+    with Called(fun, extra):
+        solution = solve(
+            problem,
+            asked.algorithm,
+            saveat=None if every_step else span.t_eval,
+            dense=bool(dense_output),
+            throw=False,
+            rtol=limits.rtol,
+            atol=_of_parts(limits.atol) if model.form.is_complex else limits.atol,
+            dt=limits.dt,
+            dtmin=limits.dtmin,
+            dtmax=limits.dtmax,
+            **{"maxiters": NO_LIMIT, **limits.rest},
+        )
+    return _result(solution, span, dense_output, model.form.is_complex)
+
+
+def _by_scipy(
+    fun: Any, t_span: Any, y0: Any, asked: Method, method: Any, t_eval: Any, dense_output: Any, events: Any, vectorized: Any, args: Any,
+    options: dict[str, Any],
+) -> Any:  # fmt: skip
+    if asked.scipy_name is None and asked.foreign is None:
+        if get_engine().name == "embedded":
+            from ..errors import EngineUnavailable
+
+            raise EngineUnavailable(f"method={method!r}")
+        method = "RK45"  # for nothing to integrate, any will do
+    return integrate.solve_ivp(fun, t_span, y0, method, t_eval, dense_output, events, vectorized, args, **options)
+
+
+def _of_parts(atol: Any) -> Any:
+    """A tolerance for each complex entry, for its real and imaginary part."""
+    return np.repeat(atol, 2) if isinstance(atol, np.ndarray) else atol
+
+
+def _result(solution: Solution, span: Span, dense_output: bool, is_complex: bool) -> Any:
+    times, states = solution.t, solution.u
+    sol = None
+    if dense_output:
+        steps = times[np.append(True, np.diff(times) != 0)]
+        sol = DenseSolution(solution, steps, is_complex)
+    if span.t_eval is not None:
+        reached = abs(solution.t_reached - span.start)
+        times = span.t_eval[np.abs(span.t_eval - span.start) <= reached]
+        y = sol(times) if sol is not None else (states.view(complex) if is_complex else states).T
+        if not times.size:
+            times, y = [], []  # as SciPy has it
+    else:
+        y = (states.view(complex) if is_complex else states).T
+    counts = solution.stats.all
+    return integrate._ivp.ivp.OdeResult(
+        t=times,
+        y=y,
+        sol=sol,
+        t_events=None,
+        y_events=None,
+        nfev=counts["nf"],
+        njev=counts["njacs"],
+        nlu=counts["nw"],
+        status=0 if solution.success else -1,
+        message=_message(solution),
+        success=solution.success,
+    )
+
+
+def _message(solution: Solution) -> str:
+    from ..solving import ADVICE
+
+    if solution.success:
+        return FINISHED
+    if solution.retcode == "DtLessThanMin":
+        return TOO_SMALL_STEP
+    return f"The solver stopped at t = {solution.t_reached:g} with retcode {solution.retcode}: {ADVICE.get(solution.retcode, '')}"

@@ -1,0 +1,302 @@
+"""``fun(t, y, *args)`` as a model: captured once for each code and what it reaches, or called from the solver."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+
+from ..capture.check import check_capture
+from ..capture.model import CallbackModel, CapturedModel, ScalarModel
+from ..capture.rebind import rebind
+from ..capture.trace import trace_roles
+from ..errors import CallbackWarning
+from ..model_cache import Captured, store
+from ..parameters import ParameterLayout
+from ..problems import ODEProblem
+from ..validation import TimeSpan
+from .complex_states import Complex, pairs, parts, whole
+from .reach import NOTHING, NUMBERS, Reached, Substituted
+
+KEPT = 64
+"""Captures of one function, with different constants, that are kept; the one not used for longest goes first."""
+
+IN_PYTHON = NOTHING + 1
+"""After the levels of capture."""
+
+_ROLES = ("u", "p", "t")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a function is called: the number of states, whether they are complex, and whether as a column."""
+
+    n: int
+    is_complex: bool
+    vectorized: bool
+
+    def call(self, fun: Callable[..., Any], t: Any, y: Any, args: tuple[Any, ...]) -> np.ndarray:
+        """``fun(t, y, *args)`` on numbers, of shape ``(n,)``; what is smaller is broadcast, as SciPy does.
+
+        Raises
+        ------
+        ValueError
+            If the shapes don't fit.
+        """
+        return self._vector(fun(t, y[:, None] if self.vectorized else y, *args), complex if self.is_complex else float)
+
+    def call_on_symbols(self, fun: Callable[..., Any], t: Any, y: Any, args: tuple[Any, ...]) -> np.ndarray:
+        return self._vector(fun(t, y[:, None] if self.vectorized else y, *args), object)
+
+    def _vector(self, result: Any, dtype: type) -> np.ndarray:
+        if result is None:
+            raise TypeError("`fun` returned None: it must return the derivative of y")
+        out = np.asarray(result, dtype)
+        if self.vectorized:
+            out = out.ravel()
+        while out.ndim > 1 and out.shape[0] == 1:
+            out = out[0]
+        return out if out.shape == (self.n,) else np.broadcast_to(out, (self.n,))
+
+
+@dataclass(eq=False)
+class Model:
+    """A captured function, or one that stays in Python, as a problem whose values are filled in for each solve."""
+
+    problem: ODEProblem
+    form: Form
+    in_python: bool
+
+    def pose(self, y0: np.ndarray, span: tuple[float, float], p: np.ndarray, sparse: bool) -> ODEProblem:
+        """The problem with these values; nothing is captured or checked again."""
+        out = object.__new__(ODEProblem)
+        out.__dict__.update(self.problem.__dict__)
+        out.__dict__.update(
+            u0=y0,
+            tspan=span,
+            span=TimeSpan(*span),
+            p=p,
+            leaves=[p],
+            _flat_p=p,
+            jac_sparsity=True if sparse and not self.in_python else None,
+        )
+        return out
+
+
+class _Latest(OrderedDict):
+    """A dictionary that keeps what was used last."""
+
+    def find(self, key: Hashable) -> Any:
+        found = self.get(key)
+        if found is not None:
+            self.move_to_end(key)
+        return found
+
+    def keep(self, key: Hashable, value: Any) -> None:
+        self[key] = value
+        if len(self) > KEPT:
+            self.popitem(last=False)
+
+
+@dataclass(eq=False)
+class _Function:
+    """What is kept for one code: at which level it can be captured, and the models."""
+
+    levels: _Latest = field(default_factory=_Latest)
+    models: _Latest = field(default_factory=_Latest)
+    warned: bool = False
+
+
+_functions: weakref.WeakKeyDictionary[CodeType, _Function] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+_current = threading.local()
+
+
+def model_of(
+    fun: Callable[..., Any], args: tuple[Any, ...], y0: np.ndarray, t0: float, vectorized: bool
+) -> tuple[Model, np.ndarray]:
+    """The model of `fun`, and the values of its parameters now.
+
+    Raises
+    ------
+    Exception
+        What `fun` raises at `t0` and `y0`, if it has to be captured.
+    """
+    form = Form(y0.size, y0.dtype.kind == "c", bool(vectorized))
+    with _lock:
+        known = _known(fun)
+        reached = Reached(fun, args)
+        outline = (form, reached.key)
+        level = known.levels.find(outline)
+        if level is None:
+            model, reached, level = _capture(known, fun, args, y0, t0, form, NUMBERS)
+            known.levels.keep(outline, level)
+        elif level != IN_PYTHON:
+            reached = reached if level == NUMBERS else Reached(fun, args, level)
+            model = known.models.find((form, reached.key))
+            if model is None or (reached.opaque and _differs(model, fun, args, y0, t0, reached)):
+                model, reached, level = _capture(known, fun, args, y0, t0, form, level)
+        if level != IN_PYTHON:
+            return model, reached.flat()
+        if not known.warned:
+            known.warned = True
+            _warn(fun)
+        return _in_python(known, form), np.zeros(0)
+
+
+class Called:
+    """While it lasts, models of this thread that stayed in Python call `fun` with `args`."""
+
+    def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._now = (fun, args)
+
+    def __enter__(self) -> None:
+        self._before = getattr(_current, "call", None)
+        _current.call = self._now
+
+    def __exit__(self, *error: object) -> None:
+        _current.call = self._before
+
+
+def _known(fun: Any) -> _Function:
+    code = _code(fun)
+    if code is not None:
+        found = _functions.get(code)
+        if found is None:
+            found = _functions[code] = _Function()
+        return found
+    return store(fun).setdefault("solve_ivp", _Function())
+
+
+def _code(fun: Any) -> CodeType | None:
+    """The code that runs when `fun` is called, which functions made in a loop share."""
+    while True:
+        if isinstance(fun, FunctionType):
+            return fun.__code__
+        inner = fun.__func__ if isinstance(fun, MethodType) else getattr(fun, "func", None) or getattr(fun, "py_func", None)
+        if inner is None:
+            inner = getattr(type(fun), "__call__", None)
+            if not isinstance(inner, FunctionType):
+                return None
+        fun = inner
+
+
+def _capture(
+    known: _Function, fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: float, form: Form, least: int
+) -> tuple[Any, Reached | None, int]:
+    """The model at the first level that will do, with what was reached; or None and `IN_PYTHON`."""
+    form.call(fun, t0, y0.copy(), args)  # what is wrong with `fun` itself comes out here
+    for level in range(least, IN_PYTHON):
+        reached = Reached(fun, args, level)
+        if reached.level != level:
+            continue
+        try:
+            captured = _trace(fun, args, y0, t0, form, reached)
+        except Exception:
+            continue  # `fun` works on numbers: what it can't do is run on symbols
+        model = Model(_problem(form, captured, len(reached.flat())), form, False)
+        known.models.keep((form, reached.key), model)
+        return model, reached, level
+    return None, None, IN_PYTHON
+
+
+def _trace(fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: float, form: Form, reached: Reached) -> ScalarModel:
+    """`fun` as a formula of real numbers: complex states are pairs of them.
+
+    Raises
+    ------
+    Exception
+        If that is not possible, or the formula disagrees with `fun`.
+    """
+    values = reached.flat()
+
+    def on_symbols(u: Any, p: Any, t: Any) -> list[Any]:
+        if form.is_complex:
+            u, p, t = pairs(u), whole(p), Complex(t)
+        changed = Substituted(fun, args, reached.level, _like(reached.values, p))
+        out = form.call_on_symbols(rebind(changed.f), t, u, changed.args)
+        return parts(out) if form.is_complex else list(out)
+
+    def on_numbers(u: np.ndarray, p: Any, t: float) -> np.ndarray:
+        return _floats(form.call(fun, t, u.view(y0.dtype), args))
+
+    start = y0.view(float)
+    model = trace_roles(on_symbols, _ROLES, start.shape, values.size)
+    layout, leaves = ParameterLayout.of(values)
+    # Beside the start, where much may happen to vanish, a point near it.
+    near = start + (0.1 * np.abs(start) + 0.01) * np.random.default_rng(0).uniform(-1.0, 1.0, start.shape)
+    for u in (start, near):
+        check_capture(model, on_numbers, u, layout, leaves, t0)
+    return model
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).view(float)
+
+
+def _like(values: Sequence[Any], p: Any) -> list[Any]:
+    """The symbols of `p` in the shapes of `values`."""
+    out, start = [], 0
+    for x in values:
+        if isinstance(x, np.ndarray):
+            out.append(p[start : start + x.size].reshape(x.shape))
+            start += x.size
+        else:
+            out.append(p[start])
+            start += 1
+    return out
+
+
+def _in_python(known: _Function, form: Form) -> Model:
+    key = (form, None)
+    if key not in known.models:
+
+        def f(u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:
+            fun, args = _current.call
+            u = np.array(u)  # which it may keep or change
+            out = form.call(fun, t, u.view(complex) if form.is_complex else u, args)
+            return _floats(out) if form.is_complex else out
+
+        known.models[key] = Model(_problem(form, CallbackModel(f, None), 0), form, True)
+    return known.models[key]
+
+
+def _placeholder(u: Any, p: Any, t: Any) -> Any:
+    raise NotImplementedError  # the captured model is given; holding `fun` itself would keep it alive
+
+
+def _problem(form: Form, model: CapturedModel, n_params: int) -> ODEProblem:
+    out = object.__new__(ODEProblem)
+    out.__dict__["functions"] = (_placeholder,)
+    n = 2 * form.n if form.is_complex else form.n
+    out._prepare(_placeholder, np.zeros(n), TimeSpan(0.0, 1.0), np.zeros(n_params), "auto", None, None, None, [])
+    out.__dict__.update(captured=Captured(lambda: model), _captured_key=None)
+    return out
+
+
+def _differs(model: Model, fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: float, reached: Reached) -> bool:
+    """Whether a model made from an object that can't be looked into gives something else than `fun` does now."""
+    from ..lowering.python import evaluate
+
+    captured = model.problem.model
+    found = evaluate(captured, y0.view(float), reached.flat(), t0)
+    expected = _floats(model.form.call(fun, t0, y0.copy(), args))
+    return not np.allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max(initial=0.0), equal_nan=True)
+
+
+def _warn(fun: Any) -> None:
+    name = getattr(fun, "__qualname__", type(fun).__name__)
+    warnings.warn(
+        f"{name} can't be turned into a formula, so the solver calls Python: right, but 10 to 100 times slower than it could be. "
+        "What stands in the way is most often an `if` on the state or the time (np.where is captured), or a function of another library; "
+        "pysciode.ODEProblem(…).model says which line.",
+        CallbackWarning,
+        stacklevel=4,
+    )
