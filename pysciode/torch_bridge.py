@@ -44,6 +44,8 @@ def solve_torch(
         call.run()
         states = call.states()
     else:
+        if options.events:
+            _check_events(options, in_transform)
         sensealg = choose_sensealg(sensealg, problem, algorithm, engine)
         if save_idxs is not None:
             # Adjoints are of whole states; which of them are wanted is torch's matter then.
@@ -129,10 +131,27 @@ class _Call:
         )
         if self.sensealg is None:
             self.raw = self.engine.solve(self.request)
+        elif self.options.events:
+            self._solve_up_to_event()
         else:
             self.raw, self.pullback = self.engine.solve_with_pullback(self.request)
             if self.raw.retcode not in SUCCESS and not self.sensealg.continuous:
                 self._try_without_derivatives()
+
+    def _solve_up_to_event(self) -> None:
+        """Find the events first: up to the last time that was saved then, they change nothing."""
+        found = self.raw = self.engine.solve(replace(self.request, sensealg=None, wants=frozenset()))
+        if found.retcode not in SUCCESS:
+            return
+        if not len(found.t):
+            self.pullback = lambda du: (np.zeros_like(self.request.u0), np.zeros_like(self.request.p))
+            return
+        # Times are in the solve's precision.
+        end = max(found.t[-1], found.t_reached, key=lambda t: abs(t - self.request.tspan[0]))
+        options = replace(self.options, saveat=found.t, events=(), steps=())
+        request = replace(self.request, tspan=(self.request.tspan[0], end), options=options)
+        again, self.pullback = self.engine.solve_with_pullback(request)
+        self.raw = replace(again, retcode=found.retcode, events=found.events) if again.retcode in SUCCESS else again
 
     def _try_without_derivatives(self) -> None:
         """A method that carries derivatives through the solve may fail by them alone: then the solution still counts."""
@@ -229,8 +248,26 @@ class _Call:
             last = flow(len(at) - 1) if not self.times_given and at[-1] == span.end else 0.0
             found.append(span.end_tensor.new_tensor(last))
         if moves[2]:
-            found.append(torch.tensor([flow(i) for i in range(len(at))], dtype=self.problem.u0.dtype))
+            later = [0.0] * (len(self.options.saveat) - len(at))  # than an event that ended the solve
+            found.append(torch.tensor([*(flow(i) for i in range(len(at))), *later], dtype=self.problem.u0.dtype))
         return found
+
+
+def _check_events(options: SolveOptions, in_transform: bool) -> None:
+    """Refuse what a gradient can't see through.
+
+    Raises
+    ------
+    ValueError
+        For events that change the state, and inside torch.func.
+    """
+    if any(event.affect is not None for event in options.events):
+        raise ValueError(
+            "callback: no gradient passes through an event that changes the state. Solve up to the event "
+            "(terminal=True, or odeint_event, whose time has a gradient too), change the state in torch, and go on from there"
+        )
+    if in_transform:
+        raise ValueError("callback: events can't be used inside torch.func transformations")
 
 
 def _name_bad_leaf(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> None:

@@ -21,6 +21,8 @@ struct EventLog{T}
     index::Vector{Int}        # which event occurred
     times::Vector{T}
     states::Vector{Vector{T}} # before the affect
+    latest::Vector{T}         # of each event, its latest time, and the sign of its condition from then on
+    after::Vector{T}
 end
 
 """
@@ -41,7 +43,8 @@ function EventLog(events::Vector{Event{T}}, p::Vector{T}) where {T}
         push!(affects, e.affect === nothing ? nothing : next(e.affect))
     end
     n = events[1].condition.generated.n
-    return EventLog{T}(events, conditions, affects, zeros(T, n), zeros(Int, length(events)), Int[], T[], Vector{T}[])
+    m = length(events)
+    return EventLog{T}(events, conditions, affects, zeros(T, n), zeros(Int, m), Int[], T[], Vector{T}[], fill(T(NaN), m), zeros(T, m))
 end
 give_back(log::EventLog) = (foreach(give_back, log.conditions); foreach(give_back, log.affects))
 
@@ -66,6 +69,11 @@ end
 function (c::EventCondition{T})(out, u, t, integrator) where {T}
     log = c.log
     for i in eachindex(log.conditions)
+        if abs(t - log.latest[i]) <= 1000eps(t)
+            # Where two events all but coincide, SciML would find the first again after the second, and so on for ever.
+            out[i] = log.after[i] * eps(one(T))
+            continue
+        end
         value = evaluate(log, log.conditions[i], u, t)[1]
         if value == 0 && t == integrator.tprev && t != integrator.t
             # SciML overlooks events in a step that begins at zero: the side to which the condition leaves counts.
@@ -95,6 +103,8 @@ function occur!(log::EventLog{T}, integrator, found) where {T}
     changed = false
     for (i, direction) in found
         e = log.events[i]
+        log.latest[i] = integrator.t
+        log.after[i] = direction
         e.direction == 0 || e.direction == direction || continue
         log.counts[i] += 1
         push!(log.index, i)
@@ -107,13 +117,28 @@ function occur!(log::EventLog{T}, integrator, found) where {T}
         end
         log.counts[i] == e.stop_after && SciMLBase.terminate!(integrator)
     end
-    unmodified_unless(changed, integrator)
+    set_modified!(integrator, changed)
+    changed && look_ahead!(log, integrator)
+    return nothing
+end
+
+"""After a change of state: to which side do the conditions of the events that occurred now go?"""
+function look_ahead!(log::EventLog{T}, integrator) where {T}
+    u, t = integrator.u, integrator.t
+    du = similar(u)
+    integrator.f(du, u, integrator.p, t)
+    ahead = T(1e-6) * SciMLBase.get_proposed_dt(integrator)
+    later = flat(u) .+ ahead .* flat(du)
+    for i in eachindex(log.latest)
+        log.latest[i] == t || continue
+        value = evaluate(log, log.conditions[i], later, t + ahead)[1]
+        value == 0 || (log.after[i] = sign(value))
+    end
     return nothing
 end
 
 # Called so on line 7; line 6 has the older name only.
 const set_modified! = isdefined(SciMLBase, :derivative_discontinuity!) ? SciMLBase.derivative_discontinuity! : SciMLBase.u_modified!
-unmodified_unless(changed::Bool, integrator) = set_modified!(integrator, changed)
 
 """
     event_callback(log, save)

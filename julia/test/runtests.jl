@@ -70,7 +70,7 @@ function make(model; alg="Tsit5()", package="OrdinaryDiffEqTsit5", odekind=:full
 end
 
 dispatch(plan, saveat; u0=U0, p=P, tspan=(0.0, 10.0)) =
-    PySciODE.dispatch(plan, copy(u0), copy(p), tspan, collect(saveat), C_NULL)
+    PySciODE.dispatch(plan, copy(u0), copy(p), tspan, collect(saveat), PySciODE.Hooks(), Float64[])
 
 # The invariant of Lotka-Volterra: an answer that no solver gives by construction.
 invariant(u) = P[4] * u[1] - P[3] * log(u[1]) + P[2] * u[2] - P[1] * log(u[2])
@@ -154,6 +154,7 @@ end
 
     PySciODE.require("SciMLSensitivity")
     include("adjoints.jl")
+    include("events.jl")
     include("objective.jl")
     installed(package) = Base.identify_package(package) !== nothing
     installed("OptimizationOptimJL") ? include("optimization.jl") : @info "OptimizationOptimJL is not here: not tested"
