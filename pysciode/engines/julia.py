@@ -11,6 +11,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ from .base import Engine, Pullback, RawSolution, SolveRequest
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
 from .julia_models import Plan, RegisteredModels, make_plan
-from .julia_runtime import start_julia
+from .julia_runtime import keep_threads_safe, start_julia
 
 _OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED = range(5)
 _STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp", "allocated")
@@ -72,6 +73,7 @@ class JuliaEngine(Engine):
     def start(self) -> None:
         """Start Julia, unless it runs."""
         if self._process == os.getpid():
+            keep_threads_safe()
             return
         start_julia()  # also where a forked child is told that it can't
         with self._lock:
@@ -95,6 +97,8 @@ class JuliaEngine(Engine):
         }
         self.command("connect", {k: ctypes.cast(v, ctypes.c_void_p).value for k, v in functions.items()})
         atexit.register(_at_exit)  # runs before juliacall's own, which was registered earlier and ends Julia
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_at_exit)
         self._models = RegisteredModels(self.command)
 
     def command(self, name: str, arguments: dict[str, Any], payload: str = "") -> int:
@@ -185,7 +189,10 @@ class JuliaEngine(Engine):
             t = np.empty(report.count, dtype=np.float64)
             u = np.empty((report.count, width), dtype=dtype)
             self._calls["fetch"](answer.id, _output(t), _output(u))
-        interpolant = partial(self._interpolate, request, answer, width) if options.dense and answer.id else None
+        interpolant = None
+        if options.dense and answer.id:
+            keeps_it = request.sensealg is None or request.sensealg.continuous
+            interpolant = partial(self._interpolate, request, answer, width) if keeps_it else self._solved_again(request)
         return RawSolution(t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant), answer
 
     def _pull_back(
@@ -213,6 +220,19 @@ class JuliaEngine(Engine):
         )
         self._check(status, report, request)
         return out
+
+    def _solved_again(self, request: SolveRequest) -> Callable[[np.ndarray, int], np.ndarray]:
+        """Dense output of a solve that carries derivatives, which keeps none: that of one without, made when it is wanted."""
+        # The arrays may be memory of tensors that an optimiser changes.
+        plain = replace(request, u0=request.u0.copy(), p=request.p.copy(), sensealg=None, wants=frozenset())
+        found: list[RawSolution] = []
+
+        def interpolant(times: np.ndarray, derivative: int) -> np.ndarray:
+            if not found:
+                found.append(self.solve(plain))
+            return found[0].interpolant(times, derivative)
+
+        return interpolant
 
     def _check(self, status: int, report: _Report, request: SolveRequest) -> None:
         if exception_waits():  # even where the solve came to an end all the same
