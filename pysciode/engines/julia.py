@@ -11,6 +11,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, chec
 from .commands import toml
 from .julia_callback import norm_function, step_function
 from .julia_models import Plan, RegisteredModels, make_plan
-from .julia_runtime import start_julia
+from .julia_runtime import keep_threads_safe, start_julia
 
 _OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED = range(5)
 _STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp", "allocated")
@@ -81,6 +82,7 @@ class JuliaEngine(Engine):
     def start(self) -> None:
         """Start Julia, unless it runs."""
         if self._process == os.getpid():
+            keep_threads_safe()
             return
         start_julia()  # also where a forked child is told that it can't
         with self._lock:
@@ -104,6 +106,8 @@ class JuliaEngine(Engine):
         }
         self.command("connect", {k: ctypes.cast(v, ctypes.c_void_p).value for k, v in functions.items()})
         atexit.register(_at_exit)  # runs before juliacall's own, which was registered earlier and ends Julia
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_at_exit)
         self._models = RegisteredModels(self.command)
 
     def command(self, name: str, arguments: dict[str, Any], payload: str = "") -> int:
@@ -197,7 +201,10 @@ class JuliaEngine(Engine):
             t = np.empty(report.count, dtype=np.float64)
             u = np.empty((report.count, width), dtype=dtype)
             self._calls["fetch"](answer.id, _output(t), _output(u))
-        interpolant = partial(self._interpolate, request, answer, width) if options.dense and answer.id else None
+        interpolant = None
+        if options.dense and answer.id:
+            keeps_it = request.sensealg is None or request.sensealg.continuous
+            interpolant = partial(self._interpolate, request, answer, width) if keeps_it else self._solved_again(request)
         events = self._events(request, answer) if options.events else ()
         raw = RawSolution(
             t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant, events=events
@@ -237,6 +244,19 @@ class JuliaEngine(Engine):
         )
         self._check(status, report, request)
         return out
+
+    def _solved_again(self, request: SolveRequest) -> Callable[[np.ndarray, int], np.ndarray]:
+        """Dense output of a solve that carries derivatives, which keeps none: that of one without, made when it is wanted."""
+        # The arrays may be memory of tensors that an optimiser changes.
+        plain = replace(request, u0=request.u0.copy(), p=request.p.copy(), sensealg=None, wants=frozenset())
+        found: list[RawSolution] = []
+
+        def interpolant(times: np.ndarray, derivative: int) -> np.ndarray:
+            if not found:
+                found.append(self.solve(plain))
+            return found[0].interpolant(times, derivative)
+
+        return interpolant
 
     def _check(self, status: int, report: _Report, request: SolveRequest) -> None:
         if exception_waits():  # even where the solve came to an end all the same

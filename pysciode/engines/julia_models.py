@@ -24,6 +24,7 @@ from ..sensitivity import (
 )
 from .base import EventRequest, SolveOptions, SolveRequest
 from .julia_callback import PythonFunctions
+from .julia_runtime import julia_runs
 
 if TYPE_CHECKING:
     from ..problems import ODEProblem
@@ -105,8 +106,11 @@ class RegisteredModels:
         return Registered(self._command("register", arguments, lowered.source), want)
 
     def _forget(self, key: tuple[int, str]) -> None:
-        with self._lock:
-            for registered in self._known.pop(key, []):
+        # Without the lock: this comes with garbage collection, at any time, and nobody else can still be at that model. A thread that
+        # waited here while Julia called Python in it would keep the one that has the lock from its own garbage collection in Julia.
+        generations = self._known.pop(key, [])
+        if julia_runs():
+            for registered in generations:
                 for plan in registered.plans:
                     self._command("release_plan", {"handle": plan})
                 self._command("release_model", {"handle": registered.handle})

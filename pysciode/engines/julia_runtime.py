@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -18,6 +19,9 @@ from ..installation import JULIA_PACKAGE, julia_environment_is_resolved, resolve
 
 _lock = threading.Lock()
 _started: tuple[int, Any] | None = None
+_stops_threads: dict[int, bytes] = {}
+"""What Julia does at the signals by which it stops threads for garbage collection, as the system has it."""
+_faulthandler_was_on: bool | None = None
 
 
 def start_julia() -> Any:
@@ -64,7 +68,39 @@ def _start() -> Any:
         reason = str(error).strip().splitlines()[0]
         raise EngineUnavailable("The Julia engine", f"{JULIA_PACKAGE} does not load ({reason})") from error
     _rest_safe(juliacall.Main.seval)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_leave_julia_alone)
+    if hasattr(signal, "pthread_sigmask"):
+        _stops_threads.update((number, _action(number)) for number in (signal.SIGSEGV, signal.SIGBUS))
     return module
+
+
+def julia_runs() -> bool:
+    """Whether Julia was started in this very process, and not only in one that this was forked from."""
+    return _started is not None and _started[0] == os.getpid()
+
+
+def _leave_julia_alone() -> None:
+    """In a forked child nothing may enter Julia, not even to end it: its other threads are gone, with the locks that they held."""
+    global _lock
+    _lock = threading.Lock()
+    juliacall = sys.modules["juliacall"]
+    juliacall.CONFIG["lib"].jl_atexit_hook = lambda code: None
+    # What refers to Julia objects must never be deallocated.
+    for kept in (_started, *vars(juliacall).values()):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+
+
+def keep_threads_safe() -> None:
+    """Give Julia back the signals that ``faulthandler``, switched on or off since Julia's start, has taken; a crash would follow
+    when threads solve and one of them collects garbage. Cheap where nothing was switched."""
+    global _faulthandler_was_on
+    if faulthandler.is_enabled() is _faulthandler_was_on:
+        return
+    _faulthandler_was_on = faulthandler.is_enabled()
+    for number, action in _stops_threads.items():
+        if _action(number) != action:
+            _set_action(number, action)
 
 
 def _rest_safe(seval: Callable[[str], Any]) -> None:
@@ -80,7 +116,17 @@ def _rest_safe(seval: Callable[[str], Any]) -> None:
     )
     before = ctypes.PYFUNCTYPE(ctypes.c_int8, ctypes.c_void_p)(enter)(thread)
     back = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int8)(leave)
-    atexit.register(back, thread, before)  # runs before juliacall's own, which ends Julia by a plain call
+    started_by = threading.get_ident()
+
+    def prepare_the_end() -> None:
+        if not julia_runs():
+            return
+        if threading.get_ident() == started_by:
+            back(thread, before)
+        else:
+            seval("nothing")  # makes this thread one of Julia's, which ending it takes for granted
+
+    atexit.register(prepare_the_end)  # runs before juliacall's own, which ends Julia by a plain call
 
 
 def _set_options() -> None:
@@ -92,21 +138,41 @@ def _set_options() -> None:
     os.environ.setdefault("PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION", "no")
 
 
+_OF_JULIA = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP", "SIGUSR2")
+"""Signals that Julia needs itself: to stop threads for garbage collection, to throw exceptions, and to report crashes."""
+_SIZE_OF_SIGACTION = 512  # bytes; at least, on any system
+
+
+def _action(number: int) -> bytes:
+    """What happens at a signal, as the system has it: signal.signal sees Python's part only, and works in the main thread only."""
+    action = ctypes.create_string_buffer(_SIZE_OF_SIGACTION)
+    ctypes.CDLL(None).sigaction(ctypes.c_int(number), None, action)
+    return action.raw
+
+
+def _set_action(number: int, action: bytes) -> None:
+    ctypes.CDLL(None).sigaction(ctypes.c_int(number), action, None)
+
+
 @contextmanager
 def _pythons_signal_handlers() -> Iterator[None]:
     """Keep what Python handles, Ctrl-C above all.
 
-    Julia blocks SIGINT, SIGTERM and others in every thread, replaces their handlers, and waits for them in a thread of
-    its own, which would end the process.
+    Julia blocks SIGINT, SIGTERM and others in the thread that starts it and those which that starts, replaces their handlers, and
+    waits for them in a thread of its own, which would end the process.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    yield
-    for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()) - mask:
-        if callable(handlers.get(number)):
-            signal.signal(number, handlers[number])
-    # All of it, also what has no handler: child processes inherit the mask, and one that blocks SIGTERM can't be ended.
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    kept = signal.valid_signals() - {getattr(signal, name, None) for name in _OF_JULIA}
+    if callable(signal.getsignal(signal.SIGUSR2)):
+        kept.add(signal.SIGUSR2)  # Julia has it for profiles only, and jobs are told to save a checkpoint by it
+    actions = {number: _action(number) for number in kept}
+    try:
+        yield
+    finally:
+        for number, action in actions.items():
+            _set_action(number, action)
+        # All of it, also what has no handler: child processes inherit the mask, and one that blocks SIGTERM can't be ended.
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
