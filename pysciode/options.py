@@ -230,6 +230,9 @@ def solve_options(
     if extra:
         check_extra(extra)
     start, end = problem.tspan
+    callbacks = check_callbacks(callback)
+    if internalnorm is not None and not callable(internalnorm):
+        raise TypeError(f"internalnorm must be a function of the scaled error, not {type(internalnorm).__name__}")
     default_rtol, default_atol = DEFAULT_TOLERANCES[problem.dtype]
     times = save_times(saveat, start, end)
     if tstops is not None:
@@ -245,9 +248,6 @@ def solve_options(
     atol = _tolerance(atol, "atol", default_atol, problem)
     if rtol == 0 and np.any(atol == 0):
         raise ValueError("rtol and atol are both 0: no step would ever be accepted")
-    callbacks = check_callbacks(callback)
-    if internalnorm is not None and not callable(internalnorm):
-        raise TypeError(f"internalnorm must be a function of the scaled error, not {type(internalnorm).__name__}")
     if not adaptive and dt is None:
         raise ValueError("adaptive=False needs a step size: dt")
     return SolveOptions(
