@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,16 @@ def store(f: Any) -> _Store:
     return found
 
 
+ADAPTER = "_pysciode_adapter"
+"""Attribute of a function that only brings another one into the form ``f(u, p, t)``: an object with `func`, the other function,
+``fingerprint()`` and ``tensors()``, which say what `func` depends on."""
+
+
+def adapter_of(f: Any) -> Any:
+    """The :data:`ADAPTER` of `f`, or None."""
+    return getattr(f, "__dict__", {}).get(ADAPTER)
+
+
 class _Same:
     """An object that equals itself alone; held, so that no other one can come to have its number."""
 
@@ -105,7 +115,8 @@ class _Same:
 
 def fingerprint(f: Any) -> Hashable:
     """What a capture of `f` bakes in and can be seen cheaply: globals, closure cells and default arguments of a function,
-    and the layers of a module, their modes, buffers and frozen parameters.
+    and the layers of a module, their modes, hooks, buffers and frozen parameters, and their attributes that are floats, bools or
+    strings (integers may count calls).
 
     A plain number is compared by value and a tensor by its version too; so ``K = 0.3`` changed to ``K = 0.4`` between two
     problems gives a new capture, as do new weights in a frozen network. Other things are compared by identity: arrays and
@@ -113,6 +124,9 @@ def fingerprint(f: Any) -> Hashable:
     """
     if is_module(f):
         return _seen(f)
+    adapter = adapter_of(f)
+    if adapter is not None:
+        return adapter.fingerprint()
     if isinstance(f, types.MethodType):
         return (_seen(f.__self__), fingerprint(f.__func__))
     code = getattr(f, "__code__", None)
@@ -135,11 +149,23 @@ def _seen(value: Any) -> Hashable:
         return (type(value).__name__, repr(value))
     if is_module(value):
         frozen = [x._version for x in value.parameters() if not x.requires_grad]
-        layers = [y for x in value.modules() for y in (_Same(x), x.training)]
+        layers = [y for x in value.modules() for y in (_Same(x), *_state_of(x))]
         return (*layers, *frozen, *(x._version for x in value.buffers()))
     if is_tensor(value):
         return (_Same(value), value.requires_grad, 0 if value.requires_grad else value._version)
     return _Same(value)
+
+
+def _state_of(module: Any) -> Iterator[Hashable]:
+    """Of one layer: its mode, numbers and strings among its attributes, and its hooks."""
+    for name, value in module.__dict__.items():
+        kind = type(value)
+        if kind is bool or kind is str:
+            yield name, value
+        elif kind is float:  # not integers: many modules count their calls
+            yield name, repr(value)
+        elif name in ("_forward_hooks", "_forward_pre_hooks", "forward"):
+            yield from map(_Same, value.values() if isinstance(value, dict) else (value,))
 
 
 def is_plain(f: Any) -> bool:

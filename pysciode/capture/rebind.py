@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..model_cache import adapter_of
 from .graph import Scalar
 from .numpy_protocol import ScalarArray, apply_op, scalar_method
 from .sparse import SparseOperator, is_sparse
@@ -302,7 +303,8 @@ def _global_names(code: CodeType) -> frozenset[str] | None:
 
 def mentions_torch(f: Callable[..., Any]) -> bool:
     """Whether `f`, or a function of the user's that it calls, names anything of torch's."""
-    return _mentions_torch(f, set())
+    adapter = adapter_of(f)
+    return _mentions_torch(f if adapter is None else adapter.func, set())
 
 
 def _mentions_torch(x: Any, seen: set[int]) -> bool:

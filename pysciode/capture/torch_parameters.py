@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import CaptureError
+from ..model_cache import adapter_of
 
 
 def discover_parameters(f: Any) -> dict[str, torch.Tensor]:
@@ -19,6 +20,9 @@ def discover_parameters(f: Any) -> dict[str, torch.Tensor]:
     Looks into modules, closures, the globals that the code names, bound objects, default arguments, ``functools.partial`` and
     containers of these.  Tied parameters appear under their first name.
     """
+    adapter = adapter_of(f)
+    if adapter is not None:
+        return dict(adapter.tensors())
     found: dict[str, torch.Tensor] = {}
     known: set[int] = set()
     for name, tensor in _reach(f, "", set(), 0):
