@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .solution import Solution
@@ -12,6 +12,16 @@ INSTALL_COMMAND = "python -m pysciode install"
 
 class PysciodeError(Exception):
     """Base class of the errors that pysciode raises beside ``ValueError`` and ``TypeError``."""
+
+    def __reduce__(self) -> tuple:
+        # Worker processes hand errors over pickled. Of itself a pickle would call the class with the message alone.
+        return (_restored, (type(self), self.args, self.__dict__))
+
+
+def _restored(kind: type[PysciodeError], args: tuple, state: dict[str, Any]) -> PysciodeError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class CaptureError(PysciodeError):
@@ -99,6 +109,10 @@ class EngineUnavailable(PysciodeError):
 
 class JuliaError(PysciodeError):
     """An exception of the Julia side, with Julia's message; its stack is in ``__cause__``."""
+
+
+class FallbackWarning(UserWarning):
+    """A stand-in hands a call to the library that it stands in for, or leaves an option out; the message says why."""
 
 
 class CallbackWarning(UserWarning):

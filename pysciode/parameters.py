@@ -156,6 +156,9 @@ class ParameterLayout:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple:
+        return (ParameterLayout, (self.tree, self.modules))  # hashes of strings differ from process to process
+
     @cached_property
     def _hash(self) -> int:
         return hash((self.tree, self.modules))
@@ -261,5 +264,5 @@ def flat_array(leaves: Sequence[Any], dtype: Any) -> np.ndarray:
 
 def _flat(x: Any, dtype: Any) -> np.ndarray:
     if is_tensor(x):
-        x = x.detach().numpy()
+        x = x.numpy(force=True)
     return np.ascontiguousarray(x, dtype).reshape(-1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .model_cache import Captured, fingerprint, is_plain, store
 from .parameters import ParameterLayout, flat_array, is_tensor
-from .validation import TimeSpan, check_function, check_leaves, check_matrix, check_time_span, state_of
+from .validation import TimeSpan, check_function, check_leaves, check_matrix, check_resolution, check_time_span, state_of
 
 if TYPE_CHECKING:
     from .capture.model import CapturedModel
@@ -124,6 +124,7 @@ class ODEProblem:
         if jac_sparsity is not None and jac_sparsity is not True:
             check_matrix(jac_sparsity, n, "jac_sparsity")
         span = tspan if isinstance(tspan, TimeSpan) else check_time_span(tspan)
+        check_resolution(span, dtype)
         if not is_torch:
             # Problems don't change, so the flat vector can be made once; tensors may be updated in place by an optimiser.
             flat = flat_array(leaves, dtype).copy()
@@ -156,6 +157,19 @@ class ODEProblem:
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a problem does not change; make another with remake(problem, {name}=…)")
+
+    def __copy__(self) -> ODEProblem:
+        out = object.__new__(type(self))
+        out.__dict__.update(self.__dict__)
+        return out
+
+    def __reduce__(self) -> tuple:
+        """Pickles and deep copies are made anew from the arguments: what was captured and compiled stays here."""
+        values = self.layout.n_leaves
+        if any(x is not y for x, (_, y) in zip(self.leaves[values:], self._modules, strict=True)):
+            raise TypeError("a problem whose modules' parameters are stood in for by other values can't be pickled")
+        arguments = {key: self._argument(key) for key in self._arguments}
+        return (_remade, (type(self), arguments | {"p": self.layout.rebuild(self.leaves[:values])}))
 
     def __repr__(self) -> str:
         title = f" {self.name!r}" if self.name else ""
@@ -257,6 +271,10 @@ class ODEProblem:
         return build
 
 
+def _remade(kind: type[ODEProblem], arguments: dict[str, Any]) -> ODEProblem:
+    return kind(**arguments)
+
+
 def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
     """A problem like `problem`, with some of its arguments changed; its captured model is kept where it still fits.
 
@@ -347,6 +365,14 @@ def with_values(problem: ODEProblem, u0: Any, p: Any) -> ODEProblem:
         u0=u0, leaves=leaves, tensors=leaves, captured=captured, is_torch=True, _flat_p=None, _values=None
     )
     return out
+
+
+def posed(f: Any, u0: Any, tspan: Any, modules: list[tuple[str, Any]], capture: str = "auto") -> ODEProblem:
+    """An `ODEProblem` without `p`, for which it is known already what :func:`module_parameters` finds."""
+    problem = object.__new__(ODEProblem)
+    problem.__dict__["functions"] = (f,)
+    problem._prepare(f, u0, tspan, None, capture, None, None, None, modules)
+    return problem
 
 
 def module_parameters(f: Any) -> list[tuple[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -190,6 +191,24 @@ class Solution:
         """The last time that the solver accepted; the end of the time span, if all went well."""
         return self._raw.t_reached
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the numbers. Gradients and dense output stay in the process that solved."""
+        raw = replace(self._raw, u=self._raw.u[:0], stats=dict(self._raw.stats), interpolant=None)
+        return self.__dict__ | {"_raw": raw, "_times": _detached(self.t), "_states": _detached(self._states)}
+
+    def __copy__(self) -> Solution:
+        out = object.__new__(type(self))
+        out.__dict__.update(self.__dict__)
+        return out
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Solution:
+        """Like a pickle, but with dense output, and over the same problem, which does not change."""
+        memo[id(self.problem)] = self.problem
+        out = memo[id(self)] = object.__new__(type(self))
+        out.__dict__.update(deepcopy(self.__getstate__(), memo))
+        out._raw.interpolant = self._raw.interpolant
+        return out
+
     def __len__(self) -> int:
         return len(self.t)
 
@@ -232,7 +251,9 @@ class Solution:
             raise ValueError(f"derivative must be 0 or 1, not {derivative!r}")
         interpolant = self._raw.interpolant
         if interpolant is None:
-            raise ValueError("no dense output was kept: solve with dense=True (the default only where saveat is None)")
+            raise ValueError(
+                "no dense output was kept: solve with dense=True (the default only where saveat is None); pickles have none"
+            )
         times = np.asarray(t.detach() if is_tensor(t) else t, dtype=np.float64)
         low, high = sorted((self.problem.tspan[0], self.t_reached))
         slack = 1e-12 * max(abs(low), abs(high))
@@ -318,6 +339,10 @@ class Solution:
         if len(names) <= 12:
             ax.legend()
         return ax
+
+
+def _detached(x: Any) -> Any:
+    return x.detach() if is_tensor(x) else x
 
 
 def _numpy(x: Any) -> np.ndarray:

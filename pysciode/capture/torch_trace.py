@@ -10,6 +10,9 @@ import torch.fx
 import torch.fx.traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..errors import CaptureError
+from .torch_source import IN_PLACE, user_line
+
 
 class quiet_torch:
     """Settings that keep a trace to ordinary operations: no fused attention or encoder kernels."""
@@ -32,10 +35,22 @@ def make_graph(f: Callable[..., Any], inputs: Sequence[torch.Tensor], **options:
 
 
 def pure(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> torch.fx.GraphModule:
-    """`graph` without in-place operations: assignments to slices become functions of the whole."""
-    if any(mutates(node) for node in graph.graph.nodes):
+    """`graph` without in-place operations: assignments to slices become functions of the whole.
+
+    Raises
+    ------
+    CaptureError
+        If what is changed is a tensor of the model itself.
+    """
+    changing = next((node for node in graph.graph.nodes if mutates(node)), None)
+    if changing is None:
+        return graph
+    try:
         return make_graph(torch.func.functionalize(replay(graph)), inputs)
-    return graph
+    except RuntimeError as error:
+        if "functional tensor" not in str(error):
+            raise
+        raise CaptureError(IN_PLACE, operation=str(changing.target), where=user_line(changing)) from error
 
 
 def drop_unused(graph: torch.fx.GraphModule) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,6 +149,9 @@ class RawSolution:
     interpolant: Callable[[np.ndarray, int], np.ndarray] | None = None
     algorithm: str | None = None
     events: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+
+    def __reduce__(self) -> tuple:
+        return (type(self), tuple(getattr(self, x.name) for x in fields(self)))  # older protocols know no slots
 
 
 Pullback = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
