@@ -10,11 +10,14 @@ import numpy as np
 
 from .callbacks import ContinuousCallback, FunctionCallingCallback, check_callbacks
 from .engines.base import SolveOptions
-from .parameters import is_tensor
 from .problems import ODEProblem
+from .real_values import real_array, real_number, whole_number
 
 DEFAULT_TOLERANCES = {np.dtype(np.float64): (1e-6, 1e-8), np.dtype(np.float32): (1e-4, 1e-6)}
 """Relative and absolute, by the state's dtype."""
+
+_MOST_TIMES = 1e9
+_MOST_STEPS = 2**63 - 1
 
 
 def save_times(saveat: Any, start: float, end: float) -> np.ndarray | None:
@@ -28,14 +31,9 @@ def save_times(saveat: Any, start: float, end: float) -> np.ndarray | None:
     if saveat is None:
         return None
     direction = 1.0 if end > start else -1.0
-    if is_tensor(saveat):
-        saveat = saveat.detach().numpy()
-    try:
-        times = np.array(saveat, dtype=np.float64, order="C")
-    except (TypeError, ValueError):
-        raise TypeError(f"saveat must be a number (the step) or an array of times, not {saveat!r}") from None
+    times = real_array(saveat, "saveat")
     if times.ndim == 0:
-        return _steps(float(times), start, end, direction)
+        return _steps(real_number(saveat, "saveat"), start, end, direction)
     return _times(times, start, end, direction, "saveat", _rounding(saveat))
 
 
@@ -48,6 +46,10 @@ def _steps(step: float, start: float, end: float, direction: float) -> np.ndarra
     if not (step > 0 and math.isfinite(step)):
         raise ValueError(f"saveat = {step:g}: a step must be positive and finite")
     length = abs(end - start)
+    if length / step > _MOST_TIMES:
+        raise ValueError(f"saveat = {step:g}: the time span would have {length / step:.3g} steps of this length")
+    if step <= math.ulp(max(abs(start), abs(end))):
+        raise ValueError(f"saveat = {step:g}: times in ({start:g}, {end:g}) can't lie so close to one another")
     count = math.floor(length / step * (1 + 1e-12))
     times = start + direction * step * np.arange(count + 1)
     if abs(times[-1] - end) <= 1e-9 * step:
@@ -80,13 +82,28 @@ def positive(value: Any, name: str) -> float | None:
     """A step size: a positive number (the sign of a backward solve is SciML's matter)."""
     if value is None:
         return None
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, not {value!r}") from None
+    value = real_number(value, name)
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be positive and finite, not {value:g}")
     return value
+
+
+def check_fixed_step(dt: float, start: float, end: float) -> None:
+    """A step that is never changed must move the time.
+
+    Raises
+    ------
+    ValueError
+        If it doesn't.
+    """
+    if dt <= math.ulp(max(abs(start), abs(end))):
+        raise ValueError(f"dt = {dt:g}: a fixed step must be longer than the spacing of numbers between {start:g} and {end:g}")
+
+
+def _flag(value: Any, name: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
 
 
 def _tolerance(value: Any, name: str, default: float, problem: ODEProblem) -> Any:
@@ -96,12 +113,7 @@ def _tolerance(value: Any, name: str, default: float, problem: ODEProblem) -> An
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and not negative, not {value!r}")
         return float(value)
-    if is_tensor(value):
-        value = value.detach().numpy()
-    try:
-        array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number or an array, not {value!r}") from None
+    array = real_array(value, name)
     if array.ndim == 0:
         return _tolerance(float(array), name, default, problem)
     if name == "rtol":
@@ -236,31 +248,31 @@ def solve_options(
     default_rtol, default_atol = DEFAULT_TOLERANCES[problem.dtype]
     times = save_times(saveat, start, end)
     if tstops is not None:
-        tstops = np.unique(np.atleast_1d(np.asarray(tstops.detach() if is_tensor(tstops) else tstops, dtype=np.float64)))
+        tstops = np.unique(np.atleast_1d(real_array(tstops, "tstops")))
         if end < start:
             tstops = tstops[::-1]
         tstops = _times(np.ascontiguousarray(tstops), start, end, 1.0 if end > start else -1.0, "tstops", 1e-14)
-    if isinstance(maxiters, bool) or not isinstance(maxiters, (int, float, np.integer)) or maxiters != int(maxiters):
-        raise TypeError(f"maxiters must be a whole number, not {maxiters!r}")
-    if maxiters < 1:
-        raise ValueError(f"maxiters must be positive, not {maxiters}")
+    maxiters = min(whole_number(maxiters, "maxiters", 1), _MOST_STEPS)
     rtol = _tolerance(rtol, "rtol", default_rtol, problem)
     atol = _tolerance(atol, "atol", default_atol, problem)
     if rtol == 0 and np.any(atol == 0):
         raise ValueError("rtol and atol are both 0: no step would ever be accepted")
-    if not adaptive and dt is None:
-        raise ValueError("adaptive=False needs a step size: dt")
+    dt = positive(dt, "dt")
+    if not _flag(adaptive, "adaptive"):
+        if dt is None:
+            raise ValueError("adaptive=False needs a step size: dt")
+        check_fixed_step(dt, start, end)
     return SolveOptions(
         saveat=times,
         tstops=tstops,
         rtol=rtol,
         atol=atol,
-        dt=positive(dt, "dt"),
+        dt=dt,
         dtmin=positive(dtmin, "dtmin"),
         dtmax=positive(dtmax, "dtmax"),
-        maxiters=int(maxiters),
+        maxiters=maxiters,
         adaptive=bool(adaptive),
-        dense=times is None if dense is None else bool(dense),
+        dense=times is None if dense is None else _flag(dense, "dense"),
         save_idxs=saved_entries(save_idxs, problem),
         progress=progress,
         events=tuple(x.request(problem) for x in callbacks if isinstance(x, ContinuousCallback)),

@@ -143,7 +143,7 @@ def solve(
             dtmin=dtmin,
             dtmax=dtmax,
             maxiters=maxiters,
-            adaptive=adaptive,
+            adaptive=False if algorithm is not None and algorithm.fixed_step else adaptive,
             save_idxs=save_idxs,
             dense=dense,
             progress=bar or None,

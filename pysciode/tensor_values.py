@@ -55,7 +55,7 @@ class TensorValues:
             address, length, dtype, array = view
             if x.data_ptr() == address and x.numel() == length and x.dtype is dtype and x.is_contiguous():
                 return array
-        values = x.detach().numpy()
+        values = x.numpy(force=True)
         array = np.ascontiguousarray(values, self._dtype).reshape(-1)
         if np.may_share_memory(array, values):
             self._views[i] = (x.data_ptr(), x.numel(), x.dtype, array)

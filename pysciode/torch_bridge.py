@@ -117,7 +117,7 @@ class _Call:
         problem = self.problem
         given = iter(leaves)
         p = flat_array([next(given) if is_tensor(x) else x for x in problem.leaves], problem.dtype)
-        self._solve(u0.detach().reshape(-1).numpy(), p, u0, leaves)
+        self._solve(u0.reshape(-1).numpy(force=True), p, u0, leaves)
 
     def _solve(self, flat_u0: np.ndarray, p: np.ndarray, u0: torch.Tensor, leaves: Sequence[torch.Tensor]) -> None:
         problem = self.problem

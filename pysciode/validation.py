@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from .parameters import is_module, is_tensor
+from .real_values import check_mask, check_storage, real_number
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_LIMITS = {dtype: np.finfo(dtype) for dtype in _FLOATS}
 _FEW = 16
+_RESOLVED = 100
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def state_of(u0: Any, leaves: Sequence[Any], torch_backend: bool, name: str = "u
         dtype = _tensor_dtype(u0, name)
         if not u0.is_floating_point():
             u0 = u0.to(_torch().float64)
-        check_device(u0, name)
+        check_storage(u0, name)
     else:
         u0 = _array(u0, name)
         dtype = u0.dtype
@@ -73,6 +76,7 @@ def _array(u0: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name} must be a number or an array, not {type(u0).__name__}")
     if isinstance(u0, (list, tuple)) and any(map(is_tensor, u0)):
         raise TypeError(f"{name} is a {type(u0).__name__} of tensors; make it one: torch.stack({name}) or torch.cat({name})")
+    check_mask(u0, name)
     try:
         array = np.array(u0, order="C")  # a copy: the problem's state does not change with the caller's array
     except ValueError as error:
@@ -105,29 +109,28 @@ def _tensor_dtype(x: Any, name: str) -> np.dtype:
     return _FLOATS[1]
 
 
-def check_device(x: Any, name: str) -> None:
-    """Tensors must lie in main memory."""
-    if x.device.type != "cpu":
-        raise ValueError(f"{name} is on device {x.device}; solves run on the CPU: pass {name}.cpu()")
-
-
 def check_leaves(leaves: Sequence[Any], names: Sequence[str], dtype: np.dtype, state: str = "u0") -> None:
     """Every array among the parameters is real, finite and on the CPU, and every floating tensor of the state's dtype."""
     for x, name in zip(leaves, names, strict=True):
         if is_tensor(x):
-            if x.is_floating_point() or x.is_complex():
+            if x.is_floating_point() or x.is_complex() or x.dtype == _torch().bool:
                 found = _tensor_dtype(x, name)
                 if found != dtype:
                     raise TypeError(
                         f"{name} is {found} but {state} is {dtype}: convert one of them, for instance {name}.to({state}.dtype)"
                     )
-            check_device(x, name)
+            check_storage(x, name)
         elif isinstance(x, np.ndarray):
             if x.dtype.kind == "c":
                 raise TypeError(f"{name} is complex; parameters must be real")
             if x.dtype.kind not in "fiu":
                 raise TypeError(f"{name} has dtype {x.dtype}; parameters must be real numbers")
+            check_mask(x, name)
+        else:
+            x = real_number(x, name)
         check_finite(x, name)
+        if not is_tensor(x) and getattr(x, "dtype", _FLOATS[1]) != dtype and not np.all(np.abs(x) <= _LIMITS[dtype].max):
+            raise ValueError(f"{name} is beyond the range of {dtype}, the dtype of {state}")
 
 
 def all_finite(x: np.ndarray) -> bool:
@@ -174,21 +177,32 @@ def check_time_span(tspan: Any) -> TimeSpan:
         start, end = tspan
     except (TypeError, ValueError):
         raise TypeError(f"tspan must be a pair of times (start, end), not {tspan!r}") from None
-    values, tensors = [], []
+    values = []
     for x, which in ((start, "tspan[0]"), (end, "tspan[1]")):
-        if isinstance(x, complex) or isinstance(x, (str, bytes)) or (is_tensor(x) and x.is_complex()):
-            raise TypeError(f"{which} must be a real number, not {x!r}")
-        tensors.append(x if is_tensor(x) and x.requires_grad else None)
-        try:
-            value = float(x.detach() if is_tensor(x) else x)
-        except (TypeError, ValueError):
-            raise TypeError(f"{which} must be a real number, not {x!r}") from None
+        value = real_number(x, which)
         if not math.isfinite(value):
             raise ValueError(f"{which} is {value}; tspan must be finite")
         values.append(value)
     if values[0] == values[1]:
         raise ValueError(f"tspan = ({values[0]:g}, {values[1]:g}): start and end must differ")
-    return TimeSpan(*values, *tensors)
+    return TimeSpan(*values, *(x if is_tensor(x) and x.requires_grad else None for x in (start, end)))
+
+
+def check_resolution(span: TimeSpan, dtype: np.dtype) -> None:
+    """Times have the state's dtype in the solver, which must be able to tell enough of them apart.
+
+    Raises
+    ------
+    ValueError
+        If not.
+    """
+    limits = _LIMITS[dtype]
+    latest = max(abs(span.start), abs(span.end))
+    if latest > limits.max or abs(span.end - span.start) < _RESOLVED * max(limits.eps * latest, limits.smallest_subnormal):
+        raise ValueError(
+            f"tspan = ({span.start!r}, {span.end!r}) can't be resolved in {dtype}: count the time from another origin or in "
+            "other units, or give u0 as float64"
+        )
 
 
 def check_matrix(matrix: Any, n: int, name: str) -> None:
@@ -198,3 +212,8 @@ def check_matrix(matrix: Any, n: int, name: str) -> None:
         shape = np.shape(matrix)
     if tuple(shape) != (n, n):
         raise ValueError(f"{name} has shape {tuple(shape)}, but a state of {n} entries needs ({n}, {n})")
+    values = np.asarray(matrix.tocoo().data if hasattr(matrix, "tocoo") else matrix)
+    if values.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {values.dtype}; it must be made of real numbers")
+    if values.dtype.kind == "f":
+        check_finite(values, name)

@@ -6,6 +6,7 @@ Only methods that are SciML's own are offered by SciML's names; whatever else is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -225,7 +226,7 @@ def _options(request: SolveRequest, adaptive: bool) -> dict[str, Any]:
     if not adaptive:
         if options.tstops is not None:
             raise EngineUnavailable("tstops with a fixed step")
-        return {"step_size": options.dt, "interp": "cubic"}
+        return {"grid_constructor": partial(_grid, options.dt, options.maxiters), "interp": "cubic"}
     out: dict[str, Any] = {}
     if options.dt is not None:
         out["first_step"] = abs(options.dt)
@@ -234,6 +235,13 @@ def _options(request: SolveRequest, adaptive: bool) -> dict[str, Any]:
     if options.tstops is not None:
         out["jump_t"] = torch.from_numpy(np.array(options.tstops))
     return out
+
+
+def _grid(dt: float, maxiters: int, rhs: object, u: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """Points of fixed steps from the first time to the last; no more than the solver is let step to."""
+    start, length = times[0], times[-1] - times[0]
+    count = math.ceil(min(abs(length.item()) / dt * (1 - 1e-12), maxiters + 1))
+    return torch.cat([start + torch.sign(length) * dt * torch.arange(count, dtype=times.dtype), times[-1:]])
 
 
 def _check_sensealg(sensealg: SensitivityAlgorithm | None, model: object) -> None:

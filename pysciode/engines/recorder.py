@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -147,6 +148,8 @@ def first_step(recorder: Recorder, u0: torch.Tensor, request: SolveRequest, orde
     with torch.no_grad():
         f0 = recorder(torch.tensor(start, dtype=u0.dtype), u0)
         d0, d1 = size(u0), size(f0)
+        if not math.isfinite(d1):
+            return min(1e-6, length)  # the solver's first step ends there
         h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
         h0 = min(h0, length)
         f1 = recorder(torch.tensor(start + recorder.direction * h0, dtype=u0.dtype), u0 + recorder.direction * h0 * f0)

@@ -1,0 +1,88 @@
+"""Numbers and arrays that users pass as options: real, or refused by name; never quietly cast to what was not meant."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from .parameters import is_tensor
+
+
+def whole_number(value: Any, name: str, least: int, most: int | None = None) -> int:
+    """A whole number from `least` to `most`; floats without a fraction (1e6) are such numbers too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+    """
+    bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, np.number)) or value != value // 1:
+        raise TypeError(f"{name} must be a whole number {bounds}, not {value!r}")
+    whole = int(value)
+    if whole < least or (most is not None and whole > most):
+        raise ValueError(f"{name} must be a whole number {bounds}, not {value!r}")
+    return whole
+
+
+def real_number(value: Any, name: str) -> float:
+    """One number, Python's, NumPy's or a tensor without dimensions, as a float; it may be infinite or NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, for all else: bools, strings and complex numbers too.
+    """
+    if type(value) is float:
+        return value
+    if is_tensor(value) or isinstance(value, (np.ndarray, np.generic)):
+        if value.ndim == 0:
+            return float(real_array(value, name))
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name} is beyond the range of floating-point numbers") from None
+    raise TypeError(f"{name} must be a real number, not {value!r}")
+
+
+def real_array(value: Any, name: str) -> np.ndarray:
+    """Numbers of any shape as a new, contiguous float64 array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, for what is not made of real numbers, or not in main memory.
+    """
+    if is_tensor(value):
+        check_storage(value, name)
+        value = value.detach()
+        value = (value.double() if value.is_floating_point() else value).numpy(force=True)
+    elif isinstance(value, (list, tuple)) and any(is_tensor(x) and x.requires_grad for x in value):
+        raise TypeError(f"{name} is a {type(value).__name__} of tensors that require grad; make it one: torch.stack({name})")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a number or an array of numbers: {error}") from None
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be made of real numbers, not {value!r}")
+    check_mask(array, name)
+    return np.array(array, np.float64, order="C")
+
+
+def check_storage(x: Any, name: str) -> None:
+    """Tensors must lie in main memory, entry beside entry."""
+    if x.device.type != "cpu":
+        raise ValueError(f"{name} is on device {x.device}; solves run on the CPU: pass {name}.cpu()")
+    import torch
+
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} is a sparse tensor; pass {name}.to_dense()")
+
+
+def check_mask(x: Any, name: str) -> None:
+    """Of a masked array every entry must be there."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise ValueError(f"{name} has masked entries")
