@@ -78,7 +78,8 @@ function (w::Watch)(state, value)
     push!(w.trace, value)
     if w.progress != C_NULL && time_ns() > w.next
         w.next = time_ns() + PROGRESS_INTERVAL
-        w.stopped = ccall(w.progress, Cint, (Int64, Float64), length(w.trace) - 1, value) != 0
+        iteration = length(w.trace) - 1
+        w.stopped = PySciODE.@in_python(ccall(w.progress, Cint, (Int64, Float64), iteration, value)) != 0
     end
     return w.stopped
 end

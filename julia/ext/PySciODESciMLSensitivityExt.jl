@@ -8,7 +8,7 @@ using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
 using PySciODE: Answer, GradientFailed, Instance, LOUD, Plan, RHS, Refusal, Sensitivity, answer, at_runtime, checkin, checkout, counts,
-    evaluations, flat, hooked, keywords, lastvalue, odefunction, odeproblem, read_off!, solve_raw
+    evaluations, flat, hooked, keywords, odefunction, odeproblem, read_off!, solve_raw
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, successful_retcode
 using SciMLSensitivity
 
@@ -111,7 +111,7 @@ function run_continuous(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T
     # Checkpoints are the saved times, and the start.
     at = !sparse_in_time || isempty(saveat) || saveat[1] == start ? saveat : vcat(start, saveat)
     sol = sparse_in_time ? solve_raw(plan, inst, prob, at, false) : solve_raw(plan, inst, prob, T[], true)
-    result = answer(plan, inst, sol; keep=true)
+    result = answer(plan, inst, sol, sparse_in_time ? at : T[]; keep=true)
     if !successful_retcode(sol.retcode)
         sparse_in_time || isempty(saveat) || read_off!(result, saveat, start, sol)
         result.pullback = Refusal("the forward solve ended with retcode $(sol.retcode), so there is nothing to differentiate")
@@ -264,8 +264,8 @@ function run_discrete(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T
 end
 
 discrete_answer(plan::Plan{T}, inst, sol) where {T} =
-    Answer{T}(Vector{T}(sol.t), Vector{T}[Vector{T}(u) for u in sol.u], Symbol(sol.retcode), lastvalue(sol), counts(evaluations(inst), nothing),
-              plan, nothing, nothing, nothing)
+    Answer{T}(Vector{T}(sol.t), Vector{T}[Vector{T}(u) for u in sol.u], Symbol(sol.retcode),
+              isempty(sol.t) ? NaN : Float64(sol.t[end]), counts(evaluations(inst), nothing), plan, nothing, nothing, nothing)
 
 # ---------------------------------------------------------------------------------------------------------------------
 

@@ -52,9 +52,8 @@ struct PythonFunction{T}
     address::Ptr{Cvoid}
 end
 function (f::PythonFunction{T})(du, u, p, t, w) where {T}
-    GC.@preserve du u p begin
-        ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(du), pointer(u), pointer(p), t) == 0 || throw(CallbackFailed())
-    end
+    status = GC.@preserve du u p @in_python ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(du), pointer(u), pointer(p), t)
+    status == 0 || throw(CallbackFailed())
     return nothing
 end
 
@@ -64,10 +63,9 @@ struct PythonVJP{T}
     np::Int
 end
 function (f::PythonVJP{T})(dl, dp, l, u, p, t, w) where {T}
-    GC.@preserve dl dp l u p begin
-        ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(dl), pointer(dp), pointer(l), pointer(u),
-              pointer(p), t) == 0 || throw(CallbackFailed())
-    end
+    status = GC.@preserve dl dp l u p @in_python ccall(f.address, Cint, (Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Float64), pointer(dl),
+                                                       pointer(dp), pointer(l), pointer(u), pointer(p), t)
+    status == 0 || throw(CallbackFailed())
     return nothing
 end
 

@@ -51,7 +51,6 @@ give_back(log::EventLog) = (foreach(give_back, log.conditions); foreach(give_bac
 note_events!(result, ::Nothing) = nothing
 function note_events!(result, log::EventLog)
     result.events = log
-    result.retcode === :Terminated && (result.t_reached = log.times[end])
     return nothing
 end
 
@@ -165,9 +164,9 @@ struct StepHook{T} <: Function
 end
 function (h::StepHook{T})(u, t) where {T}
     values = plain_values(T, u)
-    GC.@preserve values begin
-        ccall(h.address, Cint, (Float64, Ptr{T}), Float64(ForwardDiff.value(t)), pointer(values)) == 0 || throw(CallbackFailed())
-    end
+    time = Float64(ForwardDiff.value(t))
+    status = GC.@preserve values @in_python ccall(h.address, Cint, (Float64, Ptr{T}), time, pointer(values))
+    status == 0 || throw(CallbackFailed())
     return nothing
 end
 
@@ -196,9 +195,11 @@ end
 function (n::PythonNorm{T})(u::AbstractArray, t) where {T}
     values = plain_values(T, u)
     out = Ref{Float64}(0.0)
-    GC.@preserve values begin
-        ccall(n.address, Cint, (Ptr{T}, Ref{Float64}), pointer(values), out) == 0 || throw(CallbackFailed())
+    status = GC.@preserve values out begin
+        place = Base.unsafe_convert(Ptr{Float64}, out)
+        @in_python ccall(n.address, Cint, (Ptr{T}, Ptr{Float64}), pointer(values), place)
     end
+    status == 0 || throw(CallbackFailed())
     return T(out[])
 end
 

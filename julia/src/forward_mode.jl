@@ -83,7 +83,7 @@ end
 function pass(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, directions::Int) where {T}
     sol = solve_raw(plan, inst, prob, saveat, false)
     states, jacobian = unpack(sol.u, directions, T)
-    result = Answer{T}(Vector{T}(sol.t), states, Symbol(sol.retcode), lastvalue(sol), counts(evaluations(inst), sol.stats), plan,
+    result = Answer{T}(Vector{T}(sol.t), states, Symbol(sol.retcode), Float64(inst.reached), counts(evaluations(inst), sol.stats), plan,
                        nothing, nothing, nothing)
     return result, jacobian
 end

@@ -127,6 +127,7 @@ mutable struct Instance{T}
     vjp_t::T
     vjp_gap::T
     next_poll::UInt64
+    reached::T   # last time that the solver accepted
     hooks::Hooks
     events::Any  # the `EventLog` of this solve, if it has events
     const odefunctions::Dict{Any,Any}
@@ -150,7 +151,7 @@ mutable struct Instance{T}
         return new{T}(
             g, g.n, g.np, workspace(g, T),
             false, false, zero(T), zeros(T, g.n), zeros(T, g.n), zeros(T, g.np), false, zeros(T, g.n), zeros(T, g.n),
-            0, 0, 0, 0, zero(T), false, zero(T), zero(T), UInt64(0), Hooks(), nothing,
+            0, 0, 0, 0, zero(T), false, zero(T), zero(T), UInt64(0), zero(T), Hooks(), nothing,
             Dict{Any,Any}(), IdDict{Any,Any}(), IdDict{Any,Any}(), nothing, nothing, nothing,
         )
     end

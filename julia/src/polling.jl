@@ -23,6 +23,22 @@ function connect!(ensure::Integer, release::Integer, signals::Integer, clear::In
 end
 
 """
+    @in_python call
+
+A C call into Python, which may have to wait for Python's lock. Its holder may wait for a garbage collection of Julia's meanwhile, and that
+for this thread; so it counts as outside of Julia. The call must not allocate in Julia.
+"""
+macro in_python(call)
+    return quote
+        thread = ccall(:jl_get_ptls_states, Ptr{Cvoid}, ())
+        state = ccall(:jl_gc_safe_enter, Int8, (Ptr{Cvoid},), thread)
+        result = $(esc(call))
+        ccall(:jl_gc_safe_leave, Cvoid, (Ptr{Cvoid}, Int8), thread, state)
+        result
+    end
+end
+
+"""
 Functions of Python that a solve calls; null where there is none. Mirrored by a `ctypes.Structure`.
 
 `progress(t)`; `step(t, u) -> status` at the start and after every accepted step; `norm(u, out) -> status` in the place of the
@@ -47,7 +63,8 @@ end
     now < inst.next_poll && return nothing
     inst.next_poll = now + POLL_INTERVAL
     if inst.hooks.progress != C_NULL && t isa AbstractFloat
-        ccall(inst.hooks.progress, Cvoid, (Float64,), Float64(t))
+        now_at = Float64(t)
+        @in_python ccall(inst.hooks.progress, Cvoid, (Float64,), now_at)
     end
     interrupted() && throw(Interrupted())
     return nothing
@@ -55,8 +72,8 @@ end
 
 function interrupted()
     PYTHON.signals[] == C_NULL && return false
-    state = ccall(PYTHON.ensure[], Cint, ())
-    pending = ccall(PYTHON.signals[], Cint, ()) != 0
+    state = @in_python ccall(PYTHON.ensure[], Cint, ())
+    pending = @in_python(ccall(PYTHON.signals[], Cint, ())) != 0
     pending && ccall(PYTHON.clear[], Cvoid, ())
     ccall(PYTHON.release[], Cvoid, (Cint,), state)
     return pending

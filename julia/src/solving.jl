@@ -52,11 +52,18 @@ function solve_raw(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, de
     at = dense ? T[] : saveat
     more = hooked(inst, everystep)
     if isempty(o.extra) && o.save_idxs === nothing && isempty(more)
-        return solve(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common...)
+        return finish(inst, init(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common...))
     end
     extra = append!(more, o.extra)
     o.save_idxs === nothing || dense || push!(extra, :save_idxs => o.save_idxs)
-    return at_runtime(solve, prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common..., extra...)
+    return at_runtime(finish, inst, at_runtime(init, prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common..., extra...))
+end
+
+"""`solve!`, and a note of how far it came: what is saved doesn't tell."""
+function finish(inst::Instance{T}, integrator) where {T}
+    sol = solve!(integrator)
+    inst.reached = T(ForwardDiff.value(integrator.t))
+    return sol
 end
 
 function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S}, tspan) where {T,S}
@@ -102,12 +109,21 @@ end
 flat(u::Vector) = u
 flat(u::AbstractVector) = collect(u)
 
-lastvalue(sol) = isempty(sol.t) ? NaN : Float64(sol.t[end])
+"""How many of the solution's points are at `saveat`: to what was saved before it gave up, SciML adds where it was then."""
+function asked_for(sol, saveat)
+    isempty(saveat) && return length(sol.t)
+    count = 0
+    while count < min(length(sol.t), length(saveat)) && sol.t[count + 1] == saveat[count + 1]
+        count += 1
+    end
+    return count
+end
 
-function answer(plan::Plan{T}, inst, sol; keep=false) where {T}
-    times = Vector{T}(sol.t)
-    states = Vector{T}[flat(u) for u in sol.u]
-    return Answer{T}(times, states, Symbol(sol.retcode), lastvalue(sol), counts(evaluations(inst), sol.stats), plan,
+function answer(plan::Plan{T}, inst, sol, saveat; keep=false) where {T}
+    count = asked_for(sol, saveat)
+    times = Vector{T}(view(sol.t, 1:count))
+    states = Vector{T}[flat(sol.u[k]) for k in 1:count]
+    return Answer{T}(times, states, Symbol(sol.retcode), Float64(inst.reached), counts(evaluations(inst), sol.stats), plan,
                      keep ? inst : nothing, keep ? sol : nothing, nothing)
 end
 
@@ -135,7 +151,7 @@ end
 
 function run(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, keep::Bool) where {T}
     sol = solve_raw(plan, inst, prob, saveat, keep)
-    result = answer(plan, inst, sol; keep)
+    result = answer(plan, inst, sol, keep ? T[] : saveat; keep)
     if keep
         isempty(saveat) || read_off!(result, saveat, prob.tspan[1], sol)
         # A dense solution holds whole states.

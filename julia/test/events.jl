@@ -60,3 +60,15 @@ largest(u::Ptr{Float64}, out::Ptr{Float64})::Cint = (unsafe_store!(out, maximum(
     e = drop(fall(PySciODE.Event{Float64}[]), Float64[]; hooks)
     @test steps_seen == e.t
 end
+
+@testset "how far a failed solve came" begin
+    # u' = u², u(0) = 1 has a pole at 1.
+    pole = simple("workspace(::Type{T}) where {T} = nothing\nf!(du, u, p, t, w) = (@inbounds du[1] = u[1]^2; @inbounds du[2] = 0; nothing)\n", 0)
+    plan = PySciODE.plan(pole, PySciODE.algorithm("Tsit5()", ("OrdinaryDiffEqTsit5",)))
+    for saveat in ([2.0], [0.5, 2.0], Float64[])
+        a = PySciODE.dispatch(plan, [1.0, 0.0], Float64[], (0.0, 2.0), saveat, PySciODE.Hooks(), Float64[])
+        @test a.retcode !== :Success
+        @test a.t_reached ≈ 1.0 atol = 1e-3
+        @test isempty(saveat) || a.t == saveat[1:(end - 1)]
+    end
+end
