@@ -54,7 +54,14 @@ class Captured:
 
 
 class _Store(dict):
-    """A function's captures. Copies of the function start without: they may lead other lives."""
+    """A function's latest captures. Copies of the function start without: they may lead other lives."""
+
+    limit = 32
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        super().__setitem__(key, value)
+        if len(self) > self.limit:
+            self.pop(list(self)[0], None)
 
     def __copy__(self) -> _Store:
         return _Store()
@@ -66,7 +73,8 @@ class _Store(dict):
         return (_Store, ())
 
 
-_by_value: dict[Hashable, _Store] = {}
+_by_value = _Store()
+_by_value.limit = 256
 
 
 def store(f: Any) -> _Store:
@@ -82,7 +90,10 @@ def store(f: Any) -> _Store:
         except (AttributeError, TypeError):
             # A string or a tuple of SymPy expressions: equal ones are the same model.
             try:
-                found = _by_value.setdefault(f, found)
+                known = _by_value.get(f)
+                if known is not None:
+                    return known
+                _by_value[f] = found
             except TypeError:
                 pass  # neither attributes nor a hash: nothing is shared
     return found

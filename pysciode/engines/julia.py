@@ -108,7 +108,7 @@ class JuliaEngine(Engine):
         atexit.register(_at_exit)  # runs before juliacall's own, which was registered earlier and ends Julia
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_at_exit)
-        self._models = RegisteredModels(self.command)
+        self._models = RegisteredModels(self.command, self._release)
 
     def command(self, name: str, arguments: dict[str, Any], payload: str = "") -> int:
         """Have Julia do something that is done once for a model, a plan or a fit; the handle of what comes of it.
@@ -130,6 +130,12 @@ class JuliaEngine(Engine):
             self._raise(-handle, report, name, ours=False)
         raise_what_waits()
         return handle
+
+    def _release(self, command: str, handle: int) -> None:
+        """Have Julia forget a model or a plan; comes from garbage collection, at any time, and raises nothing."""
+        if _julia_runs:
+            spec = toml({"command": command, "handle": handle})
+            self._calls["command"](spec.encode(), b"", ctypes.addressof(_Report()))
 
     def _take_error(self, id: int) -> tuple[str, str]:
         size = self._calls["error"](id, None, 0)
