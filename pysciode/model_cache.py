@@ -109,6 +109,11 @@ def adapter_of(f: Any) -> Any:
     return getattr(f, "__dict__", {}).get(ADAPTER)
 
 
+def share(f: Any, captures: _Store) -> None:
+    """Have `f` keep its captures in a store that others use too: functions that can be told apart by their fingerprints alone."""
+    setattr(f, _ATTRIBUTE, captures)
+
+
 class _Same:
     """An object that equals itself alone; held, so that no other one can come to have its number."""
 
@@ -159,11 +164,11 @@ def _seen(value: Any) -> Hashable:
     if isinstance(value, _SIMPLE):
         return (type(value).__name__, repr(value))
     if is_module(value):
-        frozen = [x._version for x in value.parameters() if not x.requires_grad]
+        frozen = [_version(x) for x in value.parameters() if not x.requires_grad]
         layers = [y for x in value.modules() for y in (_Same(x), *_state_of(x))]
-        return (*layers, *frozen, *(x._version for x in value.buffers()))
+        return (*layers, *frozen, *(_version(x) for x in value.buffers()))
     if is_tensor(value):
-        return (_Same(value), value.requires_grad, 0 if value.requires_grad else value._version)
+        return (_Same(value), value.requires_grad, 0 if value.requires_grad else _version(value))
     return _Same(value)
 
 
@@ -177,6 +182,11 @@ def _state_of(module: Any) -> Iterator[Hashable]:
             yield name, repr(value)
         elif name in ("_forward_hooks", "_forward_pre_hooks", "forward"):
             yield from map(_Same, value.values() if isinstance(value, dict) else (value,))
+
+
+def _version(x: Any) -> int:
+    """How often a tensor was changed in place; inference tensors can't be, outside of inference mode."""
+    return 0 if x.is_inference() else x._version
 
 
 def is_plain(f: Any) -> bool:
