@@ -69,7 +69,10 @@ def _value(saveat: Any) -> Hashable:
     if saveat is None or kind is float or kind is int:
         return saveat
     if kind is not np.ndarray and is_tensor(saveat):
-        saveat = saveat.detach().numpy()
+        try:
+            saveat = saveat.detach().numpy()
+        except (RuntimeError, TypeError):
+            return object()  # of another device or layout, which checking refuses, or inside a torch.func transformation
         kind = np.ndarray
     if kind is np.ndarray and saveat.dtype.kind in "fiu":
         return saveat.tobytes(), saveat.dtype, saveat.shape

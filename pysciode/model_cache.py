@@ -54,7 +54,14 @@ class Captured:
 
 
 class _Store(dict):
-    """A function's captures. Copies of the function start without: they may lead other lives."""
+    """A function's latest captures. Copies of the function start without: they may lead other lives."""
+
+    limit = 32
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        super().__setitem__(key, value)
+        if len(self) > self.limit:
+            self.pop(list(self)[0], None)
 
     def __copy__(self) -> _Store:
         return _Store()
@@ -66,7 +73,8 @@ class _Store(dict):
         return (_Store, ())
 
 
-_by_value: dict[Hashable, _Store] = {}
+_by_value = _Store()
+_by_value.limit = 256
 
 
 def store(f: Any) -> _Store:
@@ -82,7 +90,10 @@ def store(f: Any) -> _Store:
         except (AttributeError, TypeError):
             # A string or a tuple of SymPy expressions: equal ones are the same model.
             try:
-                found = _by_value.setdefault(f, found)
+                known = _by_value.get(f)
+                if known is not None:
+                    return known
+                _by_value[f] = found
             except TypeError:
                 pass  # neither attributes nor a hash: nothing is shared
     return found
@@ -96,6 +107,11 @@ ADAPTER = "_pysciode_adapter"
 def adapter_of(f: Any) -> Any:
     """The :data:`ADAPTER` of `f`, or None."""
     return getattr(f, "__dict__", {}).get(ADAPTER)
+
+
+def share(f: Any, captures: _Store) -> None:
+    """Have `f` keep its captures in a store that others use too: functions that can be told apart by their fingerprints alone."""
+    setattr(f, _ATTRIBUTE, captures)
 
 
 class _Same:
@@ -148,11 +164,11 @@ def _seen(value: Any) -> Hashable:
     if isinstance(value, _SIMPLE):
         return (type(value).__name__, repr(value))
     if is_module(value):
-        frozen = [x._version for x in value.parameters() if not x.requires_grad]
+        frozen = [_version(x) for x in value.parameters() if not x.requires_grad]
         layers = [y for x in value.modules() for y in (_Same(x), *_state_of(x))]
-        return (*layers, *frozen, *(x._version for x in value.buffers()))
+        return (*layers, *frozen, *(_version(x) for x in value.buffers()))
     if is_tensor(value):
-        return (_Same(value), value.requires_grad, 0 if value.requires_grad else value._version)
+        return (_Same(value), value.requires_grad, 0 if value.requires_grad else _version(value))
     return _Same(value)
 
 
@@ -166,6 +182,11 @@ def _state_of(module: Any) -> Iterator[Hashable]:
             yield name, repr(value)
         elif name in ("_forward_hooks", "_forward_pre_hooks", "forward"):
             yield from map(_Same, value.values() if isinstance(value, dict) else (value,))
+
+
+def _version(x: Any) -> int:
+    """How often a tensor was changed in place; inference tensors can't be, outside of inference mode."""
+    return 0 if x.is_inference() else x._version
 
 
 def is_plain(f: Any) -> bool:

@@ -132,6 +132,7 @@ class ODEProblem:
             u0.flags.writeable = False
         else:
             flat = None
+            leaves = [np.array(x) if isinstance(x, np.ndarray) else x for x in leaves]
         self.__dict__.update(
             f=f,
             u0=u0,

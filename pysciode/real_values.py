@@ -58,17 +58,20 @@ def real_array(value: Any, name: str) -> np.ndarray:
     """
     if is_tensor(value):
         check_storage(value, name)
-        value = value.detach()
-        value = (value.double() if value.is_floating_point() else value).numpy(force=True)
+        try:
+            # Inside a torch.func transformation NumPy has no view of any tensor.
+            value = np.reshape(value.tolist(), tuple(value.shape))
+        except RuntimeError:
+            raise TypeError(f"{name} is a batch inside vmap, which has no values to go by") from None
     elif isinstance(value, (list, tuple)) and any(is_tensor(x) and x.requires_grad for x in value):
         raise TypeError(f"{name} is a {type(value).__name__} of tensors that require grad; make it one: torch.stack({name})")
+    check_mask(value, name)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a number or an array of numbers: {error}") from None
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be made of real numbers, not {value!r}")
-    check_mask(array, name)
     return np.array(array, np.float64, order="C")
 
 

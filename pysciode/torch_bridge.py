@@ -52,7 +52,7 @@ def solve_torch(
             options = replace(options, save_idxs=None)
         wants = _WANTS[wants_u0 or wants_t, wants_p]
         times_given = saveat is not None and np.ndim(saveat) > 0
-        call = _Call(problem, algorithm, options, sensealg, engine, wants, times_given)
+        call = _Call(problem, algorithm, options, sensealg, engine, wants, times_given, wants_t)
         function = _TransformedSolve if in_transform else _Solve
         states = function.apply(call, problem.u0, *times, *leaves)
         if save_idxs is not options.save_idxs:
@@ -75,7 +75,7 @@ class _Call:
     """One solve: what goes in, and after the forward pass what is needed for the backward one."""
 
     __slots__ = (
-        "problem", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "members", "request", "raw",
+        "problem", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "times_move", "members", "request", "raw",
         "pullback",
     )  # fmt: skip
 
@@ -88,6 +88,7 @@ class _Call:
         engine: Engine,
         wants: frozenset[str],
         times_given: bool = True,
+        times_move: bool = False,
     ) -> None:
         self.problem = problem
         self.algorithm = algorithm
@@ -96,6 +97,7 @@ class _Call:
         self.engine = engine
         self.wants = wants
         self.times_given = times_given
+        self.times_move = times_move
         self.members: Sequence[_Call] = ()  # inside vmap, one for each member of the batch
         self.request: SolveRequest | None = None
         self.raw: RawSolution | None = None
@@ -104,7 +106,7 @@ class _Call:
     def copy(self) -> _Call:
         """Another call of the same kind, not yet made."""
         return _Call(
-            self.problem, self.algorithm, self.options, self.sensealg, self.engine, self.wants, self.times_given
+            self.problem, self.algorithm, self.options, self.sensealg, self.engine, self.wants, self.times_given, self.times_move
         )
 
     def run(self) -> None:
@@ -171,6 +173,8 @@ class _Call:
 
     def states(self) -> torch.Tensor:
         u, shape = self.raw.u, self.problem.shape
+        if self.times_move:
+            u = u.copy()  # what the user does to the states must not reach the time gradients
         return torch.from_numpy(u if self.options.save_idxs is not None or len(shape) == 1 else u.reshape(-1, *shape))
 
     def pull(self, grad: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -186,9 +190,7 @@ class _Call:
             raise GradientFailed(
                 name, f"the solve itself stopped with retcode {self.raw.retcode}", "A partial solution has no gradient"
             )
-        if grad.requires_grad:
-            grad = grad.detach()
-        cotangent = np.ascontiguousarray(grad.numpy(), self.problem.dtype).reshape(self.raw.u.shape)
+        cotangent = np.ascontiguousarray(grad.numpy(force=True), self.problem.dtype).reshape(self.raw.u.shape)
         # A finite sum has finite terms, and is quicker to have; the sum of finite terms may overflow.
         total = grad.sum().item()
         if not math.isfinite(total) and not np.isfinite(cotangent).all():
@@ -214,9 +216,10 @@ class _Call:
         largest = np.abs(cotangent).max(initial=0.0)
         if largest > enough:
             return self.pullback(cotangent)
-        if largest < np.finfo(cotangent.dtype).tiny:
+        limits = np.finfo(cotangent.dtype)
+        if largest < limits.tiny:
             return np.zeros_like(self.request.u0), np.zeros_like(self.request.p)
-        scale = cotangent.dtype.type(10 * enough / largest)
+        scale = cotangent.dtype.type(min(10 * enough / float(largest), 0.1 / float(limits.tiny)))
         du0, dp = self.pullback(cotangent * scale)
         return du0 / scale, dp / scale
 
@@ -232,7 +235,7 @@ class _Call:
     def time_gradients(self, grad: torch.Tensor, du0: np.ndarray, moves: tuple[bool, ...]) -> list[torch.Tensor]:
         """Gradients with respect to those of the start, the end and the saved times that move."""
         span, at, rhs = self.problem.span, self.raw.t, self.engine.rhs
-        g = grad.detach().numpy().reshape(len(at), -1)
+        g = grad.numpy(force=True).reshape(len(at), -1)
 
         def flow(i: int) -> float:
             return float(g[i] @ rhs(self.request, self.raw.u[i], float(at[i])))

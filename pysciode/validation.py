@@ -13,7 +13,8 @@ from .parameters import is_module, is_tensor
 from .real_values import check_mask, check_storage, real_number
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-_LIMITS = {dtype: np.finfo(dtype) for dtype in _FLOATS}
+_LIMITS = {x.dtype: (float(x.max), float(x.eps), float(x.smallest_subnormal)) for x in map(np.finfo, _FLOATS)}
+"""Largest number, relative and smallest spacing."""
 _FEW = 16
 _RESOLVED = 100
 
@@ -129,7 +130,7 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str], dtype: np.dtype, s
         else:
             x = real_number(x, name)
         check_finite(x, name)
-        if not is_tensor(x) and getattr(x, "dtype", _FLOATS[1]) != dtype and not np.all(np.abs(x) <= _LIMITS[dtype].max):
+        if not is_tensor(x) and getattr(x, "dtype", _FLOATS[1]) != dtype and not np.all(np.abs(x) <= _LIMITS[dtype][0]):
             raise ValueError(f"{name} is beyond the range of {dtype}, the dtype of {state}")
 
 
@@ -196,9 +197,9 @@ def check_resolution(span: TimeSpan, dtype: np.dtype) -> None:
     ValueError
         If not.
     """
-    limits = _LIMITS[dtype]
+    largest, eps, smallest = _LIMITS[dtype]
     latest = max(abs(span.start), abs(span.end))
-    if latest > limits.max or abs(span.end - span.start) < _RESOLVED * max(limits.eps * latest, limits.smallest_subnormal):
+    if latest > largest or abs(span.end - span.start) < _RESOLVED * max(eps * latest, smallest):
         raise ValueError(
             f"tspan = ({span.start!r}, {span.end!r}) can't be resolved in {dtype}: count the time from another origin or in "
             "other units, or give u0 as float64"

@@ -22,7 +22,7 @@ from ..errors import CaptureError
 from .model import ArrayModel
 from .torch_arguments import infer_signature
 from .torch_derivatives import Derivatives, decomposed
-from .torch_parameters import discover_parameters, refuse_training_mode
+from .torch_parameters import discover_parameters, no_traces_in_modules, refuse_training_mode
 from .torch_source import IN_PLACE, SourceLines, explain, name_of, stops_gradient, user_line
 from .torch_trace import drop_unused, make_graph, mutates, pure, quiet_torch
 
@@ -92,7 +92,8 @@ def capture_torch(
     state = torch.zeros(u0.shape, dtype=u0.dtype, device=u0.device)
     inputs = [time, state, *leaves]
     with quiet_torch():
-        graph = _trace(flat, inputs, f)
+        with no_traces_in_modules(f):
+            graph = _trace(flat, inputs, f)
         out = _output(graph).meta["val"]
         if tuple(out.shape) != tuple(u0.shape) or out.dtype != u0.dtype:
             raise TypeError(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dis
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ..errors import CaptureError
 from ..model_cache import adapter_of
@@ -52,7 +54,7 @@ def _reach(x: Any, prefix: str, seen: set[int], depth: int) -> Iterator[tuple[st
                 yield join(name), parameter
         for module_name, module in x.named_modules():
             for name, value in vars(module).items():
-                if not name.startswith("_"):
+                if not name.startswith("_") and not _is_recomputed(module, name):
                     inner = f"{module_name}.{name}" if module_name else name
                     yield from _reach(value, join(inner), seen, depth + 1)
     elif isinstance(x, functools.partial):
@@ -92,6 +94,11 @@ def _reach(x: Any, prefix: str, seen: set[int], depth: int) -> Iterator[tuple[st
             yield from _reach(type(x).__call__, prefix, seen, depth + 1)
         for name, value in getattr(x, "__dict__", {}).items():
             yield from _reach(value, join(name), seen, depth + 1)
+
+
+def _is_recomputed(module: torch.nn.Module, name: str) -> bool:
+    """Whether a hook makes the attribute anew before each call, as pruning and the older weight and spectral norms do."""
+    return f"{name}_orig" in module._parameters or f"{name}_v" in module._parameters
 
 
 _FOREIGN = frozenset({"torch", "numpy", "scipy", "builtins", "sympy", "jax", "collections", "functools", "typing"})
@@ -136,6 +143,22 @@ def _modules(f: Any) -> Iterator[torch.nn.Module]:
             stack += x.values()
         elif isinstance(x, (list, tuple)):
             stack += x
+
+
+@contextmanager
+def no_traces_in_modules(f: Any) -> Iterator[None]:
+    """What a trace writes into attributes of modules (the weight that pruning computes, a hidden state kept for later) is a
+    tensor without values: put back what was there."""
+    before = [(module, dict(vars(module))) for module in _modules(f)]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for name, value in list(vars(module).items()):
+                if isinstance(value, FakeTensor):
+                    del vars(module)[name]
+                    if name in attributes:
+                        vars(module)[name] = attributes[name]
 
 
 def refuse_training_mode(f: Any) -> None:

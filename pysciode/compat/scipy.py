@@ -9,18 +9,16 @@ import numpy as np
 from scipy import integrate
 
 from ..engines import get_engine
-from ..solution import Solution
+from ..errors import EngineUnavailable
 from ..solving import solve
-from .ode_result import DenseSolution
-from .scipy_arguments import Limits, Span, arguments_of, check_first_step, check_jacobian, limits_of, span_of, state_of
+from .scipy_arguments import arguments_of, check_first_step, check_jacobian, limits_of, span_of, state_of
+from .scipy_events import Events, events_of
 from .scipy_methods import Method
-from .scipy_model import Called, model_of
+from .scipy_model import Call, Calls, Form, model_of
+from .scipy_result import result_of
 
 NO_LIMIT = 2**62
 """SciPy counts no steps."""
-
-FINISHED = "The solver successfully reached the end of the integration interval."
-TOO_SMALL_STEP = "Required step size is less than spacing between numbers."
 
 
 def solve_ivp(
@@ -97,28 +95,37 @@ def solve_ivp(
     if start.size == 0 or span.start == span.end:
         return _by_scipy(fun, t_span, y0, asked, method, t_eval, dense_output, events, vectorized, args, options)
     limits = limits_of(options, asked, start.size)
-    model, p = model_of(fun, extra, start, span.start, vectorized)
+    banded = any(options.get(name) is not None for name in ("lband", "uband"))
+    form = Form(start.size, start.dtype.kind == "c", bool(vectorized))
+    jac = options.get("jac") if asked.knows("jac") and not banded else None
+    model, p = model_of(fun, extra, start, span.start, form, has_jac=jac is not None)
     check_first_step(limits.dt, span)
-    if asked.scipy_name in ("Radau", "BDF"):
-        check_jacobian(options.get("jac"), span.start, start, extra)
-    sparse = any(options.get(name) is not None for name in ("jac_sparsity", "lband", "uband"))
-    problem = model.pose(start.view(float), (span.start, span.end), p, sparse)
-    every_step = dense_output or span.t_eval is None
-    with Called(fun, extra):
-        solution = solve(
-            problem,
-            asked.algorithm,
-            saveat=None if every_step else span.t_eval,
-            dense=bool(dense_output),
-            throw=False,
-            rtol=limits.rtol,
-            atol=_of_parts(limits.atol) if model.form.is_complex else limits.atol,
-            dt=limits.dt,
-            dtmin=limits.dtmin,
-            dtmax=limits.dtmax,
-            **{"maxiters": NO_LIMIT, **limits.rest},
-        )
-    return _result(solution, span, dense_output, model.form.is_complex)
+    if asked.scipy_name != "LSODA":
+        check_jacobian(jac, span.start, start, extra)
+    found = Events(events_of(events), extra, start, span.start, span.end, lambda: form.call(fun, span.start, start.copy(), extra))
+    if np.isinf(span.end) and not any(x.stop_after for x in found.callbacks) and not found.ends_at_start:
+        raise ValueError("`t_span` never ends: it needs a terminal event")
+    solution = None
+    if not found.ends_at_start:
+        sparse = banded or options.get("jac_sparsity") is not None
+        problem = model.pose(start.view(float), (span.start, span.end), p, sparse)
+        calls = {**found.calls, model: Call(fun, extra, jac)} if model.in_python else found.calls
+        with Calls(calls, span.start, span.end):
+            solution = solve(
+                problem,
+                asked.algorithm,
+                saveat=None if dense_output or span.t_eval is None else span.t_eval,
+                dense=bool(dense_output),
+                throw=False,
+                rtol=limits.rtol,
+                atol=_of_parts(limits.atol) if form.is_complex else limits.atol,
+                dt=limits.dt,
+                dtmin=limits.dtmin,
+                dtmax=limits.dtmax,
+                callback=found.callbacks or None,
+                **{"maxiters": NO_LIMIT, **limits.rest},
+            )
+    return result_of(solution, start, span, bool(dense_output), None if events is None else found)
 
 
 def _by_scipy(
@@ -127,8 +134,6 @@ def _by_scipy(
 ) -> Any:  # fmt: skip
     if asked.scipy_name is None and asked.foreign is None:
         if get_engine().name == "embedded":
-            from ..errors import EngineUnavailable
-
             raise EngineUnavailable(f"method={method!r}")
         method = "RK45"  # for nothing to integrate, any will do
     return integrate.solve_ivp(fun, t_span, y0, method, t_eval, dense_output, events, vectorized, args, **options)
@@ -137,43 +142,3 @@ def _by_scipy(
 def _of_parts(atol: Any) -> Any:
     """A tolerance for each complex entry, for its real and imaginary part."""
     return np.repeat(atol, 2) if isinstance(atol, np.ndarray) else atol
-
-
-def _result(solution: Solution, span: Span, dense_output: bool, is_complex: bool) -> Any:
-    times, states = solution.t, solution.u
-    sol = None
-    if dense_output:
-        steps = times[np.append(True, np.diff(times) != 0)]
-        sol = DenseSolution(solution, steps, is_complex)
-    if span.t_eval is not None:
-        reached = abs(solution.t_reached - span.start)
-        times = span.t_eval[np.abs(span.t_eval - span.start) <= reached]
-        y = sol(times) if sol is not None else (states.view(complex) if is_complex else states).T
-        if not times.size:
-            times, y = [], []  # as SciPy has it
-    else:
-        y = (states.view(complex) if is_complex else states).T
-    counts = solution.stats.all
-    return integrate._ivp.ivp.OdeResult(
-        t=times,
-        y=y,
-        sol=sol,
-        t_events=None,
-        y_events=None,
-        nfev=counts["nf"],
-        njev=counts["njacs"],
-        nlu=counts["nw"],
-        status=0 if solution.success else -1,
-        message=_message(solution),
-        success=solution.success,
-    )
-
-
-def _message(solution: Solution) -> str:
-    from ..solving import ADVICE
-
-    if solution.success:
-        return FINISHED
-    if solution.retcode == "DtLessThanMin":
-        return TOO_SMALL_STEP
-    return f"The solver stopped at t = {solution.t_reached:g} with retcode {solution.retcode}: {ADVICE.get(solution.retcode, '')}"

@@ -17,7 +17,7 @@ from ..capture.check import check_capture
 from ..capture.model import CallbackModel, CapturedModel, ScalarModel
 from ..capture.rebind import rebind
 from ..capture.trace import trace_roles
-from ..errors import CallbackWarning
+from ..errors import CallbackWarning, CaptureError
 from ..model_cache import Captured, store
 from ..parameters import ParameterLayout
 from ..problems import ODEProblem
@@ -36,11 +36,24 @@ _ROLES = ("u", "p", "t")
 
 @dataclass(frozen=True)
 class Form:
-    """How a function is called: the number of states, whether they are complex, and whether as a column."""
+    """How a function is called, and what it gives.
+
+    Attributes
+    ----------
+    n
+        Number of states.
+    is_complex
+        Whether they are complex.
+    vectorized
+        Whether the function takes them as a column.
+    event
+        Whether it gives one number instead of a derivative, which as a model is put in front of zeros.
+    """
 
     n: int
     is_complex: bool
-    vectorized: bool
+    vectorized: bool = False
+    event: bool = False
 
     def call(self, fun: Callable[..., Any], t: Any, y: Any, args: tuple[Any, ...]) -> np.ndarray:
         """``fun(t, y, *args)`` on numbers, of shape ``(n,)``; what is smaller is broadcast, as SciPy does.
@@ -53,9 +66,14 @@ class Form:
         return self._vector(fun(t, y[:, None] if self.vectorized else y, *args), complex if self.is_complex else float)
 
     def call_on_symbols(self, fun: Callable[..., Any], t: Any, y: Any, args: tuple[Any, ...]) -> np.ndarray:
+        """The same on symbols, of which the array is."""
         return self._vector(fun(t, y[:, None] if self.vectorized else y, *args), object)
 
     def _vector(self, result: Any, dtype: type) -> np.ndarray:
+        if self.event:
+            out = np.zeros(self.n, dtype)
+            out[0] = np.asarray(result, dtype).item()
+            return out
         if result is None:
             raise TypeError("`fun` returned None: it must return the derivative of y")
         out = np.asarray(result, dtype)
@@ -74,7 +92,7 @@ class Model:
     form: Form
     in_python: bool
 
-    def pose(self, y0: np.ndarray, span: tuple[float, float], p: np.ndarray, sparse: bool) -> ODEProblem:
+    def pose(self, y0: np.ndarray, span: tuple[float, float], p: np.ndarray, sparse: bool = False) -> ODEProblem:
         """The problem with these values; nothing is captured or checked again."""
         out = object.__new__(ODEProblem)
         out.__dict__.update(self.problem.__dict__)
@@ -111,6 +129,7 @@ class _Function:
 
     levels: _Latest = field(default_factory=_Latest)
     models: _Latest = field(default_factory=_Latest)
+    reason: str = ""
     warned: bool = False
 
 
@@ -120,16 +139,22 @@ _current = threading.local()
 
 
 def model_of(
-    fun: Callable[..., Any], args: tuple[Any, ...], y0: np.ndarray, t0: float, vectorized: bool
+    fun: Callable[..., Any], args: tuple[Any, ...], y0: np.ndarray, t0: float, form: Form, *, position: int = 0, has_jac: bool = False
 ) -> tuple[Model, np.ndarray]:
     """The model of `fun`, and the values of its parameters now.
+
+    Parameters
+    ----------
+    position
+        Tells functions of one solve from each other that share their code, if they stay in Python.
+    has_jac
+        Whether a Jacobian goes with it, for a model that stays in Python.
 
     Raises
     ------
     Exception
         What `fun` raises at `t0` and `y0`, if it has to be captured.
     """
-    form = Form(y0.size, y0.dtype.kind == "c", bool(vectorized))
     with _lock:
         known = _known(fun)
         reached = Reached(fun, args)
@@ -147,22 +172,46 @@ def model_of(
             return model, reached.flat()
         if not known.warned:
             known.warned = True
-            _warn(fun)
-        return _in_python(known, form), np.zeros(0)
+            _warn(fun, known.reason, 4 + (position > 0))
+        return _in_python(known, form, position, has_jac), np.zeros(0)
 
 
-class Called:
-    """While it lasts, models of this thread that stayed in Python call `fun` with `args`."""
+@dataclass(frozen=True)
+class Call:
+    """What a model that stayed in Python stands for in one solve."""
 
-    def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._now = (fun, args)
+    fun: Callable[..., Any]
+    args: tuple[Any, ...]
+    jac: Any = None
+
+    def jacobian(self, t: float, y: np.ndarray) -> np.ndarray:
+        """`jac`, a function or a matrix, as a matrix of real numbers."""
+        matrix = self.jac(t, y, *self.args) if callable(self.jac) else self.jac
+        matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+        if y.dtype.kind != "c":
+            return matrix.reshape(y.size, y.size)
+        out = np.empty((y.size, 2, y.size, 2))
+        out[:, 0, :, 0] = out[:, 1, :, 1] = matrix.real
+        out[:, 1, :, 0] = matrix.imag
+        out[:, 0, :, 1] = -matrix.imag
+        return out.reshape(2 * y.size, 2 * y.size)
+
+
+class Calls:
+    """While it lasts, models of this thread that stayed in Python call these functions, at times from `start` to `end`.
+
+    A solver may overshoot the end by a rounding error, and difference the time across it; SciPy's don't.
+    """
+
+    def __init__(self, calls: dict[Model, Call], start: float, end: float) -> None:
+        self._now = (calls, min(start, end), max(start, end))
 
     def __enter__(self) -> None:
-        self._before = getattr(_current, "call", None)
-        _current.call = self._now
+        self._before = getattr(_current, "calls", None)
+        _current.calls = self._now
 
     def __exit__(self, *error: object) -> None:
-        _current.call = self._before
+        _current.calls = self._before
 
 
 def _known(fun: Any) -> _Function:
@@ -199,8 +248,9 @@ def _capture(
             continue
         try:
             captured = _trace(fun, args, y0, t0, form, reached)
-        except Exception:
-            continue  # `fun` works on numbers: what it can't do is run on symbols
+        except Exception as error:
+            known.reason = _reason(error)  # `fun` works on numbers: what it can't do is run on symbols
+            continue
         model = Model(_problem(form, captured, len(reached.flat())), form, False)
         known.models.keep((form, reached.key), model)
         return model, reached, level
@@ -254,18 +304,29 @@ def _like(values: Sequence[Any], p: Any) -> list[Any]:
     return out
 
 
-def _in_python(known: _Function, form: Form) -> Model:
-    key = (form, None)
-    if key not in known.models:
+def _in_python(known: _Function, form: Form, position: int, has_jac: bool) -> Model:
+    key = (form, position, has_jac)
+    model = known.models.find(key)
+    if model is not None:
+        return model
 
-        def f(u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:
-            fun, args = _current.call
-            u = np.array(u)  # which it may keep or change
-            out = form.call(fun, t, u.view(complex) if form.is_complex else u, args)
-            return _floats(out) if form.is_complex else out
+    def call_now(u: np.ndarray, t: float) -> tuple[Call, float, np.ndarray]:
+        calls, first, last = _current.calls
+        u = np.array(u)  # which it may keep or change
+        return calls[model], min(max(t, first), last), u.view(complex) if form.is_complex else u
 
-        known.models[key] = Model(_problem(form, CallbackModel(f, None), 0), form, True)
-    return known.models[key]
+    def f(u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:
+        call, t, y = call_now(u, t)
+        out = form.call(call.fun, t, y, call.args)
+        return _floats(out) if form.is_complex else out
+
+    def jac(u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:
+        call, t, y = call_now(u, t)
+        return call.jacobian(t, y)
+
+    model = Model(_problem(form, CallbackModel(f, None, jac if has_jac else None), 0), form, True)
+    known.models.keep(key, model)
+    return model
 
 
 def _placeholder(u: Any, p: Any, t: Any) -> Any:
@@ -291,12 +352,16 @@ def _differs(model: Model, fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: 
     return not np.allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max(initial=0.0), equal_nan=True)
 
 
-def _warn(fun: Any) -> None:
+def _reason(error: Exception) -> str:
+    if isinstance(error, CaptureError):
+        return error.reason + (f"\n  at {error.where}" if error.where else "")
+    return f"{type(error).__name__}: {error}"
+
+
+def _warn(fun: Any, reason: str, stacklevel: int) -> None:
     name = getattr(fun, "__qualname__", type(fun).__name__)
     warnings.warn(
-        f"{name} can't be turned into a formula, so the solver calls Python: right, but 10 to 100 times slower than it could be. "
-        "What stands in the way is most often an `if` on the state or the time (np.where is captured), or a function of another library; "
-        "pysciode.ODEProblem(…).model says which line.",
+        f"{name} stays in Python, where the solver calls it: right, but 10 to 100 times slower than a captured one. {reason}",
         CallbackWarning,
-        stacklevel=4,
+        stacklevel=stacklevel,
     )

@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import torch
 
+from ..capture.torch_parameters import _global_names
 from ..errors import CallbackWarning, CaptureError, FallbackWarning
-from ..model_cache import ADAPTER, _Same, store
+from ..model_cache import ADAPTER, _Same, _Store, share, store
 from ..problems import ODEProblem, posed
 from .torch_reach import Place, Reached, counted, number_at, place_id, put_number
 from .torch_states import Form
 
-_CAPTURES = 8
+_KEPT = 8
 """So many captures of a function are kept; one that is given other constants at every call would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an evaluation showed.
+
+    Attributes
+    ----------
+    unused
+        Names of tensors that are reached but not used.
+    not_here
+        Why Julia can't solve; None if it can.
+    """
+
+    unused: frozenset[str] = frozenset()
+    not_here: str | None = None
+
+
+@dataclass(eq=False)
+class Known:
+    """What is known of a function, and of others with the same code that are made anew at every call."""
+
+    captures: _Store = field(default_factory=_Store)
+    findings: dict[Hashable, Findings] = field(default_factory=dict)
+    counters: list[tuple[Place, int]] = field(default_factory=list)
+    constants: dict[str, tuple[torch.Tensor, int]] = field(default_factory=dict)
+    changing: frozenset[str] = frozenset()
+    in_python: set[bool | None] = field(default_factory=set)
+    lock: Any = field(default_factory=threading.RLock)
 
 
 class Adapter:
@@ -26,23 +60,16 @@ class Adapter:
     ----------
     f
         ``f(u, p, t)`` on the real tensor of the form; what problems are posed of.
-    not_here
-        Why `func` can't be solved by Julia; None if it can.
     """
 
-    def __init__(self, func: Callable[..., Any], form: Form) -> None:
+    def __init__(self, func: Callable[..., Any], form: Form, known: Known) -> None:
         self.func = func
         self.form = form
         self.f = _model(func, form)
         setattr(self.f, ADAPTER, self)
-        self.not_here: str | None = None
-        self.reached: Reached | None = None
-        self._counters: list[tuple[Place, int]] = []
-        self._counting: frozenset[Hashable] = frozenset()
-        self._unused: frozenset[str] = frozenset()
-        self._in_python: set[bool | None] = set()
-        self._tried = False
-        self._lock = threading.RLock()
+        share(self.f, known.captures)
+        self._known = known
+        self._reached: Reached | None = None
 
     @classmethod
     def of(cls, func: Callable[..., Any], form: Form) -> Adapter:
@@ -50,70 +77,94 @@ class Adapter:
         kept = store(func)
         found = kept.get(("adapter", form))
         if found is None:
-            found = kept.setdefault(("adapter", form), cls(func, form))
+            home, code = _home(func)
+            known = Known() if home is None else store(home).setdefault((code, form), Known())
+            found = kept.setdefault(("adapter", form), cls(func, form, known))
         return found
 
     @property
     def in_python(self) -> bool:
         """Whether `func` can't be captured and is called from the solver, in its present mode of training."""
-        return getattr(self.func, "training", None) in self._in_python
+        return getattr(self.func, "training", None) in self._known.in_python
+
+    @property
+    def not_here(self) -> str | None:
+        """Why Julia can't solve it; None if it can."""
+        return self._findings.not_here
+
+    @property
+    def _findings(self) -> Findings:
+        return self._known.findings.get(self._reached.key, Findings())
 
     def fingerprint(self) -> Hashable:
         if self.in_python:
             # Python sees everything else as it is.
-            return tuple(map(_Same, self.reached.tensors.values()))
-        return self.reached.key
+            return (_Same(self.func), *map(_Same, self._reached.tensors.values()))
+        return self._reached.key
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return self.reached.tensors
+        return self._reached.tensors
 
     def look(self, t0: float, u0: torch.Tensor) -> None:
-        """See what `func` is now; at first, evaluate it, so that it raises what is wrong with itself.
+        """See what `func` is now; where it is another than before, evaluate it, so that it raises what is wrong with itself.
 
         Raises
         ------
         Exception
             Whatever `func` raises.
         """
-        self.reached = Reached(self.func, self._counting)
-        if not self._tried:
-            with self._lock:
-                if not self._tried:
-                    self._try_out(t0, u0)
-                    self._tried = True
+        known = self._known
+        self._reached = self._reach()
+        changed = [name for name, x in self._reached.constants.items() if _changed(known.constants.get(name), x, u0)]
+        known.constants = self._reached.constants
+        if changed and not self.in_python:
+            # Next time another value needs no other capture.
+            known.changing |= set(changed)
+            self._reached = self._reach()
+        if self._reached.key not in known.findings:
+            with known.lock:
+                self._try_out(t0, u0)
+                _forget_oldest(known.findings)
+
+    def _reach(self) -> Reached:
+        known = self._known
+        counting = frozenset(place_id(place) for place, _ in known.counters)
+        return Reached(self.func, counting, frozenset() if self.in_python else known.changing)
 
     def _try_out(self, t0: float, u0: torch.Tensor) -> None:
         t, u = torch.tensor(t0, dtype=u0.dtype), u0.detach().clone()
-        _, self._counters = counted(self.reached.numbers, lambda: self.f(u, None, t))
-        if self._counters:
-            self._counting = frozenset(place_id(place) for place, _ in self._counters)
-            self.reached = Reached(self.func, self._counting)
-        self.not_here = self._unsolvable(u0)
-        if self.not_here is None and self.reached.tensors:
-            counted(self.reached.numbers, lambda: self._follow_gradients(t, u))
+        _, counters = counted(self._reached.numbers, lambda: self.f(u, None, t))
+        if counters:
+            self._known.counters = counters
+            self._reached = self._reach()
+        reason, unused = self._unsolvable(u0), frozenset()
+        if reason is None and self._reached.tensors:
+            (unused, reason), _ = counted(self._reached.numbers, lambda: self._follow_gradients(t, u))
+        self._known.findings[self._reached.key] = Findings(unused, reason)
 
     def _unsolvable(self, u0: torch.Tensor) -> str | None:
-        for name, x in self.reached.tensors.items():
+        for name, x in self.tensors().items():
             if x.dtype != u0.dtype or x.device.type != "cpu":
                 return f"{name} is of {x.dtype} on {x.device}, but the state of {u0.dtype} on {u0.device}"
         return None
 
-    def _follow_gradients(self, t: torch.Tensor, u: torch.Tensor) -> None:
-        """Which of the tensors `func` does not use, and whether it uses others."""
-        tensors = self.reached.tensors
+    def _follow_gradients(self, t: torch.Tensor, u: torch.Tensor) -> tuple[frozenset[str], str | None]:
+        """The tensors that `func` does not use, and whether it uses others."""
+        tensors = {name: x for name, x in self.tensors().items() if x.requires_grad}
         try:
             with torch.enable_grad():
                 out = self.f(u.requires_grad_(), None, t)
         except Exception:
-            return  # it works without gradients, and is asked for none
-        if not out.requires_grad:
-            return
-        names = list(tensors)
-        grads = torch.autograd.grad(out.sum(), [tensors[name] for name in names], allow_unused=True, retain_graph=True)
-        self._unused = frozenset(name for name, grad in zip(names, grads, strict=True) if grad is None)
+            return frozenset(), None  # it works without gradients, and will be asked for none
+        if not out.requires_grad or not tensors:
+            return frozenset(), None
+        grads = torch.autograd.grad(out.sum(), list(tensors.values()), allow_unused=True, retain_graph=True)
+        unused = frozenset(name for name, grad in zip(tensors, grads, strict=True) if grad is None)
         known = {id(x) for x in (*tensors.values(), u)}
-        if any(id(x) not in known for x in _leaves(out, [x.grad_fn for x in tensors.values() if x.grad_fn is not None])):
-            self.not_here = "it uses a trainable tensor that pysciode can't find from it; make it an attribute of func"
+        inner = [x.grad_fn for x in tensors.values() if x.grad_fn is not None]
+        if any(id(x) not in known for x in _leaves(out, inner)):
+            return unused, "it uses a trainable tensor that can't be found from it; make it an attribute of func"
+        return unused, None
 
     def pose(self, u0: torch.Tensor, tspan: Any, trained: frozenset[int] | None) -> ODEProblem:
         """The problem for these values, captured.
@@ -128,30 +179,23 @@ class Adapter:
         CaptureError
             If `func` can't be captured; :meth:`leave_in_python` then.
         """
-        python = self.in_python
+        python, tensors = self.in_python, self.tensors()
         if trained is None:
-            unused = frozenset() if python else self._unused
-            modules = [(name, x.detach() if name in unused else x) for name, x in self.reached.tensors.items()]
+            still = frozenset() if python else self._findings.unused
+            modules = [(name, x.detach() if name in still else x) for name, x in tensors.items()]
         else:
-            modules = [(name, x if id(x) in trained else x.detach()) for name, x in self.reached.tensors.items()]
+            modules = [(name, x if id(x) in trained else x.detach()) for name, x in tensors.items()]
         problem = posed(self.f, u0, tspan, modules, "callback" if python else "auto")
-        captures = store(self.f)
-        if problem._key() not in captures:
-            self._capture(problem)
-            while len(captures) > _CAPTURES:
-                captures.pop(next(iter(captures)))
+        if problem._key() not in self._known.captures:
+            counted(self._reached.numbers, lambda: problem.model)
+            _forget_oldest(self._known.captures)
         problem._capture()
         return problem
 
-    def _capture(self, problem: ODEProblem) -> None:
-        def run() -> None:
-            problem.model
-
-        counted(self.reached.numbers, run)
-
     def leave_in_python(self, error: CaptureError) -> None:
         """From now on `func` is called from the solver; said once."""
-        self._in_python.add(getattr(self.func, "training", None))
+        self._known.in_python.add(getattr(self.func, "training", None))
+        self._reached = self._reach()
         where = f"\n  at {error.where}" if error.where else ""
         warn_once(
             self.func,
@@ -161,23 +205,24 @@ class Adapter:
             f"could be. {error.reason}{where}\nWithout that, it is compiled.",
         )
 
-    def count(self, evaluations: int) -> None:
-        """Bring the numbers with which `func` counts its evaluations up to date; in Python they do that themselves."""
-        if not self.in_python:
-            for place, step in self._counters:
-                put_number(place, number_at(place) + step * evaluations)
-
     @property
     def counts(self) -> bool:
-        return bool(self._counters) and not self.in_python
+        """Whether `func` counts its evaluations, and can't do so itself."""
+        return bool(self._known.counters) and not self.in_python
+
+    def count(self, evaluations: int) -> None:
+        """Bring its numbers up to date."""
+        for place, step in self._known.counters:
+            put_number(place, number_at(place) + step * evaluations)
 
 
 def warn_once(func: Any, about: str, category: type[Warning], message: str) -> None:
     """Warn, but of `func` only once."""
-    told = store(func).setdefault("told", set())
+    home, code = _home(func)
+    told = store(func if home is None else home).setdefault(("told", code), set())
     if about not in told:
         told.add(about)
-        warnings.warn(message, category, stacklevel=_depth_of_user())
+        warnings.warn(message, category, stacklevel=depth_of_user())
 
 
 def warn_handed_over(func: Any, reason: str) -> None:
@@ -185,19 +230,53 @@ def warn_handed_over(func: Any, reason: str) -> None:
     warn_once(func, reason, FallbackWarning, f"{_name(func)} is solved by torchdiffeq itself, not by Julia: {reason}")
 
 
-def _depth_of_user() -> int:
-    """For `warnings.warn`: the nearest frame that is not this package's."""
-    import sys
-
+def depth_of_user() -> int:
+    """For `warnings.warn`: the nearest frame that is not this package's, counted from the caller."""
     root, depth = __name__.partition(".")[0], 1
     frame = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == root:
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == root:
         frame, depth = frame.f_back, depth + 1
-    return depth - 1
+    return depth
 
 
 def _name(func: Any) -> str:
     return getattr(func, "__qualname__", None) or type(func).__name__
+
+
+def _home(func: Any) -> tuple[Any, Hashable]:
+    """An object that outlives a function made anew at every call (a lambda, a partial), and what tells its code from others."""
+    if isinstance(func, functools.partial):
+        return func.func, "partial"
+    if not isinstance(func, FunctionType) or "<locals>" not in func.__qualname__ and "<lambda>" not in func.__qualname__:
+        return None, None
+    reached = [cell.cell_contents for cell in func.__closure__ or () if _is_filled(cell)]
+    reached += [func.__globals__[name] for name in _global_names(func.__code__) if name in func.__globals__]
+    for kind in (torch.nn.Module, torch.Tensor):
+        for x in reached:
+            if isinstance(x, kind):
+                return x, func.__code__
+    return None, None
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _changed(old: tuple[torch.Tensor, int] | None, new: tuple[torch.Tensor, int], u0: torch.Tensor) -> bool:
+    """Whether a tensor has got other values, and could be a parameter."""
+    if old is None or (old[0] is new[0] and old[1] == new[1]):
+        return False
+    x = new[0]
+    return old[0].shape == x.shape and x.dtype == u0.dtype and x.device.type == "cpu"
+
+
+def _forget_oldest(kept: dict) -> None:
+    while len(kept) > _KEPT:
+        kept.pop(next(iter(kept)))
 
 
 def _model(func: Callable[..., Any], form: Form) -> Callable[..., torch.Tensor]:

@@ -37,21 +37,29 @@ class Reached:
         Anything that can be called.
     counting
         Identities of places, as :func:`place_id` gives them, whose numbers count evaluations and are not part of the key.
+    changing
+        Names of tensors that are not trained and yet count among `tensors`, since their values change from solve to solve.
 
     Attributes
     ----------
     tensors
         Trainable tensors, each once, by a name that says where.
+    constants
+        Other floating tensors and their versions, by such names; part of the key.
     key
         Equal as long as `func` computes the same from equal `tensors`.
     numbers
         Places of integers.
     """
 
-    def __init__(self, func: Any, counting: frozenset[Hashable] = frozenset()) -> None:
+    def __init__(
+        self, func: Any, counting: frozenset[Hashable] = frozenset(), changing: frozenset[str] = frozenset()
+    ) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
+        self.constants: dict[str, tuple[torch.Tensor, int]] = {}
         self.numbers: list[Place] = []
         self._counting = counting
+        self._changing = changing
         self._key: list[Hashable] = []
         self._seen: set[int] = set()
         self._visit(func, "", 0)
@@ -104,17 +112,17 @@ class Reached:
                 self._items(vars(x) if hasattr(x, "__dict__") else {}, None, name, depth)
 
     def _tensor(self, x: torch.Tensor, name: str) -> None:
-        if id(x) in self._seen:
-            self._key.append(_Same(x) if not x.requires_grad else None)
-            return
+        again = id(x) in self._seen
         self._seen.add(id(x))
-        if x.requires_grad:
-            while name in self.tensors:
-                name += "_"
-            self.tensors[name or "parameter"] = x
-            self._key.append((name, tuple(x.shape), x.dtype))
+        if x.requires_grad or name in self._changing:
+            self._key.append((name, tuple(x.shape), x.dtype, again))
+            if not again:
+                self.tensors[_free(name or "parameter", self.tensors)] = x
         else:
-            self._key.append((_Same(x), 0 if x.is_inference() else x._version))
+            version = 0 if x.is_inference() else x._version
+            self._key.append((_Same(x), version))
+            if x.is_floating_point():
+                self.constants.setdefault(name, (x, version))
 
     def _module(self, module: torch.nn.Module, name: str, depth: int) -> None:
         self._key.append((_Same(module), module.training))
@@ -166,6 +174,12 @@ class Reached:
         for values in (f.__defaults__, f.__kwdefaults__):
             if values:
                 self._visit(values, name, depth)
+
+
+def _free(name: str, taken: dict[str, Any]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _join(name: str, part: object) -> str:

@@ -8,7 +8,7 @@ name                SciML's      the same scheme?
 ``dopri8``          `DP8`        no: Hairer's pair of orders 8(5,3)
 ``bosh3``           `BS3`        yes
 ``adaptive_heun``   `Heun`       nearly: torchdiffeq's starts a step from the slope at the predictor of the one before
-``fehlberg2``       `Ralston`    no: orders 2(1)
+``fehlberg2``       `Heun`       no: the same orders 2(1)
 ``euler``           `Euler`      yes
 ``midpoint``        `Midpoint`   yes
 ``heun2``           `Heun`       yes
@@ -16,8 +16,8 @@ name                SciML's      the same scheme?
 ``rk4``             `RK4`        no: torchdiffeq's is the 3/8 rule, this the classical one
 ``explicit_adams``  `VCAB5`      no: order 5 instead of up to 12
 ``implicit_adams``  `VCABM5`     no: order 5, one correction
-``scipy_solver``                 RK45 `DP5`, RK23 `BS3`, DOP853 `DP8`, Radau `RadauIIA5`, BDF `FBDF`, LSODA: SciML's default, which
-                                 switches by itself too
+``scipy_solver``                 RK45 `DP5`, RK23 `BS3`, DOP853 `DP8`, Radau `RadauIIA5`, BDF `FBDF`, LSODA
+                                 `AutoTsit5(Rosenbrock23())`
 ==================  ===========  =============================================================================================
 
 Any other algorithm of :mod:`pysciode.algorithms`, by name or as an object, is a method too.
@@ -34,18 +34,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ..algorithms import Algorithm, check_algorithm, list_algorithms
+from ..algorithms import Algorithm, AutoTsit5, Rosenbrock23, check_algorithm, list_algorithms
 from ..errors import FallbackWarning
+from .torch_functions import depth_of_user
 from .torchdiffeq_errors import InputError
 
 Kind = Literal["adaptive", "fixed", "scipy"]
 
-ADAPTIVE = {"dopri8": "DP8", "dopri5": "Tsit5", "bosh3": "BS3", "fehlberg2": "Ralston", "adaptive_heun": "Heun"}
+ADAPTIVE = {"dopri8": "DP8", "dopri5": "Tsit5", "bosh3": "BS3", "fehlberg2": "Heun", "adaptive_heun": "Heun"}
 FIXED = {
     "euler": "Euler", "midpoint": "Midpoint", "heun2": "Heun", "heun3": "BS3", "rk4": "RK4",
     "explicit_adams": "VCAB5", "implicit_adams": "VCABM5", "fixed_adams": "VCABM5",
 }  # fmt: skip
-SCIPY = {"RK45": "DP5", "RK23": "BS3", "DOP853": "DP8", "Radau": "RadauIIA5", "BDF": "FBDF", "LSODA": "auto"}
+SCIPY = {"RK45": "DP5", "RK23": "BS3", "DOP853": "DP8", "Radau": "RadauIIA5", "BDF": "FBDF", "LSODA": "AutoTsit5"}
 
 METHODS = (*ADAPTIVE, *FIXED, "scipy_solver")
 """torchdiffeq's names."""
@@ -78,6 +79,8 @@ class Method:
         Whether states between the steps of a fixed grid lie on straight lines.
     jumps
         Where the right-hand side jumps: inside the time span, in its direction.
+    norm
+        The user's, of an error in the form of the state.
     not_here
         What only torchdiffeq itself can do of what is asked for.
     """
@@ -88,6 +91,7 @@ class Method:
     steps: np.ndarray | None = None
     linear: bool = False
     jumps: tuple[float, ...] = ()
+    norm: Callable[[Any], Any] | None = None
     not_here: str | None = None
 
 
@@ -114,7 +118,8 @@ def algorithm_of(method: Any, options: Mapping[str, Any]) -> tuple[Kind, Algorit
             solver = options.get("solver", "LSODA")
             if solver not in SCIPY:
                 raise InputError(f"options['solver'] must be one of {', '.join(SCIPY)}, not {solver!r}")
-            return "scipy", check_algorithm(SCIPY[solver])
+            switching = SCIPY[solver] == "AutoTsit5"
+            return "scipy", AutoTsit5(Rosenbrock23()) if switching else check_algorithm(SCIPY[solver])
         if method != "auto" and method not in list_algorithms():
             raise ValueError(
                 f"Invalid method {method!r}. Must be one of {', '.join(METHODS)}, or the name of an algorithm of SciML "
@@ -145,12 +150,10 @@ def method_of(method: Any, options: Mapping[str, Any] | None, func: Any, y0: Any
     unknown = {key: value for key, value in options.items() if key not in known}
     name = method if isinstance(method, str) else getattr(algorithm, "name", "dopri5")
     if unknown:
-        warnings.warn(f"{name}: Unexpected arguments {unknown}", stacklevel=5)
+        warnings.warn(f"{name}: Unexpected arguments {unknown}", stacklevel=depth_of_user())
     useless = sorted(_WITHOUT_EFFECT & set(options) & known)
     if useless:
-        warnings.warn(f"{name}: {', '.join(useless)} has no effect on SciML's {algorithm}", FallbackWarning, stacklevel=5)
-    if callable(options.get("norm")):
-        return Method(kind, algorithm, not_here="a norm of one's own (options['norm'])")
+        warnings.warn(f"{name}: {', '.join(useless)} has no effect on SciML's {algorithm}", FallbackWarning, stacklevel=depth_of_user())
     if kind == "fixed":
         return _fixed(algorithm, options, func, y0, t, event)
     return _adaptive(kind, algorithm, options, t, event)
@@ -177,7 +180,7 @@ def _adaptive(kind: Kind, algorithm: Algorithm | None, options: dict[str, Any], 
         steps, jumps = (*steps, *jumps), ()
     if steps:
         keywords["tstops"] = np.array(steps)
-    return Method(kind, algorithm, keywords, jumps=jumps)
+    return Method(kind, algorithm, keywords, jumps=jumps, norm=options.get("norm") if kind == "adaptive" else None)
 
 
 def _inside(times: Any, name: str, start: float, end: float) -> tuple[float, ...]:

@@ -122,7 +122,9 @@ class Job:
     def _solve(self, u0: torch.Tensor, tspan: Any, *, saveat: Any, throw: bool = True, **options: Any) -> Solution:
         adapter, adjoint = self.adapter, self.adjoint
         trained = None if adjoint is None else frozenset(map(id, adjoint.parameters))
-        keywords = self.method.keywords
+        keywords, norm = self.method.keywords, self.method.norm
+        if norm is not None:
+            options["internalnorm"] = lambda error: float(norm(adapter.form.user(error)))
         if "tstops" in keywords:
             keywords = keywords | {"tstops": _between(keywords["tstops"], *map(_number, tspan))}
         while True:

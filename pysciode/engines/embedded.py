@@ -85,7 +85,8 @@ class EmbeddedEngine(Engine):
         if isinstance(request.sensealg, BacksolveAdjoint):
             with torch.no_grad():
                 raw, states = _integrate(request, run, rhs, u0, p, keep_graph=False)
-            return raw, partial(_backsolve, request, run, rhs, u0, p, raw, states)
+            # The raw solution shares the states' memory, and belongs to whoever gets it.
+            return raw, partial(_backsolve, request, run, rhs, u0, p, raw, states.clone())
         with torch.enable_grad():
             raw, states = _integrate(request, run, rhs, u0.requires_grad_(), p.requires_grad_(), keep_graph=True)
         return raw, partial(_through_the_solver, states, u0, p)

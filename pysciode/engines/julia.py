@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import GradientFailed, JuliaError
 from ..installation import julia_environment_is_resolved
+from ..solution import SUCCESS
 from .base import Engine, Pullback, RawSolution, SolveRequest
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
@@ -108,7 +109,7 @@ class JuliaEngine(Engine):
         atexit.register(_at_exit)  # runs before juliacall's own, which was registered earlier and ends Julia
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_at_exit)
-        self._models = RegisteredModels(self.command)
+        self._models = RegisteredModels(self.command, self._release)
 
     def command(self, name: str, arguments: dict[str, Any], payload: str = "") -> int:
         """Have Julia do something that is done once for a model, a plan or a fit; the handle of what comes of it.
@@ -130,6 +131,12 @@ class JuliaEngine(Engine):
             self._raise(-handle, report, name, ours=False)
         raise_what_waits()
         return handle
+
+    def _release(self, command: str, handle: int) -> None:
+        """Have Julia forget a model or a plan; comes from garbage collection, at any time, and raises nothing."""
+        if _julia_runs:
+            spec = toml({"command": command, "handle": handle})
+            self._calls["command"](spec.encode(), b"", ctypes.addressof(_Report()))
 
     def _take_error(self, id: int) -> tuple[str, str]:
         size = self._calls["error"](id, None, 0)
@@ -201,13 +208,18 @@ class JuliaEngine(Engine):
             t = np.empty(report.count, dtype=np.float64)
             u = np.empty((report.count, width), dtype=dtype)
             self._calls["fetch"](answer.id, _output(t), _output(u))
+        retcode = report.retcode.decode()
+        if saveat is not None and retcode not in SUCCESS and not options.dense and len(t):
+            # SciML adds the point where it gave up, which nobody asked for.
+            if dtype.type(saveat[len(t) - 1]) != report.t_reached:
+                t, u = t[:-1], u[:-1]
         interpolant = None
         if options.dense and answer.id:
             keeps_it = request.sensealg is None or request.sensealg.continuous
             interpolant = partial(self._interpolate, request, answer, width) if keeps_it else self._solved_again(request)
         events = self._events(request, answer) if options.events else ()
         raw = RawSolution(
-            t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant, events=events
+            t, u, retcode, _Counts(report), report.t_reached, interpolant, events=events
         )
         return raw, answer
 
@@ -308,6 +320,9 @@ class _Counts(Mapping[str, int]):
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+    def __reduce__(self) -> tuple:
+        return (dict, (dict(self),))
 
     def __repr__(self) -> str:
         return repr(dict(self))

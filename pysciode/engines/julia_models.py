@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,6 @@ from ..sensitivity import (
 )
 from .base import EventRequest, SolveOptions, SolveRequest
 from .julia_callback import PythonFunctions
-from .julia_runtime import julia_runs
 
 if TYPE_CHECKING:
     from ..problems import ODEProblem
@@ -37,44 +37,59 @@ _ALL_SCALAR = frozenset(
 )
 # Beyond this, derivatives of a scalar model are printed only when they are wanted.
 _SMALL = 400
+_SHARED_BYTES = 1_000_000
+"""Of constants, at most, where models with the same source share what is compiled."""
+_PLANS = 100
+"""Of one model, at most: a tolerance may be another at each solve."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Registered:
-    """One generation of a model on the Julia side: a handle, the functions it has, and the plans made for it."""
+    """One generation of a model on the Julia side: a handle, and the functions it has."""
 
     handle: int
     functions: frozenset[str]
-    keep: Any = None  # C functions that must live as long as the model
-    plans: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Handle of a plan, and what it needs alive."""
 
     id: int
     registered: Registered
     other: Registered | None
+    events: tuple[weakref.ref, ...] = ()  # the models of its events, which are often written anew for every solve
+
+    def is_current(self) -> bool:
+        """Whether the models of its events are still those that it was made for."""
+        return all(x() is not None for x in self.events)
 
 
 class RegisteredModels:
-    """Captured models that Julia knows; forgotten there when they are forgotten here."""
+    """Captured models that Julia knows; forgotten there when they are forgotten here.
 
-    def __init__(self, command: Command) -> None:
+    Models with the same source share one generation, and the latest few are kept after their models are gone: networks of one
+    architecture, made again and again, are compiled once. (Julia never frees compiled code.)
+    """
+
+    def __init__(self, command: Command, release: Callable[[str, int], None]) -> None:
         self._command = command
-        self._lock = threading.RLock()
+        self._release = release
+        self.lock = threading.RLock()
         self._known: dict[tuple[int, str], list[Registered]] = {}
+        self._by_content: weakref.WeakValueDictionary[Hashable, Registered] = weakref.WeakValueDictionary()
+        self._recent: deque[Registered] = deque(maxlen=32)
 
     def get(self, model: CapturedModel, want: frozenset[str], request: SolveRequest) -> Registered:
         """The model with at least the functions `want`, lowered and compiled now if it lacks some."""
         dtype = request.u0.dtype
         key = (id(model), dtype.name)
-        with self._lock:
+        with self.lock:
             generations = self._known.get(key)
             if generations is None:
                 generations = self._known[key] = []
-                weakref.finalize(model, self._forget, key).atexit = False
+                # Without the lock, which garbage collection may not wait for: nobody else can still be at that model.
+                weakref.finalize(model, self._known.pop, key).atexit = False
             for registered in reversed(generations):
                 if want <= registered.functions:
                     return registered
@@ -87,12 +102,21 @@ class RegisteredModels:
         if isinstance(model, CallbackModel):
             functions = PythonFunctions(model, tuple(request.problem.u0.shape), n_params, dtype)
             arguments: dict[str, Any] = {"dtype": dtype.name, "n": n, "np": n_params, **functions.addresses}
-            handle = self._command("register_callback", arguments)
-            return Registered(handle, want, keep=functions)
+            # On the model itself, of which they hold parts: from here they would keep it alive.
+            model.__dict__.setdefault("called_by_julia", []).append(functions)
+            return self._send("register_callback", arguments, want)
         if isinstance(model, ScalarModel) and n * max(n, n_params) <= _SMALL:
             want = want | _ALL_SCALAR
         lowered = lower(model, dtype, n=n, n_params=n_params, want=want)
         constants = {name: np.ascontiguousarray(value).reshape(-1) for name, value in lowered.constants.items()}
+        size = sum(x.nbytes for x in constants.values())
+        content = None
+        if lowered.form in ("scalar", "array") and size <= _SHARED_BYTES:
+            values = tuple((name, x.dtype.char, x.tobytes()) for name, x in constants.items())
+            content = (dtype.char, n, n_params, lowered.source, values, want)
+            found = self._by_content.get(content)
+            if found is not None:
+                return found
         arguments = {
             "dtype": dtype.name,
             "n": n,
@@ -103,17 +127,20 @@ class RegisteredModels:
         }
         if lowered.sparsity is not None and "jac_sparse!" in lowered.functions:
             arguments["colptr"], arguments["rowval"] = lowered.sparsity
-        return Registered(self._command("register", arguments, lowered.source), want)
+        registered = self._send("register", arguments, want, lowered.source)
+        if content is not None:
+            self._by_content[content] = registered
+            self._recent.append(registered)
+        return registered
 
-    def _forget(self, key: tuple[int, str]) -> None:
-        # Without the lock: this comes with garbage collection, at any time, and nobody else can still be at that model. A thread that
-        # waited here while Julia called Python in it would keep the one that has the lock from its own garbage collection in Julia.
-        generations = self._known.pop(key, [])
-        if julia_runs():
-            for registered in generations:
-                for plan in registered.plans:
-                    self._command("release_plan", {"handle": plan})
-                self._command("release_model", {"handle": registered.handle})
+    def _send(self, name: str, arguments: dict[str, Any], functions: frozenset[str], source: str = "") -> Registered:
+        registered = Registered(self._command(name, arguments, source), functions)
+        self.release_with(registered, "release_model", registered.handle)
+        return registered
+
+    def release_with(self, thing: Registered | Plan, command: str, handle: int) -> None:
+        """Have Julia forget `handle` when `thing` is forgotten here."""
+        weakref.finalize(thing, self._release, command, handle).atexit = False
 
 
 class _Latest(NamedTuple):
@@ -165,13 +192,16 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         problem.jac_sparsity is not None,
         tuple((*(id(x.model) for x in e.problems), e.direction, e.stop_after) for e in options.events),
     )
-    plan = plans.get(key)
-    if plan is None:
-        plan = plans[key] = _new_plan(command, models, request)
-        for event in options.events:
-            # Functions of events are often written anew for every solve.
-            for x in event.problems:
-                weakref.finalize(x.model, _forget_plan, command, plans, key).atexit = False
+    kept = plans.setdefault(Plan, {})
+    plan = kept.get(key)
+    if plan is None or not plan.is_current():
+        with models.lock:
+            plan = kept.get(key)
+            if plan is None or not plan.is_current():
+                plan = _new_plan(command, models, request)
+                for old in [k for k, x in kept.items() if not x.is_current()] + list(kept)[: max(0, len(kept) + 1 - _PLANS)]:
+                    kept.pop(old, None)
+                kept[key] = plan
     if problem.mass_matrix is None:
         plans[_Latest] = _Latest(
             options, request.algorithm, request.sensealg, request.wants, request.u0.dtype, problem.jac_sparsity, plan
@@ -217,17 +247,9 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
             "mass_matrix": None if problem.mass_matrix is None else np.asarray(problem.mass_matrix, dtype=np.float64),
         },
     )
-    plan = Plan(handle, registered, other)
-    registered.plans.append(handle)
+    plan = Plan(handle, registered, other, tuple(weakref.ref(x.model) for e in options.events for x in e.problems))
+    models.release_with(plan, "release_plan", handle)
     return plan
-
-
-def _forget_plan(command: Command, plans: dict[Any, Any], key: Any) -> None:
-    plan = plans.pop(key, None)
-    plans.pop(_Latest, None)
-    if plan is not None and plan.id in plan.registered.plans:
-        plan.registered.plans.remove(plan.id)
-        command("release_plan", {"handle": plan.id})
 
 
 def _event_arguments(models: RegisteredModels, event: EventRequest) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Solutions in the form of SciPy's."""
+"""Continuous solutions in the form of SciPy's."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class DenseSolution(OdeSolution):
     Parameters
     ----------
     solution
-        A dense solution.
+        A dense solution; None for one that is constant.
     steps
         The times that the solver stepped on, shape ``(k + 1,)``.
-    is_complex
-        Whether the states are pairs of real and imaginary parts.
+    y0
+        The initial state; if it is complex, the solution's states are pairs of real and imaginary parts.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class DenseSolution(OdeSolution):
         One ``DenseOutput`` for each step.
     """
 
-    def __init__(self, solution: Solution, steps: np.ndarray, is_complex: bool) -> None:
+    def __init__(self, solution: Solution | None, steps: np.ndarray, y0: np.ndarray) -> None:
         self.ts = steps
         self.n_segments = len(steps) - 1
         self.ascending = bool(steps[-1] >= steps[0])
@@ -43,7 +43,7 @@ class DenseSolution(OdeSolution):
         self.t_min, self.t_max = self.ts_sorted[0], self.ts_sorted[-1]
         self.side = "left" if self.ascending else "right"
         self._solution = solution
-        self._is_complex = is_complex
+        self._y0 = y0
 
     @property
     def interpolants(self) -> list[DenseOutput]:
@@ -55,6 +55,12 @@ class DenseSolution(OdeSolution):
         if t.ndim > 1:
             raise ValueError("`t` must be a float or a 1-D array.")
         times = t.reshape(-1)
+        y = self._states(times).view(self._y0.dtype)
+        return y[0] if t.ndim == 0 else y.T
+
+    def _states(self, times: np.ndarray) -> np.ndarray:
+        if self._solution is None:
+            return np.tile(self._y0, (len(times), 1))
         inside = np.clip(times, self.t_min, self.t_max)
         y = np.ascontiguousarray(self._solution(inside))
         outside = times != inside
@@ -62,9 +68,7 @@ class DenseSolution(OdeSolution):
             for end, there in ((0, times < self.t_min), (-1, times > self.t_max)):
                 if there.any():
                     y[there] = self._beyond(end, times[there])
-        if self._is_complex:
-            y = y.view(complex)
-        return y[0] if t.ndim == 0 else y.T
+        return y
 
     def _beyond(self, end: int, times: np.ndarray) -> np.ndarray:
         step = self.ts_sorted[:2] if end == 0 else self.ts_sorted[-2:]
