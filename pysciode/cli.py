@@ -85,7 +85,8 @@ def install(
     update: Annotated[bool, typer.Option("--update", help="Also move Julia packages to their newest versions.")] = False,
 ) -> None:
     """Install the Julia engine: Julia itself where it is missing, and SciML, resolved and precompiled."""
-    from .installation import EXTRAS, extra_is_installed, install_extra, julia_environment_is_resolved, julia_project, resolve
+    from .installation import EXTRAS, extra_is_installed, install_extra, resolve
+    from .julia_environment import failure_to_start, julia_environment_is_resolved, julia_project
 
     name = None if extra is None else extra.lower()
     if name == "cuda":
@@ -95,13 +96,16 @@ def install(
         known = "; ".join(f"{key} ({part.purpose})" for key, part in EXTRAS.items())
         typer.echo(f"There is no part {extra!r}; there are {known}. Nothing was installed.", err=True)
         raise typer.Exit(2)
-    if not update and (name is None or extra_is_installed(name)) and julia_environment_is_resolved():
-        what = "The Julia engine" if name is None else name
-        typer.echo(f"{what} is installed already, in {julia_project()} (--update brings newer packages).")
-        return
-
     def show(line: str) -> None:
         typer.echo(line, err=True)
+
+    if not update and (name is None or extra_is_installed(name)) and julia_environment_is_resolved():
+        failure = failure_to_start()
+        if failure is None:
+            what = "The Julia engine" if name is None else name
+            typer.echo(f"{what} is installed already, in {julia_project()} (--update brings newer packages).")
+            return
+        show(f"The Julia engine is installed, and does not start: {failure}\nIt is installed again.")
 
     try:
         if name is None:

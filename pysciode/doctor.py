@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from .errors import INSTALL_COMMAND
-from .installation import (
-    EXTRAS,
+from .installation import EXTRAS, extra_is_installed
+from .julia_environment import (
     JULIA_PACKAGE,
-    extra_is_installed,
+    OLDEST_JULIA,
+    Trouble,
+    failure_to_start,
+    find_trouble,
     installed_packages,
-    julia_environment_is_resolved,
     julia_project,
+    julia_version,
     required_packages,
 )
 
@@ -43,8 +45,11 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """All checks, in the order of what needs what."""
-    return [_python(), *_python_packages(), _julia(), *_julia_packages(), *_extras(), _threads(), _gpu(), _engine()]
+    """All checks, in the order of what needs what. The last starts Julia in a process of its own, where it is installed."""
+    trouble = find_trouble()
+    return [
+        _python(), *_python_packages(), _julia(), *_julia_packages(trouble), *_extras(), _threads(), _gpu(), _engine(trouble),
+    ]  # fmt: skip
 
 
 def _python() -> Check:
@@ -63,11 +68,14 @@ def _julia() -> Check:
     executable = _julia_executable()
     if executable is None:
         return Check("Julia", "missing", "none found", INSTALL_COMMAND)
-    try:
-        answer = subprocess.run([executable, "--version"], capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return Check("Julia", "missing", f"{executable} does not run: {error}", INSTALL_COMMAND)
-    return Check("Julia", "ok", f"{answer.stdout.strip().removeprefix('julia version ')} at {executable}")
+    found = julia_version(executable)
+    if found is None:
+        return Check("Julia", "missing", f"{executable} does not run as Julia", INSTALL_COMMAND)
+    said = f"{'.'.join(map(str, found))} at {executable}"
+    if found < OLDEST_JULIA:
+        oldest = ".".join(map(str, OLDEST_JULIA))
+        return Check("Julia", "missing", f"{said} is too old", f"Install Julia {oldest} or newer, or leave it to {INSTALL_COMMAND}")
+    return Check("Julia", "ok", said)
 
 
 def _julia_executable() -> str | None:
@@ -79,6 +87,8 @@ def _julia_executable() -> str | None:
         from juliapkg.find_julia import find_julia
         from juliapkg.state import STATE
 
+        if STATE["override_executable"]:
+            return STATE["override_executable"]
         remembered = (load_meta() or {}).get("executable")
         if remembered and os.path.exists(remembered):
             return remembered
@@ -88,15 +98,12 @@ def _julia_executable() -> str | None:
         return shutil.which("julia")
 
 
-def _julia_packages() -> Iterator[Check]:
+def _julia_packages(trouble: Trouble | None) -> Iterator[Check]:
     project = julia_project()
-    resolved = julia_environment_is_resolved()
-    yield Check(
-        "Julia environment",
-        "ok" if resolved else "missing",
-        f"{'resolved' if resolved else 'not resolved'}: {project}",
-        "" if resolved else INSTALL_COMMAND,
-    )
+    if trouble is None:
+        yield Check("Julia environment", "ok", f"resolved: {project}")
+    else:
+        yield Check("Julia environment", "missing", f"not resolved ({trouble.reason}): {project}", trouble.mend)
     present = installed_packages(project) if project else {}
     for name in required_packages():
         if name in present:
@@ -131,7 +138,10 @@ def _gpu() -> Check:
     return Check("GPU", "note", "none that torch can use; models run on the CPU")
 
 
-def _engine() -> Check:
-    if julia_environment_is_resolved():
-        return Check("engine", "ok", f"julia ({JULIA_PACKAGE})")
-    return Check("engine", "note", "embedded (torchdiffeq): explicit solvers only", INSTALL_COMMAND)
+def _engine(trouble: Trouble | None) -> Check:
+    if trouble is None:
+        failure = failure_to_start()
+        if failure is None:
+            return Check("engine", "ok", f"julia ({JULIA_PACKAGE} loads)")
+        return Check("engine", "missing", f"julia is installed, and does not start: {failure}", INSTALL_COMMAND)
+    return Check("engine", "note", "embedded (torchdiffeq): explicit solvers only", trouble.mend)

@@ -97,12 +97,18 @@ class EngineUnavailable(PysciodeError):
     ----------
     feature
         What was asked for.
+    reason
+        Why it can't be had; may be empty.
+    mend
+        What to do about it.
     """
 
     def __init__(
         self, feature: str, reason: str = "", *, mend: str | None = f"Install it with: {INSTALL_COMMAND}"
     ) -> None:
         self.feature = feature
+        self.reason = reason
+        self.mend = mend
         message = f"{feature} needs the Julia engine" if not reason else f"{feature}: {reason}"
         super().__init__(f"{message}. {mend}" if mend else message)
 

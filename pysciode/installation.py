@@ -1,29 +1,38 @@
-"""The Julia environment: whether it is there, and how it comes there.
+"""How the Julia environment comes to be.
 
-juliapkg keeps the environment: it reads ``juliapkg.json`` of every installed Python package, finds or downloads Julia, and
-resolves one Julia project for this Python environment. This module asks it and tells the user; nothing here starts Julia
-in this process.
+juliapkg does it; this module asks it, tells the user, and keeps processes from doing it at once. Nothing here starts Julia in this
+process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 from .errors import INSTALL_COMMAND, EngineUnavailable
-
-JULIA_PACKAGE = "PySciODE"
-LOCK_PATIENCE = 2.0
-"""Seconds to wait for another process that has the environment."""
+from .julia_environment import (
+    JULIA_PACKAGE,
+    LOCK_PATIENCE,
+    OLDEST_JULIA,
+    Trouble,
+    complete_load_path,
+    environment_given_by_hand,
+    installed_packages,
+    julia_environment_is_resolved,
+    julia_project,
+    required_packages,
+    trouble_by_hand,
+    trouble_with_options,
+    trouble_with_override,
+    unavailable,
+)
 
 
 @dataclass(frozen=True)
@@ -55,87 +64,6 @@ EXTRAS = {
 """What ``python -m pysciode install NAME`` adds. The Julia package has an extension for each, with the same bounds."""
 
 
-def required_packages() -> dict[str, dict[str, str]]:
-    """The Julia packages that ``juliapkg.json`` asks for, by name."""
-    return json.loads(files("pysciode").joinpath("juliapkg.json").read_text())["packages"]
-
-
-def julia_environment_is_resolved() -> bool:
-    """Whether the Julia engine can start without installing anything.
-
-    Costs a few milliseconds where Julia was never installed, and one ``julia --version`` where it was: juliapkg keeps that
-    answer, and juliacall would have asked the same.
-    """
-    given = _environment_given_by_hand()
-    if given is not None:
-        return _manifest_is_current(given[1])
-    try:
-        import juliapkg
-        from filelock import FileLock
-        from juliapkg.state import STATE
-
-        # Asked first, because juliapkg would create the project's directory.
-        if not os.path.exists(STATE["meta"]):
-            return False
-        # juliapkg waits without limit while another process installs, and says so on stdout. A mere question holds its lock
-        # for milliseconds.
-        with FileLock(os.path.join(STATE["project"], "lock.pid")).acquire(timeout=LOCK_PATIENCE):
-            pass
-        return juliapkg.resolve(dry_run=True) and _manifest_is_current(STATE["project"])
-    except Exception:
-        # A broken, read-only or just being installed environment is one that can't start; `doctor` says what is wrong.
-        return False
-
-
-def julia_project() -> str | None:
-    """The directory of the Julia project for this Python environment; None without juliapkg."""
-    given = _environment_given_by_hand()
-    if given is not None:
-        return given[1]
-    try:
-        from juliapkg.state import STATE
-    except ImportError:
-        return None
-    return STATE["project"]
-
-
-def installed_packages(project: str) -> dict[str, str]:
-    """Name to version of what a Julia project's manifest holds; empty without one."""
-    manifest = Path(project) / "Manifest.toml"
-    if not manifest.is_file():
-        return {}
-    found: dict[str, str] = {}
-    # Two keys out of a file of thousands of lines: a whole TOML parse takes seconds.
-    for entry in manifest.read_text().split("[[deps.")[1:]:
-        name = entry.partition("]]")[0]
-        version = re.search(r'^version = "(.*)"$', entry, re.MULTILINE)
-        found[name] = version[1] if version else ""
-    return found
-
-
-def _manifest_is_current(project: str) -> bool:
-    """Whether a project holds the Julia package with the dependencies and extensions that its Project.toml names today.
-
-    juliapkg resolves again when a juliapkg.json changes; a checkout that moved on may have changed only Project.toml.
-    """
-    manifest = Path(project) / "Manifest.toml"
-    if not manifest.is_file():
-        return False
-    entry = re.search(rf"^\[\[deps\.{JULIA_PACKAGE}\]\]$(.*?)(?=^\[\[|\Z)", manifest.read_text(), re.MULTILINE | re.DOTALL)
-    if entry is None:
-        return False
-    described = files("pysciode").joinpath(required_packages()[JULIA_PACKAGE]["path"], "Project.toml").read_text()
-
-    def named(section: str) -> set[str]:
-        found = re.search(rf"^\[{section}\]$(.*?)(?=^\[|\Z)", described, re.MULTILINE | re.DOTALL)
-        return set(re.findall(r"^(\w+) *=", found[1], re.MULTILINE)) if found else set()
-
-    held = re.search(r"^deps = \[(.*?)\]", entry[1], re.MULTILINE | re.DOTALL)
-    if held is None or set(re.findall(r"\w+", held[1])) != named("deps"):
-        return False
-    return named("weakdeps") | named("extensions") <= set(re.findall(r"\w+", entry[1]))
-
-
 def resolve(progress: Callable[[str], None] = print, *, update: bool = False) -> None:
     """Install Julia, where it is missing, and resolve and precompile its packages.
 
@@ -153,29 +81,87 @@ def resolve(progress: Callable[[str], None] = print, *, update: bool = False) ->
     EngineUnavailable
         If a stage fails, with the reason.
     """
-    given = _environment_given_by_hand()
-    if given is not None:
-        raise EngineUnavailable(
-            "The Julia engine",
-            f"PYTHON_JULIACALL_PROJECT names {given[1]}, which lacks {JULIA_PACKAGE}; unset it, so that juliapkg decides",
-        )
+    trouble = trouble_with_options()
+    given = environment_given_by_hand()
+    if trouble is None and given is not None:
+        # juliapkg is left out, so it can't help.
+        trouble = trouble_by_hand(*given) or Trouble("it is installed in the project that PYTHON_JULIACALL_PROJECT names", "")
+    if trouble is None:
+        trouble = trouble_with_override()
+    if trouble is not None:
+        raise unavailable(trouble)
     import juliapkg
 
-    began = time.perf_counter()
-    progress(
-        f"[1/2] Julia and {len(required_packages())} packages into {julia_project()}: downloads some hundred megabytes and "
-        "precompiles, which takes minutes the first time (Julia itself is fetched where it is missing)."
-    )
+    with _alone(progress) as waited:
+        if waited and not update and julia_environment_is_resolved():
+            progress("The other process has installed it.")
+            return
+        began = time.perf_counter()
+        progress(
+            f"[1/2] Julia and {len(required_packages())} packages into {julia_project()}: downloads some hundred megabytes and "
+            "precompiles, which takes minutes the first time (Julia itself is fetched where it is missing)."
+        )
+        try:
+            # Forced: what juliapkg remembers may be newer than what was done, after an interrupted installation.
+            # juliapkg's notes go to stderr, so that a script's own output stays clean.
+            with contextlib.redirect_stdout(sys.stderr), complete_load_path():
+                juliapkg.resolve(force=True, update=update)
+        except (Exception, SystemExit) as error:
+            raise unavailable(_why_it_failed(error)) from error
+        progress(f"[2/2] Loading {JULIA_PACKAGE} once, to see that it works.")
+        _load_once(juliapkg.executable(), juliapkg.project())
+        progress(f"Julia is ready, after {time.perf_counter() - began:.0f} s.")
+
+
+_locks: dict[str, Any] = {}  # a lock can be taken again through the same object only
+
+
+@contextlib.contextmanager
+def _alone(progress: Callable[[str], None]) -> Iterator[bool]:
+    """Keep other processes from installing into the same environment meanwhile; whether one had to be waited for."""
+    from filelock import FileLock, Timeout
+
+    project = str(julia_project())
     try:
-        # Forced: what juliapkg remembers may be newer than what was done, after an interrupted installation.
-        # juliapkg's notes go to stderr, so that a script's own output stays clean.
-        with contextlib.redirect_stdout(sys.stderr):
-            juliapkg.resolve(force=True, update=update)
-    except (Exception, SystemExit) as error:
-        raise EngineUnavailable("The Julia engine", f"juliapkg could not resolve its environment ({error})") from error
-    progress(f"[2/2] Loading {JULIA_PACKAGE} once, to see that it works.")
-    _load_once(juliapkg.executable(), juliapkg.project())
-    progress(f"Julia is ready, after {time.perf_counter() - began:.0f} s.")
+        os.makedirs(project, exist_ok=True)
+        lock = _locks.setdefault(project, FileLock(os.path.join(project, "pysciode.lock")))
+        waited = False
+        try:
+            lock.acquire(timeout=LOCK_PATIENCE)
+        except Timeout:
+            progress(f"Another process is installing into {project}: waiting for it.")
+            lock.acquire()
+            waited = True
+    except OSError as error:
+        raise unavailable(_why_it_failed(error)) from error
+    try:
+        yield waited
+    finally:
+        lock.release()
+
+
+def _why_it_failed(error: BaseException) -> Trouble:
+    """What went wrong with an installation, and what users can do about it."""
+    oldest = ".".join(map(str, OLDEST_JULIA))
+    if isinstance(error, subprocess.CalledProcessError):
+        return Trouble(
+            f"Julia's package manager ended with status {error.returncode}, and said above why",
+            f"See to that (the network, a proxy, room on the disk, rights to write), and then: {INSTALL_COMMAND}",
+        )
+    if isinstance(error, URLError):
+        return Trouble(
+            f"no Julia of version {oldest} or newer was found, and none can be downloaded ({error.reason})",
+            f"See to the network or the proxy, or install Julia by hand, and then: {INSTALL_COMMAND}",
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return Trouble(
+            f"{error.filename} can't be written ({error.strerror})",
+            "Have it made writable, or name another place for Julia's packages with JULIA_DEPOT_PATH and for the project with "
+            f"PYTHON_JULIAPKG_PROJECT (an absolute path), and then: {INSTALL_COMMAND}",
+        )
+    return Trouble(
+        f"juliapkg could not resolve its environment ({error})", f"See to that, and then: {INSTALL_COMMAND}"
+    )
 
 
 def extra_is_installed(name: str) -> bool:
@@ -216,7 +202,7 @@ def install_extra(name: str, progress: Callable[[str], None] = print, *, update:
         If a stage fails, with the reason; then nothing was added.
     """
     packages = EXTRAS[name].packages
-    given = _environment_given_by_hand()
+    given = environment_given_by_hand()
     if given is not None:
         raise EngineUnavailable(
             name, f"PYTHON_JULIACALL_PROJECT names {given[1]}", mend=f"Add {', '.join(packages)} to that project with Julia's Pkg"
@@ -225,28 +211,24 @@ def install_extra(name: str, progress: Callable[[str], None] = print, *, update:
     from juliapkg.deps import load_cur_deps
 
     # What users have asked for themselves, perhaps in another version, stays as it is.
-    mine = packages.keys() - load_cur_deps().get("packages", {}).keys()
-    for package in sorted(mine):
-        juliapkg.add(package, **packages[package])
-    try:
-        resolve(progress, update=update)
-    except BaseException:
+    with _alone(progress):
+        mine = packages.keys() - load_cur_deps().get("packages", {}).keys()
         for package in sorted(mine):
-            juliapkg.rm(package)
-        raise
+            juliapkg.add(package, **packages[package])
+        try:
+            resolve(progress, update=update)
+        except BaseException:
+            for package in sorted(mine):
+                juliapkg.rm(package)
+            raise
 
 
 def _load_once(executable: str, project: str) -> None:
     """Load the package in a process of its own, which also compiles what resolving left out."""
-    environment = os.environ | {"JULIA_PYTHONCALL_EXE": sys.executable}
+    with complete_load_path():
+        environment = os.environ | {"JULIA_PYTHONCALL_EXE": sys.executable}
     command = [executable, f"--project={project}", "--startup-file=no", "-e", f"using {JULIA_PACKAGE}"]
     loaded = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if loaded.returncode:
-        last_lines = "\n".join(loaded.stdout.strip().splitlines()[:12])
-        raise EngineUnavailable("The Julia engine", f"{JULIA_PACKAGE} does not load:\n{last_lines}\n")
-
-
-def _environment_given_by_hand() -> tuple[str, str] | None:
-    """Executable and project, where juliacall's own variables name them and juliapkg is thereby left out."""
-    executable, project = (os.environ.get(f"PYTHON_JULIACALL_{key}") for key in ("EXE", "PROJECT"))
-    return (executable, project) if executable and project else None
+        first_lines = "\n".join(loaded.stdout.strip().splitlines()[:12])
+        raise EngineUnavailable("The Julia engine", f"{JULIA_PACKAGE} does not load:\n{first_lines}\n")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pysciode import doctor, engines, installation
+from pysciode import doctor, engines, installation, julia_environment
 from pysciode.cli import app
 from pysciode.errors import INSTALL_COMMAND, EngineUnavailable
 
@@ -55,7 +55,7 @@ def test_doctor_survives_a_machine_without_anything(monkeypatch, tmp_path):
     checks = {check.part.strip(): check for check in doctor.examine()}
     assert checks["torch"].status == "missing"
     assert checks["Julia"].status == "missing"
-    assert checks["Julia environment"].mend == INSTALL_COMMAND
+    assert INSTALL_COMMAND in checks["Julia environment"].mend
     assert checks["engine"].detail.startswith("embedded")
 
 
@@ -76,6 +76,7 @@ def test_install_of_what_does_not_exist_says_so(extra, message):
 
 
 def test_an_environment_given_by_hand_is_not_resolved_over(monkeypatch, tmp_path):
+    monkeypatch.setattr(julia_environment, "julia_version", lambda executable: (1, 10, 8))
     monkeypatch.setenv("PYTHON_JULIACALL_EXE", "/usr/bin/julia")
     monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(tmp_path))
     assert not installation.julia_environment_is_resolved()
@@ -97,7 +98,7 @@ def test_an_environment_given_by_hand_is_not_resolved_over(monkeypatch, tmp_path
         assert not installation.julia_environment_is_resolved()
 
 
-def test_a_failed_installation_is_one_error_with_the_reason(monkeypatch):
+def test_a_failed_installation_is_one_error_with_the_reason(monkeypatch, tmp_path):
     import juliapkg
 
     def no_network(**kwargs):
@@ -105,7 +106,8 @@ def test_a_failed_installation_is_one_error_with_the_reason(monkeypatch):
 
     monkeypatch.delenv("PYTHON_JULIACALL_PROJECT", raising=False)
     monkeypatch.setattr(juliapkg, "resolve", no_network)
-    monkeypatch.setattr(installation, "julia_environment_is_resolved", lambda: False)
+    monkeypatch.setattr(julia_environment, "julia_environment_is_resolved", lambda: False)
+    monkeypatch.setitem(juliapkg.state.STATE, "project", str(tmp_path))
     shown = CliRunner().invoke(app, ["install"])
     assert shown.exit_code == 1
     assert "no route to host" in shown.output
@@ -119,6 +121,7 @@ def test_an_extra_is_asked_of_juliapkg_and_taken_back_where_that_fails(monkeypat
     asked.write_text('{"packages": {"Mooncake": {"uuid": "da2b9cff-9c12-43a0-ae48-6db2b0edb7d6"}}}')
     monkeypatch.delenv("PYTHON_JULIACALL_PROJECT", raising=False)
     monkeypatch.setitem(juliapkg.state.STATE, "deps", str(asked))
+    monkeypatch.setitem(juliapkg.state.STATE, "project", str(tmp_path))
     monkeypatch.setitem(juliapkg.state.STATE, "resolved", juliapkg.state.STATE.get("resolved"))
     monkeypatch.setattr(installation, "extra_is_installed", lambda name: False)
     seen = []

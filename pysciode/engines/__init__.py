@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import INSTALL_COMMAND
+from ..errors import EngineUnavailable
+from ..julia_environment import Trouble, find_trouble
 from .base import Engine
 
 NAMES = ("auto", "julia", "embedded")
@@ -87,13 +88,25 @@ def _auto() -> Engine:
     # Looked up once: a solve must not pay for asking whether Julia is there.
     global _automatic
     if _automatic is None:
-        if julia_is_installed():
+        trouble = _try_julia()
+        if trouble is None:
             _automatic = get_engine("julia")
         else:
             print(
-                f"pysciode: Julia is not installed, so the embedded engine (torchdiffeq) solves; {INSTALL_COMMAND} "
-                "brings all of SciML",
+                f"pysciode: the Julia engine can't be had ({trouble.reason}), so the embedded engine (torchdiffeq) solves, which has "
+                f"few of SciML's methods. {trouble.mend}",
                 file=sys.stderr,
             )
             _automatic = get_engine("embedded")
     return _automatic
+
+
+def _try_julia() -> Trouble | EngineUnavailable | None:
+    """Start Julia where it is installed; what is in the way, or None."""
+    trouble = find_trouble()
+    if trouble is None:
+        try:
+            get_engine("julia").start()
+        except EngineUnavailable as error:
+            return error
+    return trouble

@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import os
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -14,11 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import EngineUnavailable
-from ..installation import JULIA_PACKAGE, julia_environment_is_resolved, resolve
+from ..errors import INSTALL_COMMAND, EngineUnavailable
+from ..installation import resolve
+from ..julia_environment import JULIA_PACKAGE, complete_load_path, julia_environment_is_resolved
 
 _lock = threading.Lock()
 _started: tuple[int, Any] | None = None
+_cannot: EngineUnavailable | None = None
+_MEND = f"python -m pysciode doctor shows each part; {INSTALL_COMMAND} mends what is broken"
 _stops_threads: dict[int, bytes] = {}
 """What Julia does at the signals by which it stops threads for garbage collection, as the system has it."""
 _faulthandler_was_on: bool | None = None
@@ -50,29 +54,51 @@ def start_julia() -> Any:
 
 
 def _start() -> Any:
+    if _cannot is not None:
+        raise _cannot
     # A user's own juliacall keeps the options that it was imported with.
-    if "juliacall" not in sys.modules:
+    theirs = "juliacall" in sys.modules
+    if not theirs:
         if not julia_environment_is_resolved():
             resolve(progress=lambda line: print(line, file=sys.stderr, flush=True))
         _set_options()
-    try:
-        with warnings.catch_warnings(), _pythons_signal_handlers():
-            # juliacall warns whenever torch came first. That was an OpenMP clash of old; both orders are tested here.
-            warnings.filterwarnings("ignore", message="torch was imported before juliacall")
-            import juliacall
-    except Exception as error:
-        raise EngineUnavailable("The Julia engine", f"juliacall did not start ({error})") from error
+    juliacall = _import_juliacall()
     try:
         module = juliacall.Main.seval(f"import {JULIA_PACKAGE}; {JULIA_PACKAGE}")
     except juliacall.JuliaError as error:
         reason = str(error).strip().splitlines()[0]
-        raise EngineUnavailable("The Julia engine", f"{JULIA_PACKAGE} does not load ({reason})") from error
+        mend = _MEND
+        if theirs:
+            project = juliacall.CONFIG.get("project")
+            reason = f"juliacall was imported before, and runs the project {project}: {reason}"
+            mend = "Let pysciode's first solve come before that import, or leave out what sets another project"
+        raise EngineUnavailable("The Julia engine", f"{JULIA_PACKAGE} does not load ({reason})", mend=mend) from error
     _rest_safe(juliacall.Main.seval)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_leave_julia_alone)
     if hasattr(signal, "pthread_sigmask"):
         _stops_threads.update((number, _action(number)) for number in (signal.SIGSEGV, signal.SIGBUS))
     return module
+
+
+def _import_juliacall() -> Any:
+    global _cannot
+    try:
+        with warnings.catch_warnings(), _pythons_signal_handlers(), complete_load_path():
+            # juliacall warns whenever torch came first. That was an OpenMP clash of old; both orders are tested here.
+            warnings.filterwarnings("ignore", message="torch was imported before juliacall")
+            import juliacall
+    except Exception as error:
+        reason, mend = str(error), _MEND
+        if isinstance(error, subprocess.CalledProcessError):
+            reason = f"{error.cmd[0]} does not run with that project: {(error.stderr or '').strip()[:500]}"
+        elif isinstance(error, ValueError):  # one of its variables
+            mend = "Set it to one of these, or unset it"
+        trouble = EngineUnavailable("The Julia engine", f"juliacall did not start ({reason})", mend=mend)
+        if "PythonCall" in reason:
+            _cannot = trouble  # by then Julia runs, and starting it again would be the end of the process
+        raise trouble from error
+    return juliacall
 
 
 def julia_runs() -> bool:
