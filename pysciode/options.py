@@ -62,7 +62,8 @@ def _times(times: np.ndarray, start: float, end: float, direction: float, name: 
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"{name} has shape {times.shape}; it must be one-dimensional and not empty")
     # Comparisons with NaN are False, so this finds it too.
-    if not ((times[1:] - times[:-1]) * direction > 0).all() or not math.isfinite(times[0]):
+    later, earlier = times[1:], times[:-1]
+    if not (later > earlier if direction > 0 else later < earlier).all() or not np.isfinite(times[[0, -1]]).all():
         if not np.isfinite(times).all():
             raise ValueError(f"{name} must be finite, but holds {times[~np.isfinite(times)][0]}")
         order = "increase" if direction > 0 else "decrease"
