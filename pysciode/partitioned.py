@@ -11,6 +11,7 @@ import numpy as np
 from .model_cache import Captured, store
 from .parameters import is_tensor
 from .problems import ODEProblem
+from .torch_compile import opaque
 
 
 class _TwoParts:
@@ -60,6 +61,7 @@ class SecondOrderODEProblem(_TwoParts, ODEProblem):
     _velocity = "du0"
     _arguments = ("f", "du0", "u0", "tspan", "p", "capture", "name")
 
+    @opaque
     def __init__(
         self,
         f: Callable[..., Any],
@@ -93,6 +95,7 @@ class DynamicalODEProblem(_TwoParts, ODEProblem):
     _velocity = "v0"
     _arguments = ("f1", "f2", "v0", "u0", "tspan", "p", "capture", "name")
 
+    @opaque
     def __init__(
         self,
         f1: Callable[..., Any],
@@ -125,6 +128,7 @@ class SplitODEProblem(_TwoParts, ODEProblem):
     kind = "split"
     _arguments = ("f1", "f2", "u0", "tspan", "p", "capture", "name")
 
+    @opaque
     def __init__(
         self,
         f1: Callable[..., Any],

@@ -10,6 +10,7 @@ import numpy as np
 
 from .model_cache import Captured, fingerprint, is_plain, store
 from .parameters import ParameterLayout, flat_array, is_tensor
+from .torch_compile import opaque
 from .validation import TimeSpan, check_function, check_leaves, check_matrix, check_resolution, check_time_span, state_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class ODEProblem:
         "f", "u0", "tspan", "p", "capture", "jac_sparsity", "mass_matrix", "name"
     )  # fmt: skip
 
+    @opaque
     def __init__(
         self,
         f: Any,
@@ -114,6 +116,10 @@ class ODEProblem:
         layout, leaves = ParameterLayout.of(p, modules)
         leaves.extend(x for _, x in modules)
         is_torch = is_tensor(u0) or any(is_tensor(x) for x in leaves)
+        if is_torch:
+            from .torch_transforms import refuse_tracing
+
+            refuse_tracing(u0 if is_tensor(u0) else next(filter(is_tensor, leaves)))
         if is_torch and not hasattr(u0, "dtype"):
             u0 = _as_floats_of(leaves, u0)
         u0, dtype = state_of(u0, leaves, is_torch)
@@ -266,7 +272,7 @@ class ODEProblem:
             if self.is_torch:
                 from .torch_transforms import captured_outside
 
-                return captured_outside(lambda u0, p: capture(f, u0, p, t0, capture=choice), u0, p)
+                return captured_outside(lambda u0, p: capture(f, u0, p, t0, capture=choice), f, u0, p)
             return capture(f, u0, p, t0, capture=choice)
 
         return build
@@ -276,6 +282,7 @@ def _remade(kind: type[ODEProblem], arguments: dict[str, Any]) -> ODEProblem:
     return kind(**arguments)
 
 
+@opaque
 def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
     """A problem like `problem`, with some of its arguments changed; its captured model is kept where it still fits.
 

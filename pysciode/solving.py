@@ -15,6 +15,7 @@ from .options import ProgressBar, solve_options
 from .problems import ODEProblem
 from .sensitivity import ForwardDiffSensitivity, SensitivityAlgorithm, check_sensealg, default_sensealg
 from .solution import SUCCESS, Solution
+from .torch_compile import opaque
 
 ADVICE = {
     "MaxIters": "raise maxiters, loosen rtol and atol, or if the problem is stiff use a stiff algorithm such as Rodas5P() or FBDF()",
@@ -31,6 +32,7 @@ ADVICE = {
 """What to do about each return code."""
 
 
+@opaque
 def solve(
     problem: ODEProblem,
     algorithm: Algorithm | str | None = None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -21,19 +22,69 @@ def is_wrapped(x: torch.Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-def captured_outside(capture: Callable[[Any, Any], T], u0: Any, p: Any) -> T:
+def captured_outside(capture: Callable[[Any, Any], T], f: Any, u0: Any, p: Any) -> T:
     """``capture(u0, p)``, outside of any transformation: a model is the same inside and out.
 
-    Tensors of a transformation are stood in for by ones of the same shape.
+    Tensors of a transformation, those that ``torch.func.functional_call`` put into modules of `f` too, are stood in for by ones
+    of the same shape.
+
+    Raises
+    ------
+    TypeError
+        If `f` reaches such a tensor in another way, where it would count as a constant.
     """
+    from .capture.apart import apart
+    from .capture.torch_parameters import discover_parameters
+
     if not transforming():
-        return capture(u0, p)
+        return apart(lambda: capture(u0, p))
 
     def plain(x: Any) -> Any:
         if isinstance(x, torch.Tensor) and is_wrapped(x):
-            return torch.ones(tuple(x.shape), dtype=x.dtype)
+            return torch.ones(tuple(x.shape), dtype=x.dtype, requires_grad=x.requires_grad)
         return x
 
-    u0, p = plain(u0), pytree.tree_map(plain, p)
-    with torch._C._DisableFuncTorch():
-        return capture(u0, p)
+    def work() -> T:
+        with _stood_in_for(f):
+            for name, x in discover_parameters(f).items():
+                if is_wrapped(x):
+                    raise TypeError(f"the model uses {name}, which is being transformed by torch.func: pass it in p")
+            return capture(plain_u0, plain_p)
+
+    plain_u0, plain_p = plain(u0), pytree.tree_map(plain, p)
+    return apart(work)
+
+
+@contextmanager
+def _stood_in_for(f: Any) -> Iterator[None]:
+    from .capture.torch_parameters import reached_modules
+
+    replaced = []
+    for module in reached_modules(f):
+        for name, x in module._parameters.items():
+            if x is not None and is_wrapped(x):
+                replaced.append((module, name, x))
+    stand_ins = {id(x): torch.nn.Parameter(torch.ones(tuple(x.shape), dtype=x.dtype)) for *_, x in replaced}
+    for module, name, x in replaced:
+        module._parameters[name] = stand_ins[id(x)]
+    try:
+        yield
+    finally:
+        for module, name, x in replaced:
+            module._parameters[name] = x
+
+
+def refuse_tracing(x: torch.Tensor) -> None:
+    """Torch's exporters and tracers hand in tensors without values, or record what is done; a solve can't be recorded.
+
+    Raises
+    ------
+    TypeError
+        Naming what can be done instead.
+    """
+    symbolic = type(x).__name__ in ("FakeTensor", "FunctionalTensor")
+    if symbolic or torch.jit.is_tracing():
+        raise TypeError(
+            "a solve can't be traced (torch.export, torch.jit.trace, make_fx): it runs outside of torch. torch.compile works, "
+            "without fullgraph=True; to export a model, replace the solve by fixed steps"
+        )

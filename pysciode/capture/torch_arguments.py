@@ -32,7 +32,12 @@ def infer_signature(f: Callable[..., Any]) -> tuple[str, ...]:
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError) as error:
-        raise TypeError(f"can't read the arguments of {name_of(f)}: {error}; pass signature=, such as ('u', 'p', 't')") from error
+        schema = getattr(target, "schema", None)  # of what torch.jit.trace made
+        if schema is None:
+            raise TypeError(
+                f"can't read the arguments of {name_of(f)}: {error}; wrap it in a function of u, p and t"
+            ) from error
+        parameters = [inspect.Parameter(x.name, inspect.Parameter.POSITIONAL_ONLY) for x in schema.arguments[1:]]
     positional = [
         q for q in parameters if q.kind in (q.POSITIONAL_ONLY, q.POSITIONAL_OR_KEYWORD) and q.default is q.empty
     ]
@@ -57,7 +62,7 @@ def infer_signature(f: Callable[..., Any]) -> tuple[str, ...]:
         return ("du", "u", "p", "t")
     raise TypeError(
         f"{name_of(f)}({', '.join(names)}): can't tell the state from the time and the parameters; "
-        "name them u, p and t, or pass signature=, such as ('t', 'u')"
+        "name them u, p and t, or wrap it in a function of these"
     )
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.fx
 
 from ..errors import CaptureError
+from .apart import apart
 from .torch_trace import drop_unused, make_graph, pure, quiet_torch, replay
 
 
@@ -43,7 +44,7 @@ class Derivatives:
 
     def __call__(self, name: str) -> torch.fx.GraphModule:
         if name not in self._known:
-            self._known[name] = self._trace(name)
+            self._known[name] = apart(lambda: self._trace(name))
         return self._known[name]
 
     def _trace(self, name: str) -> torch.fx.GraphModule:

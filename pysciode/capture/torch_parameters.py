@@ -42,7 +42,7 @@ def _reach(x: Any, prefix: str, seen: set[int], depth: int) -> Iterator[tuple[st
         return f"{prefix}.{name}" if prefix else str(name)
 
     if isinstance(x, torch.Tensor):
-        if x.requires_grad:
+        if _is_trainable(x):
             yield prefix or "parameter", x
         return
     if isinstance(x, (str, bytes, int, float, complex, ModuleType, type, type(None))) or id(x) in seen or depth > 8:
@@ -50,7 +50,7 @@ def _reach(x: Any, prefix: str, seen: set[int], depth: int) -> Iterator[tuple[st
     seen.add(id(x))
     if isinstance(x, torch.nn.Module):
         for name, parameter in x.named_parameters():
-            if parameter.requires_grad:
+            if _is_trainable(parameter):
                 yield join(name), parameter
         for module_name, module in x.named_modules():
             for name, value in vars(module).items():
@@ -96,6 +96,11 @@ def _reach(x: Any, prefix: str, seen: set[int], depth: int) -> Iterator[tuple[st
             yield from _reach(value, join(name), seen, depth + 1)
 
 
+def _is_trainable(x: torch.Tensor) -> bool:
+    # Inside vmap no tensor is said to require a gradient.
+    return x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def _is_recomputed(module: torch.nn.Module, name: str) -> bool:
     """Whether a hook makes the attribute anew before each call, as pruning and the older weight and spectral norms do."""
     return f"{name}_orig" in module._parameters or f"{name}_v" in module._parameters
@@ -118,7 +123,7 @@ def _global_names(code: CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _modules(f: Any) -> Iterator[torch.nn.Module]:
+def reached_modules(f: Any) -> Iterator[torch.nn.Module]:
     """Modules that `f` itself is, is bound to, closes over or names."""
     stack, seen = [f], set()
     while stack:
@@ -149,7 +154,7 @@ def _modules(f: Any) -> Iterator[torch.nn.Module]:
 def no_traces_in_modules(f: Any) -> Iterator[None]:
     """What a trace writes into attributes of modules (the weight that pruning computes, a hidden state kept for later) is a
     tensor without values: put back what was there."""
-    before = [(module, dict(vars(module))) for module in _modules(f)]
+    before = [(module, dict(vars(module))) for module in reached_modules(f)]
     try:
         yield
     finally:
@@ -162,7 +167,7 @@ def no_traces_in_modules(f: Any) -> Iterator[None]:
 
 
 def refuse_training_mode(f: Any) -> None:
-    for module in _modules(f):
+    for module in reached_modules(f):
         if not module.training:
             continue
         kind = type(module).__name__

@@ -15,9 +15,14 @@ from .torch_source import IN_PLACE, user_line
 
 
 class quiet_torch:
-    """Settings that keep a trace to ordinary operations: no fused attention or encoder kernels."""
+    """Settings that keep a trace to ordinary operations: no fused attention or encoder kernels, nothing that torch.compile
+    made (which refuses to be traced otherwise, where it could call what it was made from)."""
 
     def __enter__(self) -> None:
+        from torch._dynamo import config
+
+        self._config = config.patch(error_on_nested_fx_trace=False)
+        self._config.__enter__()
         self._fastpath = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         self._sdpa = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
@@ -26,6 +31,7 @@ class quiet_torch:
     def __exit__(self, *error: Any) -> None:
         self._sdpa.__exit__(*error)
         torch.backends.mha.set_fastpath_enabled(self._fastpath)
+        self._config.__exit__(*error)
 
 
 def make_graph(f: Callable[..., Any], inputs: Sequence[torch.Tensor], **options: Any) -> torch.fx.GraphModule:

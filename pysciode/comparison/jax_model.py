@@ -65,7 +65,7 @@ def _array_form(problem: ODEProblem) -> ArrayModel | None:
         return None
     p = problem.layout.rebuild(problem.leaves[: problem.layout.n_leaves])
     try:
-        return captured_outside(lambda u0, p: capture_torch(f, u0, p, problem.tspan[0]), problem.u0, p)
+        return captured_outside(lambda u0, p: capture_torch(f, u0, p, problem.tspan[0]), f, problem.u0, p)
     except (CaptureError, TypeError):
         return None
 

@@ -24,6 +24,7 @@ from ..problems import ODEProblem
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
 from ..solution import Solution
 from ..solving import solve
+from ..torch_compile import opaque
 from .flow_batch import FlowBatch
 from .flow_distribution import FlowDistribution
 from .latest_call import LatestCall
@@ -156,6 +157,7 @@ class ContinuousFlow(LatestCall, nn.Module):
 
     # --- maps and densities ------------------------------------------------------------------------------------------
 
+    @opaque
     def forward(
         self, z: torch.Tensor, context: torch.Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,12 +187,14 @@ class ContinuousFlow(LatestCall, nn.Module):
         """
         return self._transport(FlowBatch.of(z, context, self.shape, "z"), *self.t_span, generator)
 
+    @opaque
     def inverse(
         self, x: torch.Tensor, context: torch.Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """From the data to the base, the same way backwards: `z` and ``log |det ∂z/∂x|``; see `forward`."""
         return self._transport(FlowBatch.of(x, context, self.shape, "x"), *self.t_span[::-1], generator)
 
+    @opaque
     def log_prob(
         self,
         x: torch.Tensor,
@@ -217,6 +221,7 @@ class ContinuousFlow(LatestCall, nn.Module):
         z, log_det = self._transport(batch, time, start, generator)
         return self.base.log_prob(z) + log_det
 
+    @opaque
     def trajectory(self, z: torch.Tensor, times: Any, context: torch.Tensor | None = None) -> torch.Tensor:
         """Where `z` has come at these times, shape ``(k, …, *shape)``.
 
@@ -241,6 +246,7 @@ class ContinuousFlow(LatestCall, nn.Module):
     # --- samples -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @opaque
     def sample(
         self, n: int | Sequence[int] = (), context: torch.Tensor | None = None, *, seed: int | None = None
     ) -> torch.Tensor:
@@ -255,6 +261,7 @@ class ContinuousFlow(LatestCall, nn.Module):
         """
         return self._draw(n, context, seed, differentiable=False)
 
+    @opaque
     def rsample(
         self, n: int | Sequence[int] = (), context: torch.Tensor | None = None, *, seed: int | None = None
     ) -> torch.Tensor:

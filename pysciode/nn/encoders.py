@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from ..algorithms import Algorithm
 from ..solution import Statistics
+from ..torch_compile import opaque
 from .neural_ode import NeuralODE
 from .observations import Observations, Steps
 
@@ -116,6 +117,7 @@ class ODERNNEncoder(nn.Module):
         self._statistics = []
         return _mean_and_sd(self.head(self.hidden(steps, t0)))
 
+    @opaque
     def hidden(self, steps: Steps, t0: float) -> torch.Tensor:
         """The GRU's state at `t0`, shape ``(batch, hidden_dim)``; zero where nothing was observed."""
         inputs = torch.cat([steps.values, steps.mask], 2) if self.masks else steps.values

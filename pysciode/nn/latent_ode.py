@@ -18,6 +18,7 @@ from ..algorithms import Algorithm, Tsit5, check_algorithm
 from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
+from ..torch_compile import opaque
 from .elbo import ELBO, check_weight
 from .event_times import check_window, event_log_likelihood
 from .latent_path import LatentPath, by_rows, follow, latent_field
@@ -143,6 +144,7 @@ class LatentODE(LatestCall, nn.Module):
         """A lower bound of the log likelihood of each series, shape ``(batch,)``; for the arguments see `elbo_parts`."""
         return self.elbo_parts(x, times, mask, **options).value
 
+    @opaque
     def elbo_parts(
         self,
         x: torch.Tensor,
@@ -211,11 +213,13 @@ class LatentODE(LatestCall, nn.Module):
 
     # --- predictions -------------------------------------------------------------------------------------------------
 
+    @opaque
     def encode(self, x: torch.Tensor, times: Any, mask: torch.Tensor | None = None) -> Normal:
         """The approximate posterior of the latent state at ``t0``, of shape ``(batch, latent_dim)``."""
         self._forget()
         return self._encode(Observations.of(x, times, mask))
 
+    @opaque
     def reconstruct(
         self,
         x: torch.Tensor,
@@ -231,6 +235,7 @@ class LatentODE(LatestCall, nn.Module):
 
     forward = reconstruct
 
+    @opaque
     def interpolate(
         self,
         x: torch.Tensor,
@@ -256,6 +261,7 @@ class LatentODE(LatestCall, nn.Module):
             raise ValueError("at must lie between the first and the last observation of each series; use extrapolate")
         return self._predict(observations, at, samples, generator)
 
+    @opaque
     def extrapolate(
         self,
         x: torch.Tensor,
@@ -291,6 +297,7 @@ class LatentODE(LatestCall, nn.Module):
         """
         return self._predict(*self._asked(x, times, mask, at), samples, generator)
 
+    @opaque
     def sample_prior(
         self, count: int, times: Any, *, noise: bool = False, generator: torch.Generator | None = None
     ) -> torch.Tensor:
@@ -305,6 +312,7 @@ class LatentODE(LatestCall, nn.Module):
             return means
         return means + self.observation_sd * torch.randn(means.shape, dtype=dtype, generator=generator)
 
+    @opaque
     def latent_states(self, z0: torch.Tensor, times: Any) -> torch.Tensor:
         """The path from `z0`, shape ``(batch, latent_dim)``, at `times`: shape ``(batch, m, latent_dim)``."""
         self._forget()

@@ -19,6 +19,7 @@ from ..engines.base import Engine
 from ..problems import ODEProblem
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
 from ..solving import solve
+from ..torch_compile import opaque
 from .fields import field_of, pack, unpack
 from .latest_call import LatestCall
 from .regularization import Regularization
@@ -111,6 +112,7 @@ class NeuralODE(LatestCall, nn.Module):
         self.options = {"rtol": rtol, "atol": atol, "sensealg": sensealg, "engine": engine, **solver_options}
         self._forget()
 
+    @opaque
     def forward(self, u0: torch.Tensor, times: Any = None) -> Any:
         """Solve.
 

@@ -1,0 +1,48 @@
+"""What torch.compile makes of a solve: a graph break, since there is nothing of torch's in it to compile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+REASON = (
+    "pysciode solves outside of torch, so torch.compile can't put a solve into its graph: compile without fullgraph=True (and "
+    "without torch.export); what stands before and after the solve is compiled all the same"
+)
+
+
+def opaque(f: Callable[P, T]) -> Callable[P, T]:
+    """`f`, which torch.compile calls as it stands, with all that it calls.
+
+    What ``torch.compiler.disable`` does, but that takes a second to import, and here nobody pays who does not compile.
+    """
+
+    @wraps(f)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if "torch._dynamo" in sys.modules:
+            return _uncompiled(f, call)(*args, **kwargs)
+        return f(*args, **kwargs)
+
+    call._torchdynamo_disable = True
+    call._torchdynamo_disable_msg = REASON
+    return call
+
+
+@cache
+def _uncompiled(f: Callable[P, T], wrapper: Callable[P, T]) -> Callable[P, T]:
+    import torch
+
+    torch._dynamo.eval_frame.skip_code(wrapper.__code__)  # the same of all wrappers, and not worth compiling either
+
+    callback = torch._C._dynamo.eval_frame.get_eval_frame_callback
+    disabled = torch.compiler.disable(f)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return f(*args, **kwargs) if callback() is None else disabled(*args, **kwargs)
+
+    return call
