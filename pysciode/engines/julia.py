@@ -75,6 +75,11 @@ class JuliaEngine(Engine):
         self._models: RegisteredModels | None = None
         self._process: int | None = None  # that started it
 
+    def __reduce__(self) -> tuple:
+        from . import get_engine
+
+        return (get_engine, (self.name,))  # each process has its own
+
     @staticmethod
     def is_installed() -> bool:
         """Whether the engine can start without installing anything."""
