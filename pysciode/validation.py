@@ -134,7 +134,7 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str], dtype: np.dtype, s
         else:
             x = real_number(x, name)
         check_finite(x, name)
-        if not is_tensor(x) and getattr(x, "dtype", _FLOATS[1]) != dtype and not np.all(np.abs(x) <= _LIMITS[dtype][0]):
+        if not is_tensor(x) and getattr(x, "dtype", _FLOATS[1]).itemsize > dtype.itemsize and not np.all(np.abs(x) <= _LIMITS[dtype][0]):
             raise ValueError(f"{name} is beyond the range of {dtype}, the dtype of {state}")
 
 

@@ -221,8 +221,12 @@ class ScalarGraph:
             raise CaptureError("complex numbers are not supported: split them", operation="complex", where=user_line())
         # np.bool_, arrays of no dimension, SymPy numbers: all that is a single number, but no sequence.
         if getattr(value, "shape", None) == () or hasattr(value, "is_number"):
+            if hasattr(value, "item"):
+                value = value.item()
+            if isinstance(value, Scalar):  # a parameter that is an array of no dimension
+                return self.lift(value)
             try:
-                return self.const(value.item() if hasattr(value, "item") else value)
+                return self.const(value)
             except (TypeError, ValueError):
                 return NotImplemented
         return NotImplemented
