@@ -52,7 +52,7 @@ class Algorithm:
     Parameters
     ----------
     name
-        A Julia identifier: ``"Tsit5"``.
+        A type of Julia's: ``"Tsit5"``; or one of the functions that stand for Fortran's solvers, such as ``"lsoda"``.
     arguments
         Positional arguments: other algorithms (``AutoTsit5(Rosenbrock23())``), numbers.
     options
@@ -88,8 +88,11 @@ class Algorithm:
         return object.__new__(known or cls)
 
     def __init__(self, name: str, *arguments: Any, **options: Any) -> None:
-        if not isinstance(name, str) or not _is_identifier(name):
-            raise ValueError(f"an algorithm's name is a Julia identifier, not {name!r}")
+        if not isinstance(name, str) or not (_is_identifier(name) and (name[0].isupper() or name in _FORTRAN)):
+            raise ValueError(f"an algorithm's name is the name of a Julia type, such as 'Tsit5', not {name!r}")
+        for key in options:
+            if not _is_identifier(key) or key in _KEYWORDS:
+                raise ValueError(f"an option's name is a Julia identifier, not {key!r}")
         set_ = object.__setattr__
         set_(self, "name", name)
         set_(self, "arguments", arguments)
@@ -123,6 +126,14 @@ class Algorithm:
 
     def __reduce__(self) -> tuple:
         return (_restore, (self.name, self.arguments, self.options))
+
+
+# Of ODEInterface and LSODA; any other lower-case name might be a function that does something.
+_FORTRAN = frozenset("dopri5 dop853 odex seulex radau radau5 rodas ddeabm ddebdf lsoda".split())
+_KEYWORDS = frozenset(
+    "baremodule begin break catch const continue do else elseif end export false finally for function global if import let "
+    "local macro module nothing quote return struct true try using while".split()
+)
 
 
 @cache
@@ -172,7 +183,9 @@ def julia_text(text: str) -> str:
             raise ValueError(f"{text!r} is no plain Julia constructor: a parenthesis without a name before it")
         if depth < 0:
             break
-    if depth != 0 or not tokens:
+        if depth == 0 and following not in ("", "("):
+            raise ValueError(f"{text!r} is no plain Julia constructor: {following!r} stands outside of its parentheses")
+    if depth != 0 or not tokens or tokens[0][0] == "sign":
         raise ValueError(f"{text!r} is no plain Julia constructor: the parentheses don't match")
     if len(tokens) == 1 and tokens[0][0] == "name" and tokens[0][1][:1].isupper():
         return f"{tokens[0][1]}()"
@@ -180,18 +193,18 @@ def julia_text(text: str) -> str:
 
 
 def _julia_value(key: str, value: Any) -> str:
+    if isinstance(value, Algorithm):
+        return value.julia
+    if getattr(value, "shape", None) == ():
+        value = value.item()  # a number of NumPy's or torch's
     if key == "autodiff" and isinstance(value, bool):
         # Both SciML lines take these; a bool is an error on the newer one.
         return "AutoForwardDiff()" if value else "AutoFiniteDiff()"
-    if isinstance(value, Algorithm):
-        return value.julia
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
         return "nothing"
     if isinstance(value, (int, float)):
-        # NumPy's float64 is a float with a repr of its own.
-        value = float(value) if isinstance(value, float) else value
         return {"nan": "NaN", "inf": "Inf", "-inf": "-Inf"}.get(repr(value), repr(value))
     if isinstance(value, str):
         return julia_text(value)

@@ -17,7 +17,7 @@ def toml(table: dict[str, Any]) -> str:
     TypeError
         For a value of another type, naming its key.
     """
-    lines = [f"{json.dumps(key)} = {_value(key, value)}" for key, value in table.items() if value is not None]
+    lines = [f"{_string(key)} = {_value(key, value)}" for key, value in table.items() if value is not None]
     return "\n".join(lines)
 
 
@@ -33,12 +33,26 @@ def where(x: np.ndarray) -> int:
     return x.__array_interface__["data"][0]
 
 
+def _string(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{text!r} is no valid text: it can't be written in UTF-8") from None
+    # As JSON writes it, but no pairs of surrogates; TOML has no bare delete character either.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _value(key: str, value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, (bool, str)):
+    if isinstance(value, bool):
         return json.dumps(value)
+    if isinstance(value, str):
+        return _string(value)
     if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{key}: {value} does not fit into 64 bits")
         return str(value)
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else str(value)
@@ -47,6 +61,6 @@ def _value(key: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_value(key, x) for x in value)}]"
     if isinstance(value, dict):
-        inside = ", ".join(f"{json.dumps(k)} = {_value(k, v)}" for k, v in value.items() if v is not None)
+        inside = ", ".join(f"{_string(k)} = {_value(k, v)}" for k, v in value.items() if v is not None)
         return f"{{{inside}}}"
     raise TypeError(f"{key}: numbers, bools, strings and arrays of these go to Julia, not a {type(value).__name__}")
