@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from scipy.integrate import DenseOutput, OdeSolution
-from scipy.interpolate import CubicHermiteSpline
 
 from ..solution import Solution
 
@@ -14,7 +13,7 @@ from ..solution import Solution
 class DenseSolution(OdeSolution):
     """A continuous solution: SciPy's ``OdeSolution``, over SciML's dense output.
 
-    Outside of the interval that was solved the polynomial of the nearest step is continued, which is inaccurate soon.
+    Outside of the interval that was solved a cubic polynomial continues it, which is inaccurate soon.
 
     Parameters
     ----------
@@ -63,16 +62,22 @@ class DenseSolution(OdeSolution):
             return np.tile(self._y0, (len(times), 1))
         inside = np.clip(times, self.t_min, self.t_max)
         y = np.ascontiguousarray(self._solution(inside))
-        outside = times != inside
-        if outside.any():
-            for end, there in ((0, times < self.t_min), (-1, times > self.t_max)):
-                if there.any():
-                    y[there] = self._beyond(end, times[there])
+        for there in (times < self.t_min, times > self.t_max):
+            if there.any():
+                y[there] = self._beyond(inside[there], times[there])
         return y
 
-    def _beyond(self, end: int, times: np.ndarray) -> np.ndarray:
-        step = self.ts_sorted[:2] if end == 0 else self.ts_sorted[-2:]
-        return CubicHermiteSpline(step, self._solution(step), self._solution(step, derivative=1))(times)
+    def _beyond(self, end: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """The cubic through values and slopes at the end and as far inside as `times` lie outside, or a step if that is more."""
+        first, last = self.ts_sorted[:2], self.ts_sorted[-2:]
+        step = (first if end[0] == self.t_min else last) @ [-1.0, 1.0]
+        other = np.clip(end - np.sign(times - end) * np.maximum(step, np.abs(times - end)), self.t_min, self.t_max)
+        h = (other - end)[:, None]
+        s = (times - end)[:, None] / h
+        y0, y1 = self._solution(end), self._solution(other)
+        d0, d1 = h * self._solution(end, derivative=1), h * self._solution(other, derivative=1)
+        rise = y1 - y0
+        return y0 + s * (d0 + s * (3 * rise - 2 * d0 - d1 + s * (d0 + d1 - 2 * rise)))
 
 
 class _Step(DenseOutput):

@@ -103,10 +103,10 @@ def solve_ivp(
     if asked.scipy_name != "LSODA":
         check_jacobian(jac, span.start, start, extra)
     found = Events(events_of(events), extra, start, span.start, span.end, lambda: form.call(fun, span.start, start.copy(), extra))
-    if np.isinf(span.end) and not any(x.stop_after for x in found.callbacks) and not found.ends_at_start:
+    if np.isinf(span.end) and not any(x.stop_after for x in found.callbacks) and not found.end_at_start:
         raise ValueError("`t_span` never ends: it needs a terminal event")
-    solution = None
-    if not found.ends_at_start:
+    solution, dense = None, bool(dense_output) or found.need_dense
+    if not found.end_at_start:
         sparse = banded or options.get("jac_sparsity") is not None
         problem = model.pose(start.view(float), (span.start, span.end), p, sparse)
         calls = {**found.calls, model: Call(fun, extra, jac)} if model.in_python else found.calls
@@ -114,8 +114,8 @@ def solve_ivp(
             solution = solve(
                 problem,
                 asked.algorithm,
-                saveat=None if dense_output or span.t_eval is None else span.t_eval,
-                dense=bool(dense_output),
+                saveat=None if dense else span.t_eval,
+                dense=dense,
                 throw=False,
                 rtol=limits.rtol,
                 atol=_of_parts(limits.atol) if form.is_complex else limits.atol,

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from ..callbacks import ContinuousCallback
 from ..engines.base import EventRequest
 from ..problems import ODEProblem
 from ..solution import Solution
+from .scipy_arguments import EPS
 from .scipy_model import Call, Form, Model, model_of
 
 
@@ -70,6 +72,9 @@ class _Posed(ContinuousCallback):
 class Events:
     """The events of one solve.
 
+    Those that may end it are SciML's callbacks. The others are looked for afterwards, as SciPy does: where the function changes
+    its sign from one step to the next. (A callback would make the solver stop and start at each of them.)
+
     Parameters
     ----------
     events, args
@@ -84,11 +89,11 @@ class Events:
     callbacks
         For :func:`pysciode.solve`.
     calls
-        Those that stay in Python.
-    at_start
-        Whether each one occurs at `t0`: SciPy counts an event that is zero there, if the direction in which it leaves fits.
-    ends_at_start
-        Whether the solve is over with that.
+        Those of them that stay in Python.
+    need_dense
+        Whether there are others.
+    end_at_start
+        Whether the solve is over where it starts: SciPy counts an event that is zero there, if the direction in which it leaves fits.
     """
 
     def __init__(
@@ -97,12 +102,15 @@ class Events:
         form = Form(y0.size, y0.dtype.kind == "c", event=True)
         self.callbacks: list[ContinuousCallback] = []
         self.calls: dict[Model, Call] = {}
-        self.at_start = tuple(_occurs_at(event, args, y0, t0, end, slope) for event in events)
-        self.ends_at_start = any(now and event.stop_after == 1 for now, event in zip(self.at_start, events, strict=True))
-        self._y0, self._t0 = y0, t0
-        if self.ends_at_start:
+        self.need_dense = any(not event.stop_after for event in events)
+        self._events, self._args, self._y0, self._t0 = events, args, y0, t0
+        self._at_start = [_occurs_at(event, args, y0, t0, end, slope) for event in events]
+        self.end_at_start = any(now and event.stop_after == 1 for now, event in zip(self._at_start, events, strict=True))
+        if self.end_at_start:
             return
-        for i, (event, now) in enumerate(zip(events, self.at_start, strict=True)):
+        for i, (event, now) in enumerate(zip(events, self._at_start, strict=True)):
+            if not event.stop_after:
+                continue
             model, p = model_of(event.function, args, y0, t0, form, position=i + 1)
             if model.in_python:
                 self.calls[model] = Call(event.function, args)
@@ -111,27 +119,54 @@ class Events:
                     event.function,
                     direction=event.direction,
                     posed=model.pose(y0.view(float), (t0, end), p),
-                    stop_after=event.stop_after - now if event.stop_after else 0,
+                    stop_after=event.stop_after - now,
                 )
             )
 
-    def occurrences(self, solution: Solution | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """SciPy's ``t_events`` and ``y_events``."""
+    def occurrences(self, solution: Solution | None, sol: Callable[[Any], np.ndarray] | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """SciPy's ``t_events`` and ``y_events``; `sol` is the continuous solution, where one was needed."""
+        stopping = iter(()) if solution is None else iter(solution.events)
         times, states = [], []
-        for i, now in enumerate(self.at_start):
-            t = np.empty(0) if solution is None else solution.events[i].t
-            y = np.empty((0, self._y0.size), self._y0.dtype) if solution is None else solution.events[i].u.view(self._y0.dtype)
-            if now:
-                t, y = np.append(self._t0, t), np.vstack([self._y0, y])
+        for event, now in zip(self._events, self._at_start, strict=True):
+            start = (np.full(int(now), self._t0), np.tile(self._y0, (int(now), 1)))
+            if solution is None:
+                t, y = start
+            elif event.stop_after:
+                found = next(stopping)
+                t, y = np.append(start[0], found.t), np.vstack([start[1], found.u.view(self._y0.dtype)])
+            else:
+                t = self._roots(event, solution, sol)
+                y = sol(t).T
             times.append(t)
             states.append(y if len(t) else np.empty(0))
         return times, states
+
+    def _roots(self, event: Event, solution: Solution, sol: Callable[[Any], np.ndarray]) -> np.ndarray:
+        times, args = solution.t, self._args
+        values = [event.function(t, y, *args) for t, y in zip(times.tolist(), solution.u.view(self._y0.dtype))]
+        g = np.array(values, float).reshape(len(times))
+        before, after = g[:-1], g[1:]
+        up, down = (before <= 0) & (after >= 0), (before >= 0) & (after <= 0)
+        crossed = up | down if event.direction == 0 else up if event.direction > 0 else down
+        return np.array([_root(event.function, args, sol, times[k : k + 2], g[k : k + 2]) for k in np.flatnonzero(crossed)])
+
+
+def _root(
+    event: Callable[..., Any], args: tuple[Any, ...], sol: Callable[[Any], np.ndarray], times: np.ndarray, values: np.ndarray
+) -> float:
+    """Where `event` is zero between two times, at which its values are known."""
+    known = dict(zip(times.tolist(), values.tolist(), strict=True))
+
+    def g(t: float) -> float:
+        return known[t] if t in known else float(event(t, sol(t), *args))
+
+    return brentq(g, *times.tolist(), xtol=4 * EPS, rtol=4 * EPS)
 
 
 def _occurs_at(
     event: Event, args: tuple[Any, ...], y0: np.ndarray, t0: float, end: float, slope: Callable[[], np.ndarray]
 ) -> bool:
-    if event.function(t0, y0.copy(), *args) != 0:
+    if not event.stop_after or event.function(t0, y0.copy(), *args) != 0:
         return False
     if event.direction == 0:
         return True

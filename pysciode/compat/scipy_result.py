@@ -27,10 +27,12 @@ def result_of(solution: Solution | None, y0: np.ndarray, span: Span, dense_outpu
     Parameters
     ----------
     solution
-        At every step, or at the times of `span` if there are any and no dense output is wanted; None where an event at the
-        start ended the solve.
+        At every step, or at the times of `span` if there are any and it is not dense; None where an event at the start
+        ended the solve.
     y0
         The initial state.
+    dense_output
+        Whether the user gets the continuous solution.
     """
     is_complex = y0.dtype.kind == "c"
     if solution is None:
@@ -39,21 +41,21 @@ def result_of(solution: Solution | None, y0: np.ndarray, span: Span, dense_outpu
         times, states, reached = solution.t, solution.u, solution.t_reached
         y = (states.view(complex) if is_complex else states).T
     sol = None
-    if dense_output:
+    if dense_output or solution is None or (events is not None and events.need_dense):
         sol = DenseSolution(solution, _distinct(times), y0)
     if span.t_eval is not None:
         times = span.t_eval[np.abs(span.t_eval - span.start) <= abs(reached - span.start)]
-        if dense_output or solution is None:
-            y = np.repeat(y0[:, None], len(times), 1) if solution is None else sol(times)
+        if sol is not None:
+            y = sol(times)
         if not len(times):
             times, y = [], []  # as SciPy has it
-    t_events, y_events = (None, None) if events is None else events.occurrences(solution)
+    t_events, y_events = (None, None) if events is None else events.occurrences(solution, sol)
     counts = {} if solution is None else solution.stats.all
     status = 1 if solution is None or solution.retcode == "Terminated" else 0 if solution.success else -1
     return OdeResult(
         t=times,
         y=y,
-        sol=sol,
+        sol=sol if dense_output else None,
         t_events=t_events,
         y_events=y_events,
         nfev=counts.get("nf", 0),
