@@ -143,9 +143,7 @@ end
 function (b::ContinuousPullback{T})(du::Matrix{T}) where {T}
     plan, inst = b.plan, b.inst
     s = plan.sensitivity
-    hooks = inst.hooks
-    PySciODE.reset!(inst)
-    inst.hooks = hooks
+    PySciODE.reset!(inst)  # Python's functions lived as long as the solve
     inst.joint = s.autojacvec === :generated && s.name in (:InterpolatingAdjoint, :BacksolveAdjoint) &&
         haskey(inst.generated.functions, :vjp_both!)
     if s.autojacvec === :generated && s.name in (:GaussAdjoint, :GaussKronrodAdjoint) && PySciODE.takes_jacobian(plan.alg)
@@ -184,6 +182,7 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
                        sensealg=sensealg(s, b.inst.generated), abstol, reltol, maxiters=o.maxiters, verbose=LOUD, fixed..., audit...)
         end
     catch e
+        check_products(b.inst)  # a quadrature may have stumbled over them
         # What SciML would only have warned of arrives as an ErrorException.
         e isa ErrorException ? throw(GradientFailed("the reverse solve failed: $(e.msg)")) : rethrow()
     end
@@ -192,9 +191,12 @@ end
 
 gradients(::Type{T}, du0, dp, np) where {T} = (Vector{T}(vec(du0)), dp === nothing ? zeros(T, np) : Vector{T}(vec(dp)))
 
+check_products(inst) =
+    inst.nonfinite && throw(GradientFailed("the model's vector-Jacobian product is not finite at t = $(inst.nonfinite_t)"))
+
 """Refuse what can't be trusted: VJPs that are not finite, a reverse solve that stopped on its way, a gradient that is not finite."""
 function check(b::ContinuousPullback{T}, plan, inst, du0, dp) where {T}
-    inst.nonfinite && throw(GradientFailed("the model's vector-Jacobian product is not finite at t = $(inst.nonfinite_t)"))
+    check_products(inst)
     all(isfinite, du0) && all(isfinite, dp) || throw(GradientFailed("the gradient is not finite"))
     if inst.nvjp > 0
         left = abs(inst.vjp_t - b.t0)
