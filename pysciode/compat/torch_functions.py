@@ -17,6 +17,7 @@ from ..capture.torch_parameters import _global_names
 from ..errors import CallbackWarning, CaptureError, FallbackWarning
 from ..model_cache import ADAPTER, _Same, _Store, share, store
 from ..problems import ODEProblem, posed
+from .torch_numbers import NumbersTaken
 from .torch_reach import Place, Reached, counted, number_at, place_id, put_number
 from .torch_states import Form
 
@@ -133,7 +134,12 @@ class Adapter:
 
     def _try_out(self, t0: float, u0: torch.Tensor) -> None:
         t, u = torch.tensor(t0, dtype=u0.dtype), u0.detach().clone()
-        _, counters = counted(self._reached.numbers, lambda: self.f(u, None, t))
+        constants = [x for x, _ in self._reached.constants.values()]
+        with NumbersTaken(constants) as taken:
+            _, counters = counted(self._reached.numbers, lambda: self.f(u, None, t))
+        if taken.error is not None and not self.in_python:
+            # To trace it would leave what stands for a number in whatever it keeps these in.
+            self.leave_in_python(taken.error)
         if counters:
             self._known.counters = counters
             self._reached = self._reach()
@@ -158,7 +164,9 @@ class Adapter:
             return frozenset(), None  # it works without gradients, and will be asked for none
         if not out.requires_grad or not tensors:
             return frozenset(), None
-        grads = torch.autograd.grad(out.sum(), list(tensors.values()), allow_unused=True, retain_graph=True)
+        with torch.enable_grad():
+            total = out.sum()
+        grads = torch.autograd.grad(total, list(tensors.values()), allow_unused=True, retain_graph=True)
         unused = frozenset(name for name, grad in zip(tensors, grads, strict=True) if grad is None)
         known = {id(x) for x in (*tensors.values(), u)}
         inner = [x.grad_fn for x in tensors.values() if x.grad_fn is not None]

@@ -27,13 +27,14 @@ def dense(func: Callable[..., Any], y0: Any, t0: Any, t1: Any, settings: dict[st
         later, place = torch.unique(times.detach().reshape(-1), return_inverse=True)
         if end < start:
             later, place = later.flip(0), len(later) - 1 - place
+        skip = 0 if later[0].item() == start else 1
+        path = odeint(func, y0, torch.cat([span[:skip], later]), **settings)
+        form = Form.of(y0)[0]
+        states = (path if form.shapes is None else torch.cat([x.flatten(1) for x in path], -1))[skip:][place]
         if times.requires_grad:
-            later = torch.zeros_like(later).scatter(0, place, times.reshape(-1))
-        at_start = later[0].item() == start
-        path = odeint(func, y0, later if at_start else torch.cat([span[:1], later]), **settings)
-        skip = 0 if at_start else 1
-        pick = lambda y: y[skip:][place].reshape((*times.shape, *y.shape[1:]))  # noqa: E731
-        return pick(path) if isinstance(path, torch.Tensor) else tuple(map(pick, path))
+            moved = (times - times.detach()).reshape(-1, *[1] * (states.ndim - 1))
+            states = states + _slopes(func, form, times, states) * moved.to(states.real.dtype)
+        return form.parts(states.reshape((*times.shape, *states.shape[1:])))
 
     job, u0 = job_of(func, y0, span, settings)
     if job is None or (torch.is_grad_enabled() and (u0.requires_grad or job.adapter.tensors())):
@@ -49,6 +50,12 @@ def dense(func: Callable[..., Any], y0: Any, t0: Any, t1: Any, settings: dict[st
         return form.user(solution(_inside(t, start, end, dtype)))
 
     return by_interpolation
+
+
+def _slopes(func: Callable[..., Any], form: Form, times: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        at = times.reshape(-1).to(states.real.dtype)
+        return torch.stack([form.joined(form.real(func(t, form.parts(y)))) for t, y in zip(at, states, strict=True)])
 
 
 def _number(t: Any, name: str) -> float:

@@ -113,7 +113,8 @@ class Job:
                 pieces.append(self._solve(u0, (start, t[-1].item()), saveat=inside).u)
                 break
             end = float(ends[i])
-            saved = inside if len(inside) and inside[-1].item() == end else torch.cat([inside, inside.new_tensor([end])])
+            # A time at the jump itself is as good as the end.
+            saved = inside if len(inside) and inside[-1].item() == jumps[i] else torch.cat([inside, inside.new_tensor([end])])
             states = self._solve(u0, (start, end), saveat=saved).u
             u0 = states[-1]
             pieces.append(states[: len(inside)])
