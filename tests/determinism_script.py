@@ -48,8 +48,6 @@ def cases(engine: str):
     yield "callback", ps.ODEProblem(network(5, F64), batch, (0.0, 1.0), capture="callback"), ps.Tsit5(), adjoint
     if engine == "julia":
         yield "stiff", ps.ODEProblem(van_der_pol, u2, (0.0, 3.0), mu), ps.Rodas5P(), adjoint
-        yield "stiff loops", ps.ODEProblem(rod, u64, (0.0, 1.0), diffusion), ps.Rodas5P(), adjoint
-        yield "automatic", ps.ODEProblem(van_der_pol, u2, (0.0, 3.0), mu), None, ps.ForwardDiffSensitivity()
 
 
 def fingerprint(*tensors: torch.Tensor) -> str:

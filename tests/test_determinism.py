@@ -42,7 +42,7 @@ def test_again_after_other_work_and_elsewhere(engine):
     del kept
     assert again == first
     assert elsewhere(engine, seed=1) == first
-    only = "network, torch.float32"
+    only = "scalar"
     assert elsewhere(engine, only, seed=2) == {only: first[only]}
 
 

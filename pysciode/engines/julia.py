@@ -19,7 +19,6 @@ import numpy as np
 
 from ..errors import GradientFailed, JuliaError
 from ..installation import julia_environment_is_resolved
-from ..solution import SUCCESS
 from .base import Engine, Pullback, RawSolution, SolveRequest
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
@@ -213,18 +212,13 @@ class JuliaEngine(Engine):
             t = np.empty(report.count, dtype=np.float64)
             u = np.empty((report.count, width), dtype=dtype)
             self._calls["fetch"](answer.id, _output(t), _output(u))
-        retcode = report.retcode.decode()
-        if saveat is not None and retcode not in SUCCESS and not options.dense and len(t):
-            # SciML adds the point where it gave up, which nobody asked for.
-            if dtype.type(saveat[len(t) - 1]) != report.t_reached:
-                t, u = t[:-1], u[:-1]
         interpolant = None
         if options.dense and answer.id:
             keeps_it = request.sensealg is None or request.sensealg.continuous
             interpolant = partial(self._interpolate, request, answer, width) if keeps_it else self._solved_again(request)
         events = self._events(request, answer) if options.events else ()
         raw = RawSolution(
-            t, u, retcode, _Counts(report), report.t_reached, interpolant, events=events
+            t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant, events=events
         )
         return raw, answer
 
