@@ -209,16 +209,13 @@ def test_values_that_can_not_be_options(value):
         ps.Algorithm("New", x=value)
 
 
-@pytest.mark.julia
-def test_algorithms_that_julia_does_not_know(engine):
+def test_algorithms_that_julia_does_not_know(julia_engine):
     """An error, and nothing called that Base offers."""
-    if engine != "julia":
-        pytest.skip("Julia's matter")
     problem = ps.ODEProblem(lambda u, p, t: [-u[0]], [1.0], (0.0, 1.0))
     for algorithm in (ps.Algorithm("NoSuchThing"), ps.Rodas5P(linsolve="NoSuchThing"), ps.Algorithm("Cmd"), ps.Algorithm("Task")):
         with pytest.raises((ps.errors.JuliaError, ps.PysciodeError)):
-            ps.solve(problem, algorithm, engine=engine)
-    assert ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine=engine).u[0, 0] == pytest.approx(math.exp(-1), rel=1e-5)
+            ps.solve(problem, algorithm, engine=julia_engine)
+    assert ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine=julia_engine).u[0, 0] == pytest.approx(math.exp(-1), rel=1e-5)
 
 
 # Arguments of commands
@@ -249,16 +246,13 @@ def test_values_that_no_command_can_hold(value):
         toml({"key": [{"inner": value}]})
 
 
-@pytest.mark.julia
-def test_options_of_solves(engine):
+def test_options_of_solves(julia_engine):
     """They are keywords with values; SciML says which it doesn't know."""
-    if engine != "julia":
-        pytest.skip("Julia's matter")
     problem = ps.ODEProblem(lambda u, p, t: [-u[0]], [1.0], (0.0, 1.0))
     for key in ("a; global hacked = 1", "$(global hacked = 1)", "force_dtmin"):
         for value in (True, 'x"; global hacked = 1; "', "$(global hacked = 1)", "😀", "\x00\x7f"):
             try:
-                u = ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine=engine, **{key: value}).u
+                u = ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine=julia_engine, **{key: value}).u
             except (ps.PysciodeError, TypeError, ValueError):
                 continue
             assert u[0, 0] == pytest.approx(math.exp(-1), rel=1e-5)
@@ -267,40 +261,31 @@ def test_options_of_solves(engine):
 # Julia source
 
 
-@pytest.mark.julia
-def test_source_with_strings_and_comments(engine):
-    if engine != "julia":
-        pytest.skip("Julia's matter")
+def test_source_with_strings_and_comments(julia_engine):
     source = '''
     const text = "quotes \\" and \\$(dollars) \\\\ \\n end"   # $(1 + 1) "
     """ 😀 $(2 + 1) α """
     const factor = length("$(1 + 1)αβ")
     f(u, p, t) = -p[1] / factor .* u   #= " =#
     '''
-    u = ps.solve(ps.ODEProblem(source, [1.0], (0.0, 1.0), [3.0]), ps.Tsit5(), saveat=[1.0], engine=engine, **TIGHT).u
+    u = ps.solve(ps.ODEProblem(source, [1.0], (0.0, 1.0), [3.0]), ps.Tsit5(), saveat=[1.0], engine=julia_engine, **TIGHT).u
     assert u[0, 0] == pytest.approx(math.exp(-1), rel=1e-6)
 
 
-@pytest.mark.julia
 @pytest.mark.parametrize("name", ['a"; global hacked = 1; ".jl', "$(global hacked = 1).jl", "ü 😀 '`.jl", "back\\slash\n.jl"])
-def test_paths_of_source(name, tmp_path, engine):
-    if engine != "julia":
-        pytest.skip("Julia's matter")
+def test_paths_of_source(name, tmp_path, julia_engine):
     path = tmp_path / "src" / name
     path.parent.mkdir()
     path.write_text("f(u, p, t) = -p[1] .* u")
     for given_path in (path, Path(str(path))):
-        u = ps.solve(ps.ODEProblem(given_path, [1.0], (0.0, 1.0), [1.0]), ps.Tsit5(), saveat=[1.0], engine=engine, **TIGHT).u
+        u = ps.solve(ps.ODEProblem(given_path, [1.0], (0.0, 1.0), [1.0]), ps.Tsit5(), saveat=[1.0], engine=julia_engine, **TIGHT).u
         assert u[0, 0] == pytest.approx(math.exp(-1), rel=1e-6)
 
 
-@pytest.mark.julia
-def test_models_do_not_see_each_others_names(engine):
+def test_models_do_not_see_each_others_names(julia_engine):
     """Each source has a module of its own."""
-    if engine != "julia":
-        pytest.skip("Julia's matter")
     first = "const rate = 1.0\nf(u, p, t) = -rate .* u"
     second = "f(u, p, t) = -rate .* u"
-    assert ps.solve(ps.ODEProblem(first, [1.0], (0.0, 1.0)), engine=engine).success
+    assert ps.solve(ps.ODEProblem(first, [1.0], (0.0, 1.0)), engine=julia_engine).success
     with pytest.raises(ps.errors.JuliaError, match="rate"):
-        ps.solve(ps.ODEProblem(second, [1.0], (0.0, 1.0)), engine=engine)
+        ps.solve(ps.ODEProblem(second, [1.0], (0.0, 1.0)), engine=julia_engine)
