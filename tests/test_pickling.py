@@ -244,6 +244,21 @@ def test_dense_output_where_the_solve_carries_derivatives(engine):
         assert sol(0.5, 1).item() == pytest.approx(-6 * np.exp(-1), rel=1e-5)
 
 
+def upwards(u, p, t):
+    return u[0] - 0.5
+
+
+def test_events_travel(julia_engine):
+    problem = ps.ODEProblem(decay, [1.0], (0.0, 1.0), [1.0])
+    event = ps.ContinuousCallback(upwards, terminal=True)
+    sol = solved(problem, julia_engine, callback=pickle.loads(pickle.dumps(event)))
+    for again in COPIES.values():
+        other = again(sol)
+        assert other.retcode == "Terminated" and other.success
+        np.testing.assert_allclose(other.events[0].t, [np.log(2)], rtol=1e-6)
+        np.testing.assert_allclose(other.events[0].u, [[0.5]], rtol=1e-6)
+
+
 # Errors
 
 ERRORS = [

@@ -256,3 +256,31 @@ def test_transformed_tensors_must_be_named(engine):
     for transformation in (torch.func.grad, torch.func.vmap):
         with pytest.raises(TypeError, match="pass it in p"):
             transformation(end)(torch.tensor(1.0, dtype=F64) if transformation is torch.func.grad else torch.ones(2, dtype=F64))
+
+
+def test_drop_ins_within_a_compiled_function(engine, monkeypatch):
+    from pysciode import engines
+
+    monkeypatch.setattr(engines, "_chosen", engine)
+    net = network()
+
+    def run(x):
+        times = torch.tensor([0.0, 1.0], dtype=F64)
+        return ps.odeint(lambda t, u: net(u), torch.sin(x), times)[-1], ps.odeint_adjoint(net_of_time, torch.sin(x), times)[-1]
+
+    net_of_time = OfTime(net)
+    expected = odeint(lambda t, u: net(u), torch.sin(X), TIMES, rtol=1e-9, atol=1e-10)[-1]
+    for found in torch.compile(run, backend="eager")(X):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        slopes = (torch.autograd.grad(y.sum(), list(net.parameters()), retain_graph=True) for y in (found, expected))
+        for a, b in zip(*slopes, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+class OfTime(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, t, u):
+        return self.net(u)

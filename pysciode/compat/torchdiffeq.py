@@ -29,6 +29,7 @@ import torch
 from ..engines import get_engine
 from ..errors import FallbackWarning
 from ..sensitivity import GaussAdjoint
+from ..torch_compile import opaque
 from .torch_functions import Adapter, warn_handed_over, warn_once
 from .torch_states import Form
 from .torchdiffeq_errors import InputError
@@ -173,6 +174,7 @@ class _Adjoint:
         return Adjoint(sensealg, tuple(x for x in params if x.requires_grad))
 
 
+@opaque
 def _odeint(
     func: Any, y0: Any, t: Any, rtol: Any, atol: Any, method: Any, options: Any, event_fn: Any, adjoint: _Adjoint | None
 ) -> Any:
@@ -237,6 +239,7 @@ def _there(func: Any, y0: Any, t: Any, settings: dict[str, Any], event_fn: Any, 
     return ODEINT_ADJOINT(func, y0, t, **settings, **adjoint.keywords())
 
 
+@opaque
 def odeint_dense(
     func: Callable[..., Any],
     y0: State,
@@ -272,6 +275,7 @@ def odeint_dense(
     return dense(func, y0, t0, t1, {"rtol": rtol, "atol": atol, "method": method, "options": options})
 
 
+@opaque
 def odeint_event(
     func: Callable[..., Any],
     y0: State,
