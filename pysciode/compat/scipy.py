@@ -109,23 +109,30 @@ def solve_ivp(
     if not found.end_at_start:
         sparse = banded or options.get("jac_sparsity") is not None
         problem = model.pose(start.view(float), (span.start, span.end), p, sparse)
+        keywords = {
+            "throw": False,
+            "saveat": None if dense else span.t_eval,
+            "dense": dense,
+            "rtol": limits.rtol,
+            "atol": _of_parts(limits.atol) if form.is_complex else limits.atol,
+            "dt": limits.dt,
+            "dtmin": limits.dtmin,
+            "dtmax": limits.dtmax,
+            "maxiters": NO_LIMIT,
+            **limits.rest,
+        }
         calls = {**found.calls, model: Call(fun, extra, jac)} if model.in_python else found.calls
         with Calls(calls, span.start, span.end):
-            solution = solve(
-                problem,
-                asked.algorithm,
-                saveat=None if dense else span.t_eval,
-                dense=dense,
-                throw=False,
-                rtol=limits.rtol,
-                atol=_of_parts(limits.atol) if form.is_complex else limits.atol,
-                dt=limits.dt,
-                dtmin=limits.dtmin,
-                dtmax=limits.dtmax,
-                callback=found.callbacks or None,
-                **{"maxiters": NO_LIMIT, **limits.rest},
-            )
-    return result_of(solution, start, span, bool(dense_output), None if events is None else found)
+            solution = solve(problem, asked.algorithm, callback=found.callbacks or None, **keywords)
+            found.ended(solution)
+            if found.callbacks and solution.t_reached != span.start and asked.interpolates_steps_as_a_whole:
+                between = model.pose(start.view(float), (span.start, solution.t_reached), p, sparse)
+                saveat = keywords["saveat"]
+                if saveat is not None:
+                    keywords["saveat"] = saveat[np.abs(saveat - span.start) <= abs(solution.t_reached - span.start)]
+                again = solve(between, asked.algorithm, **keywords) if saveat is None or len(keywords["saveat"]) else solution
+                solution = again if again.success else solution
+    return result_of(solution, start, span, bool(dense_output), found, events is not None)
 
 
 def _by_scipy(

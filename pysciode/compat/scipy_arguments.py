@@ -12,7 +12,7 @@ import numpy as np
 from .scipy_methods import Method
 
 EPS = np.finfo(float).eps
-_CALLER = 4  # frames from a warning to the call of solve_ivp
+_CALLER = 3  # frames from a warning to the call of solve_ivp
 
 
 @dataclass

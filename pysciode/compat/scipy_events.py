@@ -103,6 +103,7 @@ class Events:
         self.callbacks: list[ContinuousCallback] = []
         self.calls: dict[Model, Call] = {}
         self.need_dense = any(not event.stop_after for event in events)
+        self._ending: Solution | None = None
         self._events, self._args, self._y0, self._t0 = events, args, y0, t0
         self._at_start = [_occurs_at(event, args, y0, t0, end, slope) for event in events]
         self.end_at_start = any(now and event.stop_after == 1 for now, event in zip(self._at_start, events, strict=True))
@@ -123,9 +124,18 @@ class Events:
                 )
             )
 
+    def ended(self, solution: Solution) -> None:
+        """Take note of the solve with `callbacks`."""
+        self._ending = solution
+
+    @property
+    def ended_it(self) -> bool:
+        """Whether one of the events ended the solve."""
+        return self.end_at_start or (self._ending is not None and self._ending.retcode == "Terminated")
+
     def occurrences(self, solution: Solution | None, sol: Callable[[Any], np.ndarray] | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """SciPy's ``t_events`` and ``y_events``; `sol` is the continuous solution, where one was needed."""
-        stopping = iter(()) if solution is None else iter(solution.events)
+        stopping = iter(() if self._ending is None else self._ending.events)
         times, states = [], []
         for event, now in zip(self._events, self._at_start, strict=True):
             start = (np.full(int(now), self._t0), np.tile(self._y0, (int(now), 1)))

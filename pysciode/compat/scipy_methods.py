@@ -85,6 +85,11 @@ class Method:
     def real_only(self) -> bool:
         return self.scipy_name in _REAL_ONLY
 
+    @property
+    def interpolates_steps_as_a_whole(self) -> bool:
+        """Whether dense output is wrong inside a step that an event cut short, so that the way there is solved once more."""
+        return self.algorithm is not None and self.algorithm.family in ("firk", "bdf")
+
     def knows(self, option: str) -> bool:
         """Whether the method has this option; SciML's algorithms have all of SciPy's."""
         return option in (ALL_OPTIONS if self.scipy_name is None else OPTIONS[self.scipy_name])

@@ -21,7 +21,7 @@ ENDED = "A termination event occurred."
 TOO_SMALL_STEP = "Required step size is less than spacing between numbers."
 
 
-def result_of(solution: Solution | None, y0: np.ndarray, span: Span, dense_output: bool, events: Events | None) -> Any:
+def result_of(solution: Solution | None, y0: np.ndarray, span: Span, dense_output: bool, events: Events, track: bool) -> Any:
     """What ``solve_ivp`` returns.
 
     Parameters
@@ -33,6 +33,8 @@ def result_of(solution: Solution | None, y0: np.ndarray, span: Span, dense_outpu
         The initial state.
     dense_output
         Whether the user gets the continuous solution.
+    track
+        Whether the user gave events, of which the list may be empty.
     """
     is_complex = y0.dtype.kind == "c"
     if solution is None:
@@ -41,7 +43,7 @@ def result_of(solution: Solution | None, y0: np.ndarray, span: Span, dense_outpu
         times, states, reached = solution.t, solution.u, solution.t_reached
         y = (states.view(complex) if is_complex else states).T
     sol = None
-    if dense_output or solution is None or (events is not None and events.need_dense):
+    if dense_output or solution is None or events.need_dense:
         sol = DenseSolution(solution, _distinct(times), y0)
     if span.t_eval is not None:
         times = span.t_eval[np.abs(span.t_eval - span.start) <= abs(reached - span.start)]
@@ -49,9 +51,9 @@ def result_of(solution: Solution | None, y0: np.ndarray, span: Span, dense_outpu
             y = sol(times)
         if not len(times):
             times, y = [], []  # as SciPy has it
-    t_events, y_events = (None, None) if events is None else events.occurrences(solution, sol)
+    t_events, y_events = events.occurrences(solution, sol) if track else (None, None)
     counts = {} if solution is None else solution.stats.all
-    status = 1 if solution is None or solution.retcode == "Terminated" else 0 if solution.success else -1
+    status = 1 if events.ended_it else 0 if solution is not None and solution.success else -1
     return OdeResult(
         t=times,
         y=y,
