@@ -253,6 +253,8 @@ def solve_options(
         if end < start:
             tstops = tstops[::-1]
         tstops = _times(np.ascontiguousarray(tstops), start, end, 1.0 if end > start else -1.0, "tstops", 1e-14)
+    if isinstance(maxiters, float) and maxiters.is_integer():
+        maxiters = int(maxiters)  # 1e6
     maxiters = min(whole_number(maxiters, "maxiters", 1), _MOST_STEPS)
     rtol = _tolerance(rtol, "rtol", default_rtol, problem)
     atol = _tolerance(atol, "atol", default_atol, problem)

@@ -11,7 +11,7 @@ from .parameters import is_tensor
 
 
 def whole_number(value: Any, name: str, least: int, most: int | None = None) -> int:
-    """A whole number from `least` to `most`; floats without a fraction (1e6) are such numbers too.
+    """A whole number from `least` to `most`, Python's or NumPy's.
 
     Raises
     ------
@@ -19,12 +19,11 @@ def whole_number(value: Any, name: str, least: int, most: int | None = None) -> 
         Naming the argument.
     """
     bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, np.number)) or value != value // 1:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a whole number {bounds}, not {value!r}")
-    whole = int(value)
-    if whole < least or (most is not None and whole > most):
+    if value < least or (most is not None and value > most):
         raise ValueError(f"{name} must be a whole number {bounds}, not {value!r}")
-    return whole
+    return int(value)
 
 
 def real_number(value: Any, name: str) -> float:

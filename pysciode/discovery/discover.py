@@ -10,6 +10,7 @@ import pandas as pd
 import sympy
 
 from ..parameters import is_tensor
+from ..real_values import whole_number
 from .criteria import (
     CRITERIA,
     Criterion,
@@ -134,8 +135,8 @@ def discover(
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, not {criterion!r}")
     for name, value, least in (("exhaustive", exhaustive, 0), ("max_terms", max_terms, 1)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if value is not None:
+            whole_number(value, name, least)
     if isinstance(resolution, bool) or not isinstance(resolution, (int, float)) or not 0 <= resolution < 1:
         raise ValueError(f"resolution must lie between 0 and 1, not {resolution!r}")
     check_within(within)

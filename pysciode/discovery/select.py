@@ -12,6 +12,7 @@ import sympy
 
 from ..errors import GradientFailed, SolveFailed
 from ..problems import ODEProblem, remake
+from ..real_values import whole_number
 from .criteria import CRITERIA, Criterion, check_within, information_criteria, ranked
 from .equations import Candidate, DiscoveredEquations
 from .refit import fitting_problem, refit
@@ -72,8 +73,7 @@ def select(
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, not {criterion!r}")
     check_within(within)
     for name, value in (("max_terms", max_terms), ("max_combinations", max_combinations)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        whole_number(value, name, 1)
     groups = [[c for c in front if c.count <= max_terms] for front in equations.alternatives]
     choices = [choice for choice in itertools.product(*groups) if any(c.count for c in choice)]
     if not choices:

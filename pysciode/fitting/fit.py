@@ -14,6 +14,7 @@ from ..engines import get_engine
 from ..engines.base import Engine
 from ..errors import GradientFailed, SolveFailed
 from ..problems import ODEProblem
+from ..real_values import whole_number
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
 from .experiment import as_experiments
 from .fit_result import FitResult
@@ -125,8 +126,7 @@ def fit(
     if not isinstance(likelihood, Likelihood):
         raise TypeError(f"likelihood must be a Likelihood such as Normal(), not {likelihood!r}")
     for name, value in (("starts", starts), ("maxiter", maxiter)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        whole_number(value, name, 1)
     experiments = as_experiments(data)
     backend = get_engine(engine)
     options = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..real_values import whole_number
 from .multiple_shooting import check_times
 
 
@@ -58,10 +59,10 @@ class GrowingHorizon:
         observed = torch.as_tensor(self.observed)
         if observed.ndim < 1 or len(observed) != k:
             raise ValueError(f"observed has shape {tuple(observed.shape)}, but there are {k} times")
-        _check_count("stages", self.stages, 1, k - 1)
-        _check_count("steps", self.steps, 1)
+        whole_number(self.stages, "stages", 1, k - 1)
+        whole_number(self.steps, "steps", 1)
         first = max(2, -(-k // self.stages)) if self.first is None else self.first
-        _check_count("first", first, 2, k)
+        whole_number(first, "first", 2, k)
         for name, value in (("t", torch.as_tensor(self.t)), ("observed", observed), ("first", first)):
             object.__setattr__(self, name, value)
 
@@ -79,10 +80,3 @@ class GrowingHorizon:
         for length in self.lengths:
             for _ in range(self.steps):
                 yield self.t[:length], self.observed[:length]
-
-
-def _check_count(name: str, value: object, least: int, most: int | None = None) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        limits = f"of {least} or more" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} must be a whole number {limits}, not {value!r}")

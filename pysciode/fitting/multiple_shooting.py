@@ -21,6 +21,7 @@ from torch import nn
 
 from ..algorithms import Algorithm
 from ..problems import ODEProblem, remake
+from ..real_values import whole_number
 from ..solving import solve
 
 GroupLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -52,8 +53,7 @@ def group_ranges(n: int, group_size: int) -> list[range]:
     >>> group_ranges(10, 5)
     [range(0, 5), range(4, 9), range(8, 10)]
     """
-    if isinstance(group_size, bool) or not isinstance(group_size, int) or not 2 <= group_size <= n:
-        raise ValueError(f"group_size must be a whole number from 2 to the number of times, {n}, not {group_size!r}")
+    whole_number(group_size, "group_size", 2, n)
     return [range(i, min(n, i + group_size)) for i in range(0, n - 1, group_size - 1)]
 
 

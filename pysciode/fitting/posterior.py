@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..real_values import whole_number
 from .objective import Objective
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def sample_posterior(
     except ImportError as error:
         raise ImportError("sampling needs nutpie: pip install 'pysciode[bayes]'") from error
     for name, value in (("draws", draws), ("tune", tune), ("chains", chains)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        whole_number(value, name, 1)
     objective = result._objective()
     unknowns = objective.unknowns
     flat = [n for n, p in zip(unknowns.names, unknowns.parameters, strict=True) if p.prior is None]

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
+from ..real_values import whole_number
 from .optimizers import minimize
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ def profile(
         raise ValueError(f"there is no estimate {name!r}; there are {', '.join(unknowns.names)}")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}")
-    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
-        raise ValueError(f"points must be a whole number of at least 2, not {points!r}")
+    whole_number(points, "points", 2)
     i, threshold = unknowns.names.index(name), stats.chi2.ppf(level, 1)
     z = unknowns.unbounded(result.values)
     best = objective.value_and_gradient(z)[0]

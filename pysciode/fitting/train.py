@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..real_values import whole_number
 from .batches import Batches
 from .checkpoint import load, seed_all
 from .loop import Loop, Loss
@@ -105,8 +106,8 @@ def train(
     if (epochs is None) == (steps is None):
         raise ValueError("give epochs or steps, one of the two")
     for name, value in (("epochs", epochs), ("steps", steps), ("every", every)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        if value is not None:
+            whole_number(value, name, 1)
     if on_failure not in ("raise", "skip"):
         raise ValueError(f"on_failure must be 'raise' or 'skip', not {on_failure!r}")
     if isinstance(early_stopping, int):

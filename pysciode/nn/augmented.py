@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..real_values import whole_number
 from .neural_ode import NeuralODE
 
 
@@ -57,10 +58,7 @@ class AugmentedNeuralODE(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if isinstance(augment, bool) or not isinstance(augment, int):
-            raise TypeError(f"augment must be a whole number, not {augment!r}")
-        if augment < 0:
-            raise ValueError(f"augment must not be negative, but is {augment}")
+        whole_number(augment, "augment", 0)
         if not isinstance(lift, nn.Module) and lift != "zero":
             raise TypeError(f"lift must be 'zero' or an nn.Module, not {lift!r}")
         if not isinstance(project, nn.Module) and project not in (None, "drop"):

@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from ..algorithms import Algorithm
+from ..real_values import whole_number
 from ..solution import Statistics
 from ..torch_compile import opaque
 from .neural_ode import NeuralODE
@@ -151,5 +152,4 @@ def _mean_and_sd(raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _check_widths(**widths: int) -> None:
     for name, width in widths.items():
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise ValueError(f"{name} must be a positive integer, not {width!r}")
+        whole_number(width, name, 1)

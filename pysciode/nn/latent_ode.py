@@ -17,6 +17,7 @@ from torch.distributions import Normal
 from ..algorithms import Algorithm, Tsit5, check_algorithm
 from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
+from ..real_values import whole_number
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
 from ..torch_compile import opaque
 from .elbo import ELBO, check_weight
@@ -112,8 +113,7 @@ class LatentODE(LatestCall, nn.Module):
         roles = infer_signature(dynamics)
         if set(roles) - {"t", "u"}:
             raise TypeError(f"dynamics must take (t, z) or (z), but its forward takes {roles}")
-        if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
-            raise ValueError(f"latent_dim must be a positive integer, not {latent_dim!r}")
+        whole_number(latent_dim, "latent_dim", 1)
         if not math.isfinite(t0):
             raise ValueError(f"t0 must be finite, not {t0!r}")
         if atol is not None and np.ndim(atol):
@@ -184,7 +184,7 @@ class LatentODE(LatestCall, nn.Module):
             If the solver gave up.
         """
         self._forget()
-        _check_count(samples)
+        whole_number(samples, "samples", 1)
         check_weight(kl_weight, importance_weighted)
         observations = Observations.of(x, times, mask)
         if self.intensity is None and window is not None:
@@ -303,7 +303,7 @@ class LatentODE(LatestCall, nn.Module):
     ) -> torch.Tensor:
         """New series, shape ``(count, m, d)``, at `times` of shape ``(m,)``; with `noise`, that of observations is added."""
         self._forget()
-        _check_count(count, "count")
+        whole_number(count, "count", 1)
         dtype = self.log_sd.dtype
         z0 = torch.randn(1, count, self.latent_dim, dtype=dtype, generator=generator)
         at = _finite(check_times(times, "times", dtype, None), "times")
@@ -330,7 +330,7 @@ class LatentODE(LatestCall, nn.Module):
     ) -> torch.Tensor:
         self._forget()
         if samples is not None:
-            _check_count(samples)
+            whole_number(samples, "samples", 1)
         posterior = self._encode(observations)
         z0 = posterior.mean[None] if samples is None else _draw(posterior, samples, generator)
         means = self._decode(self._path(z0, at)(at)[..., : self.latent_dim])
@@ -384,11 +384,6 @@ class LatentODE(LatestCall, nn.Module):
 def _draw(posterior: Normal, samples: int, generator: torch.Generator | None) -> torch.Tensor:
     mean = posterior.mean
     return mean + posterior.stddev * torch.randn(samples, *mean.shape, dtype=mean.dtype, generator=generator)
-
-
-def _check_count(samples: Any, name: str = "samples") -> None:
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"{name} must be a positive integer, not {samples!r}")
 
 
 def _finite(times: torch.Tensor, name: str) -> torch.Tensor:
