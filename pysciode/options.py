@@ -197,6 +197,19 @@ def _norm(norm: Callable[[Any], float], problem: ODEProblem) -> Callable[[np.nda
     return flat_norm
 
 
+def check_reserved(given: Mapping[str, Any], reason: str) -> None:
+    """Refuse options of `solve` that a module which solves sets itself.
+
+    Raises
+    ------
+    TypeError
+        Naming the option, with the reason.
+    """
+    for name in ("saveat", "throw", "save_idxs", "dense"):
+        if name in given:
+            raise TypeError(f"{name} can't be given: {reason}")
+
+
 class ProgressBar:
     """A bar on stderr that shows how far a solve has come."""
 

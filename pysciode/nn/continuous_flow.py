@@ -20,6 +20,7 @@ from torch.distributions import Distribution, Independent, Normal
 from ..algorithms import Algorithm, Tsit5, check_algorithm
 from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
+from ..options import check_reserved
 from ..problems import ODEProblem
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
 from ..solution import Solution
@@ -120,9 +121,7 @@ class ContinuousFlow(LatestCall, nn.Module):
             raise TypeError(f"regularization must be a Regularization, not {type(regularization).__name__}")
         if atol is not None and np.ndim(atol):
             raise ValueError("atol must be one number")
-        for name in ("saveat", "throw", "save_idxs", "dense"):
-            if name in solver_options:
-                raise TypeError(f"{name} can't be given: a flow returns whole samples at its end or raises SolveFailed")
+        check_reserved(solver_options, "a flow returns whole samples at its end or raises SolveFailed")
         check_sensealg(sensealg)
         self.dynamics = dynamics
         self.shape = _shape(shape)

@@ -17,6 +17,7 @@ from torch.distributions import Normal
 from ..algorithms import Algorithm, Tsit5, check_algorithm
 from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
+from ..options import check_reserved
 from ..real_values import whole_number
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
 from ..torch_compile import opaque
@@ -118,9 +119,7 @@ class LatentODE(LatestCall, nn.Module):
             raise ValueError(f"t0 must be finite, not {t0!r}")
         if atol is not None and np.ndim(atol):
             raise ValueError("atol must be one number")
-        for name in ("saveat", "throw", "save_idxs", "dense"):
-            if name in solver_options:
-                raise TypeError(f"{name} can't be given: the path is wanted at all times, or SolveFailed is raised")
+        check_reserved(solver_options, "the path is wanted at all times, or SolveFailed is raised")
         check_sensealg(sensealg)
         self.encoder = encoder
         self.dynamics = dynamics

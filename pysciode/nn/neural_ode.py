@@ -16,6 +16,7 @@ from torch import nn
 from ..algorithms import Algorithm, Tsit5, check_algorithm
 from ..capture.torch_arguments import infer_signature
 from ..engines.base import Engine
+from ..options import check_reserved
 from ..problems import ODEProblem
 from ..sensitivity import SensitivityAlgorithm, check_sensealg
 from ..solving import solve
@@ -97,11 +98,7 @@ class NeuralODE(LatestCall, nn.Module):
             raise TypeError(f"regularization must be a Regularization, not {type(regularization).__name__}")
         if regularization is not None and np.ndim(atol):
             raise ValueError("atol must be one number where a regularisation is integrated beside the states")
-        for name in ("saveat", "throw", "save_idxs", "dense"):
-            if name in solver_options:
-                raise TypeError(
-                    f"{name} can't be given: a block returns whole states at its times, or raises SolveFailed"
-                )
+        check_reserved(solver_options, "a block returns whole states at its times, or raises SolveFailed")
         check_sensealg(sensealg)
         self.dynamics = dynamics
         self.t_span = t_span if isinstance(t_span, torch.Tensor) else np.array(t_span, np.float64)
