@@ -33,8 +33,7 @@ def test_solutions_agree(name, method):
     assert ours.message == theirs.message
     assert np.array_equal(ours.t, theirs.t)
     assert ours.y.shape == theirs.y.shape and ours.y.dtype == theirs.y.dtype
-    # Errors accumulate: some tens of the tolerance are usual, of SciPy's methods too.
-    assert problem.error(ours, **options) <= max(5 * problem.error(theirs, **options), 60.0)
+    assert problem.error(ours, **options) <= max(5 * problem.error(theirs, **options), problem.slack)
     if problem.events is None:
         assert ours.t_events is None and ours.y_events is None
         return
