@@ -61,6 +61,11 @@ def find_trouble() -> Trouble | None:
     given = environment_given_by_hand()
     if given is not None:
         return trouble_by_hand(*given)
+    with existing_directory():
+        return _trouble_of_juliapkg()
+
+
+def _trouble_of_juliapkg() -> Trouble | None:
     try:
         from filelock import FileLock, Timeout
         from juliapkg import resolve as juliapkg_resolve
@@ -234,6 +239,23 @@ def failure_to_start() -> str | None:
     if done.returncode < 0:
         return f"the process that tried to start it was ended by signal {-done.returncode}"
     return done.stderr.strip().rpartition("\n\n")[2] or f"the process that tried to start it ended with status {done.returncode}"
+
+
+@contextlib.contextmanager
+def existing_directory() -> Iterator[None]:
+    """Where the working directory was removed, that of the system's root for a while: juliapkg and Julia ask for it."""
+    try:
+        os.getcwd()
+    except OSError:
+        here = os.open(".", os.O_RDONLY)
+        os.chdir("/")
+        try:
+            yield
+        finally:
+            os.fchdir(here)
+            os.close(here)
+    else:
+        yield
 
 
 @contextlib.contextmanager

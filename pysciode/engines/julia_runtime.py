@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import INSTALL_COMMAND, EngineUnavailable
 from ..installation import resolve
-from ..julia_environment import JULIA_PACKAGE, complete_load_path, julia_environment_is_resolved
+from ..julia_environment import JULIA_PACKAGE, complete_load_path, existing_directory, julia_environment_is_resolved
 
 _lock = threading.Lock()
 _started: tuple[int, Any] | None = None
@@ -43,7 +43,8 @@ def start_julia() -> Any:
     global _started
     with _lock:
         if _started is None:
-            _started = (os.getpid(), _start())
+            with existing_directory():
+                _started = (os.getpid(), _start())
         pid, module = _started
         if pid != os.getpid():
             raise RuntimeError(
