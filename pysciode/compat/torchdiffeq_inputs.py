@@ -72,7 +72,10 @@ def tolerance(value: Any, name: str, form: Form) -> Any:
         return float(value)
     if form.shapes is not None:
         parts = _parts(value, name, len(form.shapes))
-        spread = [torch.as_tensor(x).expand(shape).reshape(-1) for x, shape in zip(parts, form.shapes, strict=True)]
+        try:
+            spread = [_spread(torch.as_tensor(x), shape) for x, shape in zip(parts, form.shapes, strict=True)]
+        except RuntimeError:
+            raise InputError(f"{name} must fit the tensors of y0 one by one") from None
         whole = torch.cat(spread) if spread else torch.zeros(0)
     else:
         try:
@@ -83,6 +86,11 @@ def tolerance(value: Any, name: str, form: Form) -> Any:
         return form.tolerance(whole).numpy()
     except RuntimeError:
         raise InputError(f"{name} has shape {tuple(whole.shape)}, but the state has {tuple(form.shape)}") from None
+
+
+def _spread(tolerance: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    # torchdiffeq takes those of all entries of a tensor in one row.
+    return tolerance.expand(shape.numel()) if tolerance.ndim == 1 else tolerance.expand(shape).reshape(-1)
 
 
 def _parts(value: Any, name: str, count: int) -> Sequence[Any]:
