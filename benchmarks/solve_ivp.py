@@ -7,7 +7,6 @@ that were never seen, in a process that has solved before.
 from __future__ import annotations
 
 import itertools
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -64,12 +63,10 @@ def _first(name: str, method: str, ours: bool) -> Prepare:
         solve_ivp, numbers = _solver(ours), itertools.count()
 
         def solve():
-            # Another name is another code, and another constant another formula: so nothing is known of it.
-            scope: dict[str, Any] = {"fun": fun, "shift": 1e-9 * next(numbers)}
-            code = f"def new_{next(numbers)}(t, y, *args):\n    return [x + y[0] * {scope['shift']!r} for x in fun(t, y, *args)]"
-            exec(code, scope)  # noqa: S102
-            new = next(x for key, x in scope.items() if key.startswith("new_") and isinstance(x, types.FunctionType))
-            return solve_ivp(new, span, y0, method, args=args, rtol=RTOL, atol=ATOL)
+            # Another constant in the code is another formula, of which nothing is known.
+            scope: dict[str, Any] = {"fun": fun}
+            exec(f"def new(t, y, *args): return [x + {1e-9 * next(numbers)!r} * y[0] for x in fun(t, y, *args)]", scope)
+            return solve_ivp(scope["new"], span, y0, method, args=args, rtol=RTOL, atol=ATOL)
 
         return solve
 
