@@ -29,9 +29,7 @@ METHODS = [
 ]
 
 
-QUADRATURE = pytest.param(
-    "julia", ps.QuadratureAdjoint(), marks=[pytest.mark.julia, pytest.mark.xfail(reason="QuadGK's DomainError comes out as a JuliaError")]
-)
+QUADRATURE = pytest.param("julia", ps.QuadratureAdjoint(), marks=pytest.mark.julia)
 
 
 @pytest.mark.parametrize("engine, sensealg", [*METHODS, QUADRATURE], ids=str)
