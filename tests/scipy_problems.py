@@ -87,6 +87,10 @@ def cannon(t, y):
     return [y[1], -0.5]
 
 
+def cannon_exact(t):
+    return np.array([10 * t - 0.25 * t**2, 10 - 0.5 * t])
+
+
 def height(t, y):
     return y[0]
 
@@ -105,6 +109,10 @@ landing.direction = -1
 
 def harmonic(t, y, w):
     return [y[1], -(w**2) * y[0]]
+
+
+def harmonic_exact(t):
+    return np.array([np.cos(2 * t), -2 * np.sin(2 * t)])
 
 
 def upward(t, y, w):
@@ -176,13 +184,13 @@ PROBLEMS = {
     "van_der_pol": Problem(van_der_pol, (0, 50), [2, 0], (50.0,), STIFF),
     "robertson": Problem(robertson, (0, 1e4), [1, 0, 0], None, STIFF, options={"atol": 1e-9}),
     "lorenz": Problem(lorenz, (0, 2), [1, 1, 1]),
-    "cannon": Problem(cannon, (0, 50), [0, 10], events=[height, speed], exact=lambda t: np.array([10 * t - 0.25 * t**2, 10 - 0.5 * t])),
-    "landing": Problem(cannon, (0, 100), [0, 10], events=[landing, speed], exact=lambda t: np.array([10 * t - 0.25 * t**2, 10 - 0.5 * t])),
-    "direction": Problem(harmonic, (0, 10), [1, 0], (2.0,), events=upward, exact=lambda t: np.array([np.cos(2 * t), -2 * np.sin(2 * t)])),
-    "third": Problem(harmonic, (0, 10), [1, 0], (2.0,), events=third_crossing, exact=lambda t: np.array([np.cos(2 * t), -2 * np.sin(2 * t)])),
+    "cannon": Problem(cannon, (0, 50), [0, 10], events=[height, speed], exact=cannon_exact),
+    "landing": Problem(cannon, (0, 100), [0, 10], events=[landing, speed], exact=cannon_exact),
+    "direction": Problem(harmonic, (0, 10), [1, 0], (2.0,), events=upward, exact=harmonic_exact),
+    "third": Problem(harmonic, (0, 10), [1, 0], (2.0,), events=third_crossing, exact=harmonic_exact),
     "harmonic backwards": Problem(
         harmonic, (3, -3), [np.cos(6), -2 * np.sin(6)], (2,), events=[upward, third_crossing],
-        exact=lambda t: np.array([np.cos(2 * t), -2 * np.sin(2 * t)]),
+        exact=harmonic_exact,
     ),
     "complex": Problem(complex_linear, (0, 5), np.array([10 + 0j, 20 + 0j, 30 + 0j]), None, COMPLEX),
     "forced": Problem(forced, (0, 10), [0, 0]),

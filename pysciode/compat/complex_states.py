@@ -104,14 +104,12 @@ class Complex:
         return (self.log() * 0.5).exp()
 
     def sin(self) -> Complex:
-        return Complex(
-            apply_op("sin", self.real) * apply_op("cosh", self.imag), apply_op("cos", self.real) * apply_op("sinh", self.imag)
-        )
+        a, b = self.real, self.imag
+        return Complex(apply_op("sin", a) * apply_op("cosh", b), apply_op("cos", a) * apply_op("sinh", b))
 
     def cos(self) -> Complex:
-        return Complex(
-            apply_op("cos", self.real) * apply_op("cosh", self.imag), -apply_op("sin", self.real) * apply_op("sinh", self.imag)
-        )
+        a, b = self.real, self.imag
+        return Complex(apply_op("cos", a) * apply_op("cosh", b), -(apply_op("sin", a) * apply_op("sinh", b)))
 
     def square(self) -> Complex:
         return self * self

@@ -19,7 +19,7 @@ from ..capture.sparse import is_sparse
 from ..model_cache import _Same
 
 NUMBERS, FLOATS, NOTHING = range(3)
-"""What becomes a parameter: all numbers; floats only, since integers may be sizes and indices; nothing, since the code may branch on it."""
+"""What becomes a parameter: all numbers; floats only, since integers may be sizes; nothing, since code may branch on it."""
 
 LARGE = 64
 """Arrays with more entries are constants: structural zeros count, and they seldom change."""
@@ -146,7 +146,8 @@ def describe(x: Any, names: tuple[str, ...]) -> tuple[Hashable, list[Part], Call
     if isinstance(x, FunctionType):
         return _function(x) if _is_model_code(x) else None
     if isinstance(x, MethodType):
-        return (MethodType, x.__func__), [(x.__self__, (x.__func__.__name__,), NUMBERS)], lambda x, new: MethodType(x.__func__, *new)
+        part = (x.__self__, (x.__func__.__name__,), NUMBERS)
+        return (MethodType, x.__func__), [part], lambda x, new: MethodType(x.__func__, *new)
     if isinstance(x, functools.partial):
         parts = [x.func, *x.args, *x.keywords.values()]
         return (functools.partial, len(x.args), tuple(x.keywords)), _all(parts, names), _remake_partial
@@ -258,7 +259,9 @@ def _instance(x: Any, names: tuple[str, ...]) -> tuple[Hashable, list[Part], Cal
 
 _ANYTHING = frozenset({"__dict__", "__getattr__", "getattr", "vars"})
 """Names that give access to attributes whose names are not in the code."""
-_NEVER_CALLED = frozenset({"__init__", "__new__", "__post_init__", "__repr__", "__str__", "__eq__", "__hash__", "__init_subclass__"})
+_NEVER_CALLED = frozenset(
+    {"__init__", "__new__", "__post_init__", "__repr__", "__str__", "__eq__", "__hash__", "__init_subclass__"}
+)
 
 
 def _of_class(cls: type, name: str) -> Any:
@@ -296,7 +299,8 @@ def _is_users(module: ModuleType) -> bool:
 
 def _is_code(x: Any) -> bool:
     """Functions of libraries and classes: they don't hold values that change."""
-    return callable(x) and (isinstance(x, (FunctionType, type, np.ufunc)) or type(x).__name__.startswith(("builtin_", "_ArrayFunction")))
+    compiled = type(x).__name__.startswith(("builtin_", "_ArrayFunction"))
+    return callable(x) and (compiled or isinstance(x, (FunctionType, type, np.ufunc)))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,8 +10,10 @@ from scipy import integrate
 
 from ..engines import get_engine
 from ..errors import EngineUnavailable
+from ..problems import ODEProblem
+from ..solution import Solution
 from ..solving import solve
-from .scipy_arguments import arguments_of, check_first_step, check_jacobian, limits_of, span_of, state_of
+from .scipy_arguments import Span, arguments_of, check_first_step, check_jacobian, limits_of, span_of, state_of
 from .scipy_events import Events, events_of
 from .scipy_methods import Method
 from .scipy_model import Call, Calls, Form, model_of
@@ -87,30 +89,34 @@ def solve_ivp(
     a captured `fun` does beside computing (printing, counting its calls) happens while it is captured only.
     """
     asked = Method(method)
-    if asked.foreign is not None or get_engine().name == "embedded":
-        return _by_scipy(fun, t_span, y0, asked, method, t_eval, dense_output, events, vectorized, args, options)
+    engine = get_engine().name
+    if engine == "embedded" and asked.scipy_name is None and asked.foreign is None:
+        raise EngineUnavailable(f"method={method!r}")
     span = span_of(t_span, t_eval)
     extra = arguments_of(args)
     start = state_of(y0, asked)
-    if start.size == 0 or span.start == span.end:
-        return _by_scipy(fun, t_span, y0, asked, method, t_eval, dense_output, events, vectorized, args, options)
+    if asked.foreign is not None or engine == "embedded" or start.size == 0 or span.start == span.end:
+        # Where there is nothing to integrate, any method will do.
+        known = method if asked.scipy_name is not None or asked.foreign is not None else "RK45"
+        return integrate.solve_ivp(fun, t_span, y0, known, t_eval, dense_output, events, vectorized, args, **options)
     limits = limits_of(options, asked, start.size)
     banded = any(options.get(name) is not None for name in ("lband", "uband"))
+    sparse = banded or options.get("jac_sparsity") is not None
     form = Form(start.size, start.dtype.kind == "c", bool(vectorized))
     jac = options.get("jac") if asked.knows("jac") and not banded else None
     model, p = model_of(fun, extra, start, span.start, form, has_jac=jac is not None)
     check_first_step(limits.dt, span)
     if asked.scipy_name != "LSODA":
         check_jacobian(jac, span.start, start, extra)
-    found = Events(events_of(events), extra, start, span.start, span.end, lambda: form.call(fun, span.start, start.copy(), extra))
-    if np.isinf(span.end) and not any(x.stop_after for x in found.callbacks) and not found.end_at_start:
+    found = Events(
+        events_of(events), extra, start, span, lambda: form.call(fun, span.start, start.copy(), extra)
+    )
+    if np.isinf(span.end) and not found.may_end:
         raise ValueError("`t_span` never ends: it needs a terminal event")
-    solution, dense = None, bool(dense_output) or found.need_dense
+    solution = None
     if not found.end_at_start:
-        sparse = banded or options.get("jac_sparsity") is not None
-        problem = model.pose(start.view(float), (span.start, span.end), p, sparse)
+        dense = bool(dense_output) or found.need_dense
         keywords = {
-            "throw": False,
             "saveat": None if dense else span.t_eval,
             "dense": dense,
             "rtol": limits.rtol,
@@ -119,31 +125,33 @@ def solve_ivp(
             "dtmin": limits.dtmin,
             "dtmax": limits.dtmax,
             "maxiters": NO_LIMIT,
+            "throw": False,
             **limits.rest,
         }
         calls = {**found.calls, model: Call(fun, extra, jac)} if model.in_python else found.calls
         with Calls(calls, span.start, span.end):
-            solution = solve(problem, asked.algorithm, callback=found.callbacks or None, **keywords)
-            found.ended(solution)
-            if found.callbacks and solution.t_reached != span.start and asked.interpolates_steps_as_a_whole:
-                between = model.pose(start.view(float), (span.start, solution.t_reached), p, sparse)
-                saveat = keywords["saveat"]
-                if saveat is not None:
-                    keywords["saveat"] = saveat[np.abs(saveat - span.start) <= abs(solution.t_reached - span.start)]
-                again = solve(between, asked.algorithm, **keywords) if saveat is None or len(keywords["saveat"]) else solution
-                solution = again if again.success else solution
+            solution = _solved(
+                lambda end: model.pose(start.view(float), (span.start, end), p, sparse), span, asked, found, keywords
+            )
     return result_of(solution, start, span, bool(dense_output), found, events is not None)
 
 
-def _by_scipy(
-    fun: Any, t_span: Any, y0: Any, asked: Method, method: Any, t_eval: Any, dense_output: Any, events: Any, vectorized: Any, args: Any,
-    options: dict[str, Any],
-) -> Any:  # fmt: skip
-    if asked.scipy_name is None and asked.foreign is None:
-        if get_engine().name == "embedded":
-            raise EngineUnavailable(f"method={method!r}")
-        method = "RK45"  # for nothing to integrate, any will do
-    return integrate.solve_ivp(fun, t_span, y0, method, t_eval, dense_output, events, vectorized, args, **options)
+def _solved(
+    posed: Callable[[float], ODEProblem], span: Span, asked: Method, events: Events, keywords: dict[str, Any]
+) -> Solution:
+    """The problem `posed` up to an end, solved up to that of `span` or the event that comes before it."""
+    solution = solve(posed(span.end), asked.algorithm, callback=events.callbacks or None, **keywords)
+    events.note(solution)
+    cut_short = any(len(x.t) for x in solution.events) and solution.t_reached != span.start
+    if not (asked.interpolates_whole_steps and cut_short):
+        return solution
+    saveat = keywords["saveat"]
+    if saveat is not None:
+        saveat = saveat[np.abs(saveat - span.start) <= abs(solution.t_reached - span.start)]
+        if not len(saveat):
+            return solution
+    again = solve(posed(solution.t_reached), asked.algorithm, **{**keywords, "saveat": saveat})
+    return again if again.success else solution
 
 
 def _of_parts(atol: Any) -> Any:

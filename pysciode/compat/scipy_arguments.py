@@ -134,7 +134,8 @@ def _tolerances(rtol: Any, atol: Any, n: int) -> tuple[float, float | np.ndarray
     rtol = np.asarray(rtol, float)
     if np.any(rtol < 100 * EPS):
         warnings.warn(
-            f"At least one element of `rtol` is too small. Setting `rtol = np.maximum(rtol, {100 * EPS})`.", stacklevel=_CALLER + 1
+            f"At least one element of `rtol` is too small. Setting `rtol = np.maximum(rtol, {100 * EPS})`.",
+            stacklevel=_CALLER + 1,
         )
         rtol = np.maximum(rtol, 100 * EPS)
     atol = np.asarray(atol, float)

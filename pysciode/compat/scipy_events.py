@@ -13,7 +13,7 @@ from ..callbacks import ContinuousCallback
 from ..engines.base import EventRequest
 from ..problems import ODEProblem
 from ..solution import Solution
-from .scipy_arguments import EPS
+from .scipy_arguments import EPS, Span
 from .scipy_model import Call, Form, Model, model_of
 
 
@@ -79,10 +79,10 @@ class Events:
     ----------
     events, args
         The user's functions, and what they take beside time and state.
-    y0, t0, end
-        Where the solve starts, and its last time.
+    y0
+        The initial state.
     slope
-        ``fun(t0, y0)``.
+        Gives ``fun`` at the start.
 
     Attributes
     ----------
@@ -92,21 +92,31 @@ class Events:
         Those of them that stay in Python.
     need_dense
         Whether there are others.
+    may_end
+        Whether one of them may end the solve.
     end_at_start
-        Whether the solve is over where it starts: SciPy counts an event that is zero there, if the direction in which it leaves fits.
+        Whether the solve is over where it starts: SciPy counts an event that is zero there, if the direction in which it
+        leaves fits.
     """
 
     def __init__(
-        self, events: tuple[Event, ...], args: tuple[Any, ...], y0: np.ndarray, t0: float, end: float, slope: Callable[[], np.ndarray]
+        self,
+        events: tuple[Event, ...],
+        args: tuple[Any, ...],
+        y0: np.ndarray,
+        span: Span,
+        slope: Callable[[], np.ndarray],
     ) -> None:
+        t0, end = span.start, span.end
         form = Form(y0.size, y0.dtype.kind == "c", event=True)
         self.callbacks: list[ContinuousCallback] = []
         self.calls: dict[Model, Call] = {}
         self.need_dense = any(not event.stop_after for event in events)
+        self.may_end = any(event.stop_after for event in events)
         self._ending: Solution | None = None
         self._events, self._args, self._y0, self._t0 = events, args, y0, t0
         self._at_start = [_occurs_at(event, args, y0, t0, end, slope) for event in events]
-        self.end_at_start = any(now and event.stop_after == 1 for now, event in zip(self._at_start, events, strict=True))
+        self.end_at_start = any(now and x.stop_after == 1 for now, x in zip(self._at_start, events, strict=True))
         if self.end_at_start:
             return
         for i, (event, now) in enumerate(zip(events, self._at_start, strict=True)):
@@ -124,7 +134,7 @@ class Events:
                 )
             )
 
-    def ended(self, solution: Solution) -> None:
+    def note(self, solution: Solution) -> None:
         """Take note of the solve with `callbacks`."""
         self._ending = solution
 
@@ -133,7 +143,9 @@ class Events:
         """Whether one of the events ended the solve."""
         return self.end_at_start or (self._ending is not None and self._ending.retcode == "Terminated")
 
-    def occurrences(self, solution: Solution | None, sol: Callable[[Any], np.ndarray] | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def occurrences(
+        self, solution: Solution | None, sol: Callable[[Any], np.ndarray] | None
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """SciPy's ``t_events`` and ``y_events``; `sol` is the continuous solution, where one was needed."""
         stopping = iter(() if self._ending is None else self._ending.events)
         times, states = [], []
@@ -158,11 +170,16 @@ class Events:
         before, after = g[:-1], g[1:]
         up, down = (before <= 0) & (after >= 0), (before >= 0) & (after <= 0)
         crossed = up | down if event.direction == 0 else up if event.direction > 0 else down
-        return np.array([_root(event.function, args, sol, times[k : k + 2], g[k : k + 2]) for k in np.flatnonzero(crossed)])
+        steps = np.flatnonzero(crossed)
+        return np.array([_root(event.function, args, sol, times[k : k + 2], g[k : k + 2]) for k in steps])
 
 
 def _root(
-    event: Callable[..., Any], args: tuple[Any, ...], sol: Callable[[Any], np.ndarray], times: np.ndarray, values: np.ndarray
+    event: Callable[..., Any],
+    args: tuple[Any, ...],
+    sol: Callable[[Any], np.ndarray],
+    times: np.ndarray,
+    values: np.ndarray,
 ) -> float:
     """Where `event` is zero between two times, at which its values are known."""
     known = dict(zip(times.tolist(), values.tolist(), strict=True))

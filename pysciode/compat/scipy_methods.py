@@ -86,8 +86,8 @@ class Method:
         return self.scipy_name in _REAL_ONLY
 
     @property
-    def interpolates_steps_as_a_whole(self) -> bool:
-        """Whether dense output is wrong inside a step that an event cut short, so that the way there is solved once more."""
+    def interpolates_whole_steps(self) -> bool:
+        """Whether dense output is wrong in a step that an event cut short: then the way there is solved once more."""
         return self.algorithm is not None and self.algorithm.family in ("firk", "bdf")
 
     def knows(self, option: str) -> bool:

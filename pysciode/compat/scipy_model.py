@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -139,7 +139,14 @@ _current = threading.local()
 
 
 def model_of(
-    fun: Callable[..., Any], args: tuple[Any, ...], y0: np.ndarray, t0: float, form: Form, *, position: int = 0, has_jac: bool = False
+    fun: Callable[..., Any],
+    args: tuple[Any, ...],
+    y0: np.ndarray,
+    t0: float,
+    form: Form,
+    *,
+    position: int = 0,
+    has_jac: bool = False,
 ) -> tuple[Model, np.ndarray]:
     """The model of `fun`, and the values of its parameters now.
 
@@ -229,7 +236,7 @@ def _code(fun: Any) -> CodeType | None:
     while True:
         if isinstance(fun, FunctionType):
             return fun.__code__
-        inner = fun.__func__ if isinstance(fun, MethodType) else getattr(fun, "func", None) or getattr(fun, "py_func", None)
+        inner = getattr(fun, "__func__", None) or getattr(fun, "func", None) or getattr(fun, "py_func", None)
         if inner is None:
             inner = getattr(type(fun), "__call__", None)
             if not isinstance(inner, FunctionType):
@@ -361,7 +368,8 @@ def _reason(error: Exception) -> str:
 def _warn(fun: Any, reason: str, stacklevel: int) -> None:
     name = getattr(fun, "__qualname__", type(fun).__name__)
     warnings.warn(
-        f"{name} stays in Python, where the solver calls it: right, but 10 to 100 times slower than a captured one. {reason}",
+        f"{name} stays in Python, where the solver calls it: right, but 10 to 100 times slower than a captured one. "
+        f"{reason}",
         CallbackWarning,
         stacklevel=stacklevel,
     )

@@ -21,7 +21,9 @@ ENDED = "A termination event occurred."
 TOO_SMALL_STEP = "Required step size is less than spacing between numbers."
 
 
-def result_of(solution: Solution | None, y0: np.ndarray, span: Span, dense_output: bool, events: Events, track: bool) -> Any:
+def result_of(
+    solution: Solution | None, y0: np.ndarray, span: Span, dense_output: bool, events: Events, track: bool
+) -> Any:
     """What ``solve_ivp`` returns.
 
     Parameters
@@ -79,4 +81,5 @@ def _message(status: int, solution: Solution | None) -> str:
         return ENDED if status else FINISHED
     if solution.retcode == "DtLessThanMin":
         return TOO_SMALL_STEP
-    return f"The solver stopped at t = {solution.t_reached:g} with retcode {solution.retcode}: {ADVICE.get(solution.retcode, '')}"
+    advice = ADVICE.get(solution.retcode, "")
+    return f"The solver stopped at t = {solution.t_reached:g} with retcode {solution.retcode}: {advice}"
