@@ -181,7 +181,7 @@ def test_save_times_rounded_to_float32_are_not_outside(alive):
         (lambda: ps.ForwardDiffSensitivity(chunk_size=-1), ValueError, "chunk_size"),
         (lambda: ps.ForwardDiffSensitivity(chunk_size=1.5), TypeError, "chunk_size"),
         (lambda: ps.ReverseDiffAdjoint(checkpointing=True), TypeError, "checkpointing"),
-        (lambda: ps.Algorithm("Tsit5; rm"), ValueError, "Julia identifier"),
+        (lambda: ps.Algorithm("Tsit5; rm"), ValueError, "name of a Julia type"),
         (lambda: ps.FBDF(nlsolve="run(cmd)"), ValueError, "not a type"),
         (lambda: ps.FBDF(linsolve="Base.run(`ls`)"), ValueError, "not allowed"),
         (lambda: ps.FBDF(linsolve="KLU(Meta.parse(X))"), ValueError, "not a type"),
@@ -363,7 +363,8 @@ def test_the_choice_of_the_engine_is_told_once(tmp_path):
     code = textwrap.dedent(
         """
         import pysciode.engines as engines
-        engines.julia_is_installed = lambda: False
+        from pysciode.julia_environment import Trouble
+        engines.find_trouble = lambda: Trouble("nothing is there")
         import pysciode as ps
         problem = ps.ODEProblem(lambda u, p, t: [-u[0]], [1.0], (0.0, 1.0))
         for _ in range(3):
