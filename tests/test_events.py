@@ -237,3 +237,11 @@ def test_wrong_callbacks_and_conditions():
         ps.solve(dropped(), internalnorm=2)
     with pytest.raises(ps.CaptureError):
         ps.solve(dropped(), callback=ps.ContinuousCallback(lambda u, p, t: float(u[0])))
+
+
+def test_a_condition_that_is_not_a_number_is_told():
+    problem = ps.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 2.0))
+    event = ps.ContinuousCallback(lambda u, p, t: np.sqrt(u[0] - 0.7), terminal=True)
+    with pytest.raises(ps.JuliaError, match="the condition of event 0 is not a number"):
+        ps.solve(problem, ps.Tsit5(), callback=event)
+    assert ps.solve(problem, ps.Tsit5()).success

@@ -10,6 +10,13 @@ struct GradientFailed <: Exception
 end
 Base.showerror(io::IO, e::GradientFailed) = print(io, e.reason)
 
+"""The condition of an event is not a number, so nobody knows whether it occurs."""
+struct EventFailed <: Exception
+    index::Int
+    t::Float64
+end
+Base.showerror(io::IO, e::EventFailed) = print(io, "the condition of event ", e.index - 1, " is not a number at t = ", e.t)
+
 """Stands for a pullback where there is none."""
 struct Refusal
     reason::String

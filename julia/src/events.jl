@@ -79,6 +79,7 @@ function (c::EventCondition{T})(out, u, t, integrator) where {T}
             later = t + (integrator.t - t) / 100
             value = evaluate(log, log.conditions[i], integrator(later), later)[1]
         end
+        isnan(value) && all(isfinite, u) && throw(EventFailed(i, Float64(t)))  # a state that is none is the solver's matter
         out[i] = value
     end
     return nothing

@@ -105,7 +105,8 @@ function construct(x::Expr, modules)
     x.head === :(.) && return find_name(x.args[end].value, modules)
     x.head === :call || throw(ArgumentError("not a constructor call: $x"))
     constructor = construct(x.args[1], modules)
-    constructor isa Type || constructor isa Function || throw(ArgumentError("$(x.args[1]) is no constructor"))
+    allowed = constructor isa Type || constructor isa Function && !(parentmodule(constructor) in (Base, Core))
+    allowed || throw(ArgumentError("$(x.args[1]) is no constructor"))
     positional, keywords = Any[], Pair{Symbol,Any}[]
     for argument in x.args[2:end]
         if argument isa Expr && argument.head === :parameters
