@@ -263,7 +263,7 @@ class Solution:
         if self._save_idxs is not None and flat.shape[1] == self.problem.n:
             flat = flat[:, self._save_idxs]
         shape = tuple(self._states.shape[1:])
-        out = flat.reshape(*times.shape, *shape)
+        out = flat.reshape((*times.shape, *shape))
         if self._partitioned:
             out = out[(slice(None),) * times.ndim + (1,)]
         if self.problem.is_torch:

@@ -128,3 +128,11 @@ def test_parameters_of_event_functions(engine: str) -> None:
     torch.testing.assert_close(t, -2 * torch.log(level.detach())[0], rtol=1e-8, atol=1e-8)
     (grad,) = torch.autograd.grad(t, level)
     assert grad.item() == pytest.approx(-2 / 0.25, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_number_backwards_in_time(dtype: torch.dtype) -> None:
+    y0, times = torch.tensor(1.0, dtype=dtype), torch.tensor([7.2222222, 5.6666666], dtype=torch.float64)
+    t, y = ps.odeint(lambda t, y: 0.2 * torch.ones_like(y), y0, times, event_fn=lambda t, y: y - 0.5, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(t, times[0] - 2.5, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(y[-1], torch.tensor(0.5, dtype=dtype), rtol=1e-5, atol=1e-5)

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def describe(x: Any, names: tuple[str, ...]) -> tuple[Hashable, list[Part], Call
         return _function(x) if _is_model_code(x) else None
     if isinstance(x, MethodType):
         part = (x.__self__, (x.__func__.__name__,), NUMBERS)
-        return (MethodType, x.__func__), [part], lambda x, new: MethodType(x.__func__, *new)
+        return (MethodType, ref(x.__func__)), [part], lambda x, new: MethodType(x.__func__, *new)
     if isinstance(x, functools.partial):
         parts = [x.func, *x.args, *x.keywords.values()]
         return (functools.partial, len(x.args), tuple(x.keywords)), _all(parts, names), _remake_partial
@@ -207,7 +208,8 @@ def _function(f: FunctionType) -> tuple[Hashable, list[Part], Callable[[Any, lis
     parts += _all(f.__defaults__ or (), names)
     keywords = f.__kwdefaults__ or {}
     parts += _all(keywords.values(), names)
-    return (f.__code__, present, cells, tuple(keywords)), parts, _remake_function
+    # Weakly, or what is kept for a code, with this among its keys, would keep it alive.
+    return (ref(f.__code__), present, cells, tuple(keywords)), parts, _remake_function
 
 
 def _filled_cells(f: FunctionType) -> tuple[int, ...]:
@@ -254,7 +256,7 @@ def _instance(x: Any, names: tuple[str, ...]) -> tuple[Hashable, list[Part], Cal
         out.__dict__.update(zip(own, new))
         return out
 
-    return (cls, own, tuple(code)), parts, remake
+    return (ref(cls), own, tuple(code)), parts, remake
 
 
 _ANYTHING = frozenset({"__dict__", "__getattr__", "getattr", "vars"})
@@ -303,13 +305,13 @@ def _is_code(x: Any) -> bool:
     return callable(x) and (compiled or isinstance(x, (FunctionType, type, np.ufunc)))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _globals(code: CodeType) -> tuple[str, ...]:
     names = _global_names(code)
     return tuple(sorted(names if names is not None else _all_names(code)))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _attributes(code: CodeType) -> tuple[str, ...]:
     return tuple(sorted(_all_names(code)))
 

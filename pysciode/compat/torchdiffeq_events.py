@@ -87,11 +87,16 @@ def _search(job: Job, u0: torch.Tensor, t: torch.Tensor, condition: Callable[[fl
 
 def _first_change(solution: Solution, condition: Callable[[float, torch.Tensor], float]) -> float | None:
     times = solution.t.tolist()
+    low, high = sorted((solution.problem.tspan[0], solution.t_reached))
+
+    def between(time: float) -> float:
+        return condition(time, solution(min(max(time, low), high)))  # times of float32 are rounded
+
     left = times[0]
     for right, u in zip(times[1:], solution.states[1:], strict=True):
         value = condition(right, u)
         if not value > 0:
-            return _refined(lambda time: condition(time, solution(time)), left, right, value)
+            return _refined(between, left, right, value)
         left = right
     return None
 
