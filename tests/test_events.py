@@ -245,3 +245,29 @@ def test_a_condition_that_is_not_a_number_is_told():
     with pytest.raises(ps.JuliaError, match="the condition of event 0 is not a number"):
         ps.solve(problem, ps.Tsit5(), callback=event)
     assert ps.solve(problem, ps.Tsit5()).success
+
+
+@pytest.mark.parametrize("algorithm", [ps.RadauIIA5(), ps.QNDF(), ps.FBDF(), ps.VCABM(), ps.Rodas5P(), ps.Vern7()], ids=repr)
+def test_events_do_not_disturb_what_is_saved(algorithm):
+    problem = ps.ODEProblem(oscillate, [1.0, 0.0], (0.0, 10.0))
+    clocks = [ps.ContinuousCallback(lambda u, p, t, c=c: t - c) for c in (0.37, 1.91, 2.53, 5.77)]
+    end = ps.ContinuousCallback(lambda u, p, t: t - 9.1, terminal=True)
+    saveat = np.linspace(0.0, 10.0, 501)
+    tolerances = {"rtol": 1e-7, "atol": 1e-7}
+    plain = ps.solve(problem, algorithm, saveat=saveat, **tolerances)
+    sol = ps.solve(problem, algorithm, saveat=saveat, callback=[*clocks, end], dense=True, **tolerances)
+    error = np.abs(plain.u[:, 0] - np.cos(plain.t)).max() + 1e-7
+    assert sol.retcode == "Terminated" and np.array_equal(sol.t, saveat[saveat <= 9.1])
+    assert np.abs(sol.u[:, 0] - np.cos(sol.t)).max() < 5 * error
+    fine = np.linspace(0.0, sol.t_reached, 700)
+    assert np.abs(sol(fine)[:, 0] - np.cos(fine)).max() < 5 * error
+    for x in sol.events:
+        assert x.u[:, 0] == pytest.approx(np.cos(x.t), abs=20 * error)
+
+
+def test_changes_of_state_with_methods_that_can_t_interpolate_them():
+    bounce = ps.ContinuousCallback(height, affect=lambda u, p, t: np.array([0.0, -0.9 * u[1]]), direction=-1)
+    with pytest.raises(ValueError, match="explicit Runge-Kutta"):
+        ps.solve(dropped(end=10.0), ps.QNDF(), callback=bounce)
+    sol = ps.solve(dropped(end=10.0), ps.QNDF(), callback=bounce, dense=False, rtol=1e-8, atol=1e-8)
+    assert sol.events[0].t == pytest.approx(LANDING + np.concatenate([[0], np.cumsum(2 * LANDING * 0.9 ** np.arange(1, 4))]), abs=1e-5)

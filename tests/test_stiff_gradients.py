@@ -180,3 +180,20 @@ def test_a_quadrature_over_an_interpolant_that_overshoots_is_refused(julia_engin
     with pytest.raises(ps.GradientFailed, match="interpolated adjoint") as caught:
         gradient("robertson", ps.KenCarp47(), ps.GaussAdjoint(), julia_engine)
     assert caught.value.sensealg == "GaussAdjoint"
+
+
+@pytest.mark.julia
+def test_implicit_methods_carry_derivatives_where_there_are_no_parameters():
+    u0 = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    sol = ps.solve(ps.ODEProblem(lambda u, p, t: -2 * u, u0, (0.0, 1.0)), ps.Rodas5P(), saveat=[1.0], rtol=1e-9, atol=1e-9, engine="julia")
+    (gradient,) = torch.autograd.grad(sol.u.sum(), u0)
+    assert gradient.item() == pytest.approx(np.exp(-2.0), rel=1e-7)
+
+
+@pytest.mark.julia
+def test_the_default_algorithm_has_adjoints_at_tight_tolerances():
+    rate = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    problem = ps.ODEProblem(lambda u, p, t: -p * u, torch.ones(3, dtype=torch.float64), (0.0, 5.0), rate)
+    sol = ps.solve(problem, saveat=[2.0, 5.0], rtol=1e-9, atol=1e-9, sensealg=ps.GaussAdjoint(), engine="julia")
+    (gradient,) = torch.autograd.grad(sol.u.sum(), rate)
+    assert gradient.item() == pytest.approx(-3 * (2 * np.exp(-0.6) + 5 * np.exp(-1.5)), rel=1e-7)

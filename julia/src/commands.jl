@@ -104,7 +104,7 @@ read_events(::Type{Model{T}}, given) where {T} = Event{T}[read_event(Model{T}, e
 
 read_event(::Type{Model{T}}, e) where {T} =
     Event{T}(get_object(MODELS, e["condition"]), haskey(e, "affect") ? get_object(MODELS, e["affect"]) : nothing, e["direction"]::Int,
-             e["stop_after"]::Int)
+             e["stop_after"]::Int, get(e, "restart", false)::Bool)
 
 function read_options(a::Arguments)
     number(key, default) = Float64(get(a, key, default))

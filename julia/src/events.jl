@@ -117,7 +117,7 @@ function occur!(log::EventLog{T}, integrator, found) where {T}
         end
         log.counts[i] == e.stop_after && SciMLBase.terminate!(integrator)
     end
-    set_modified!(integrator, changed)
+    set_modified!(integrator, changed || log.events[1].restart)
     changed && look_ahead!(log, integrator)
     return nothing
 end

@@ -76,6 +76,7 @@ function pass(plan::Plan{T}, inst::Instance{T}, u0, p, tspan, saveat, nu, np, of
     prepare_duals!(inst, D)
     du0 = D[seed(D, u0[i], nu > 0 ? i - offset : 0) for i in eachindex(u0)]
     dp = D[seed(D, p[i], np > 0 ? nu + i - offset : 0) for i in eachindex(p)]
+    isempty(dp) && push!(dp, zero(D))  # LinearSolve looks at the first one; nothing reads it
     prob = odeproblem(plan, inst, du0, dp, tspan)
     return at_runtime(pass, plan, inst, prob, saveat, min(N, nu + np - offset))
 end

@@ -38,6 +38,7 @@ end
 An event of a plan: it occurs where the first output of `condition` changes its sign.
 
 `direction`: +1 for upward, -1 for downward changes alone, 0 for both. `stop_after`: the solve ends with that occurrence, 0 for never.
+`restart`: whether the method has a history of steps, which one that is cut short makes worthless.
 `affect`, unless nothing, is a model whose output is the state after the event.
 """
 struct Event{T}
@@ -45,6 +46,7 @@ struct Event{T}
     affect::Union{Nothing,Model{T}}
     direction::Int
     stop_after::Int
+    restart::Bool
 end
 
 """

@@ -17,7 +17,7 @@ fall(events; dense=false) = PySciODE.plan(simple(FALL, 1), PySciODE.algorithm("T
                                           options=Options(; reltol=1e-10, abstol=1e-10, dense))
 drop(plan, event_p, saveat=Float64[]; hooks=PySciODE.Hooks(), u0=[10.0, 0.0]) =
     PySciODE.dispatch(plan, u0, [9.81], (0.0, 10.0), saveat, hooks, event_p)
-event(affect=nothing; direction=0, stop_after=0) = PySciODE.Event{Float64}(simple(HEIGHT, 1), affect, direction, stop_after)
+event(affect=nothing; direction=0, stop_after=0) = PySciODE.Event{Float64}(simple(HEIGHT, 1), affect, direction, stop_after, false)
 
 steps_seen = Float64[]
 note_step(t::Float64, u::Ptr{Float64})::Cint = (push!(steps_seen, t); Cint(0))

@@ -23,7 +23,7 @@ from .base import Engine, Pullback, RawSolution, SolveRequest
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
 from .julia_callback import norm_function, step_function
-from .julia_models import Plan, RegisteredModels, make_plan
+from .julia_models import Plan, RegisteredModels, cuts_badly, make_plan
 from .julia_runtime import keep_threads_safe, start_julia
 
 _OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED = range(5)
@@ -150,7 +150,32 @@ class JuliaEngine(Engine):
         return message, stack
 
     def solve(self, request: SolveRequest) -> RawSolution:
+        if request.options.events and cuts_badly(request):
+            return self._solve_around_events(request)
         return self._run(request)[0]
+
+    def _solve_around_events(self, request: SolveRequest) -> RawSolution:
+        """First the events, then the values, by a solve without them up to where they ended the first one."""
+        options, start = request.options, request.tspan[0]
+        values = options.saveat is not None or options.dense
+        if values and any(e.affect is not None for e in options.events):
+            raise ValueError(
+                "callback: with multistep methods and RadauIIA5, a solve whose state changes at events has values at its own steps "
+                "only (saveat=None, dense=False): take an explicit Runge-Kutta or a Rosenbrock method"
+            )
+        found = self._run(replace(request, options=replace(options, saveat=None, dense=False)))[0]
+        if not values:
+            return found
+        saveat = options.saveat
+        if saveat is not None:
+            saveat = saveat[np.abs(saveat - start) <= abs(found.t_reached - start)]
+            if not len(saveat):
+                return replace(found, t=found.t[:0], u=found.u[:0])
+        if found.t_reached == start:
+            return found
+        rest = replace(options, saveat=saveat, events=(), steps=())
+        raw = self._run(replace(request, tspan=(start, found.t_reached), options=rest))[0]
+        return replace(raw, retcode=found.retcode if raw.retcode == "Success" else raw.retcode, events=found.events)
 
     def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
         solution, answer = self._run(request)

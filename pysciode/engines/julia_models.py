@@ -211,7 +211,7 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
 
 def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest) -> Plan:
     options, problem = request.options, request.problem
-    algorithm = request.algorithm if request.algorithm is not None else _DEFAULT
+    algorithm = request.algorithm if request.algorithm is not None else _default(request)
     kind = _KINDS[problem.kind] if algorithm.family in OWN_FORM[problem.kind] else 0
     form, want = _form(problem, algorithm, request.sensealg)
     main, other = problem.model, None
@@ -243,7 +243,7 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
             "save_idxs": None if options.save_idxs is None else options.save_idxs + 1,
             "extra": options.extra,
             "sensealg": None if request.sensealg is None else _sensealg_arguments(request.sensealg, request.wants),
-            "events": [_event_arguments(models, e) for e in options.events],
+            "events": [_event_arguments(models, e) | {"restart": cuts_badly(request)} for e in options.events],
             "mass_matrix": None if problem.mass_matrix is None else np.asarray(problem.mass_matrix, dtype=np.float64),
         },
     )
@@ -277,6 +277,22 @@ def _sensealg_arguments(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -
 _DEFAULT = Algorithm("DefaultODEAlgorithm")
 
 
+def _default(request: SolveRequest) -> Algorithm:
+    """SciML's default algorithm, or one like it where its dense output fails."""
+    if request.sensealg is None or not request.sensealg.continuous or request.options.rtol >= 1e-6:
+        return _DEFAULT
+    # Below this tolerance it steps by Vern7, whose steps it can't interpolate in place, as adjoints do (OrdinaryDiffEqCore 4).
+    return Algorithm("AutoVern7", Algorithm("Rodas5P" if request.u0.size <= 50 else "FBDF"))
+
+
+def cuts_badly(request: SolveRequest) -> bool:
+    """Whether the dense output of a step that an event cuts short is wrong: it is known for the whole step only."""
+    algorithm = request.algorithm
+    if algorithm is None:
+        return request.u0.size > 50  # the default may turn to FBDF then
+    return bool(({*_packages(algorithm)} & _MULTISTEP) or "OrdinaryDiffEqFIRK" in _packages(algorithm))
+
+
 def _packages(algorithm: Algorithm) -> list[str]:
     """The Julia packages of an algorithm and of those among its arguments."""
     found = [algorithm.package or "OrdinaryDiffEqDefault"]
@@ -293,6 +309,11 @@ def _implicit(algorithm: Algorithm) -> bool:
 def _matrix_free(algorithm: Algorithm) -> bool:
     return "Krylov" in str(algorithm.options.get("linsolve", "")) and algorithm.options.get("concrete_jac") is not True
 
+
+_MULTISTEP = frozenset(
+    "OrdinaryDiffEq" + name for name in ("AdamsBashforthMoulton", "BDF", "IMEXMultistep", "Nordsieck")
+)
+"""Packages of methods with a history of steps."""
 
 _KINDS = {"ode": 0, "second_order": 1, "dynamical": 1, "split": 2}
 # A dense Jacobian of more states than this is not made.
