@@ -10,10 +10,8 @@ from scipy import integrate
 
 from ..engines import get_engine
 from ..errors import EngineUnavailable
-from ..problems import ODEProblem
-from ..solution import Solution
 from ..solving import solve
-from .scipy_arguments import Span, arguments_of, check_first_step, check_jacobian, limits_of, span_of, state_of
+from .scipy_arguments import arguments_of, check_first_step, check_jacobian, limits_of, span_of, state_of
 from .scipy_events import Events, events_of
 from .scipy_methods import Method
 from .scipy_model import Call, Calls, Form, model_of
@@ -130,28 +128,10 @@ def solve_ivp(
         }
         calls = {**found.calls, model: Call(fun, extra, jac)} if model.in_python else found.calls
         with Calls(calls, span.start, span.end):
-            solution = _solved(
-                lambda end: model.pose(start.view(float), (span.start, end), p, sparse), span, asked, found, keywords
-            )
+            problem = model.pose(start.view(float), (span.start, span.end), p, sparse)
+            solution = solve(problem, asked.algorithm, callback=found.callbacks or None, **keywords)
+            found.note(solution)
     return result_of(solution, start, span, bool(dense_output), found, events is not None)
-
-
-def _solved(
-    posed: Callable[[float], ODEProblem], span: Span, asked: Method, events: Events, keywords: dict[str, Any]
-) -> Solution:
-    """The problem `posed` up to an end, solved up to that of `span` or the event that comes before it."""
-    solution = solve(posed(span.end), asked.algorithm, callback=events.callbacks or None, **keywords)
-    events.note(solution)
-    cut_short = any(len(x.t) for x in solution.events) and solution.t_reached != span.start
-    if not (asked.interpolates_whole_steps and cut_short):
-        return solution
-    saveat = keywords["saveat"]
-    if saveat is not None:
-        saveat = saveat[np.abs(saveat - span.start) <= abs(solution.t_reached - span.start)]
-        if not len(saveat):
-            return solution
-    again = solve(posed(solution.t_reached), asked.algorithm, **{**keywords, "saveat": saveat})
-    return again if again.success else solution
 
 
 def _of_parts(atol: Any) -> Any:

@@ -85,11 +85,6 @@ class Method:
     def real_only(self) -> bool:
         return self.scipy_name in _REAL_ONLY
 
-    @property
-    def interpolates_whole_steps(self) -> bool:
-        """Whether dense output is wrong in a step that an event cut short: then the way there is solved once more."""
-        return self.algorithm is not None and self.algorithm.family in ("firk", "bdf")
-
     def knows(self, option: str) -> bool:
         """Whether the method has this option; SciML's algorithms have all of SciPy's."""
         return option in (ALL_OPTIONS if self.scipy_name is None else OPTIONS[self.scipy_name])
