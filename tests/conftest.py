@@ -4,12 +4,19 @@ without, or failed where PYSCIODE_REQUIRE_JULIA=1 demands them."""
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 from pysciode.installation import extra_is_installed, julia_environment_is_resolved
 
 REQUIRED = os.environ.get("PYSCIODE_REQUIRE_JULIA") == "1"
+
+
+def pytest_configure() -> None:
+    """Tests press Ctrl-C, which processes of pytest-xdist, and their children with them, would ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
