@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import pysciode as ps
+from pysciode.compat.torchdiffeq_errors import StepsFailed
 from pysciode.errors import JuliaError, PysciodeError
 from pysciode.parameters import ParameterLayout
 
@@ -260,6 +261,7 @@ def test_events_travel(julia_engine):
 ERRORS = [
     ps.CaptureError("no such thing", operation="aten.sort", where="model.py:1"),
     ps.SolveFailed("MaxIters", 0.5, None, "try again"),
+    StepsFailed.of(ps.SolveFailed("MaxIters", 0.5, None, "try again")),
     ps.GradientFailed("GaussAdjoint", "not finite", "tighter"),
     ps.EngineUnavailable("a stiff solver"),
     ps.EngineUnavailable("Mooncake", "not there", mend=None),
