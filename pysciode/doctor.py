@@ -118,7 +118,7 @@ def _extras() -> Iterator[Check]:
     for name, extra in EXTRAS.items():
         if extra_is_installed(name):
             yield Check(f"  {name}", "ok", ", ".join(f"{package} {present[package]}" for package in extra.packages))
-        else:
+        elif extra.offered:
             yield Check(f"  {name}", "note", f"not installed: {extra.purpose}, with {INSTALL_COMMAND} {name}")
 
 

@@ -65,13 +65,11 @@ def test_doctor_prints_a_table():
     assert "juliacall" in shown.output
 
 
-@pytest.mark.parametrize(
-    ("extra", "message"), [("cuda", "not available yet"), ("something", "no part 'something'; there are optimization (")]
-)
-def test_install_of_what_does_not_exist_says_so(extra, message):
-    shown = run("install", extra)
+def test_install_of_what_does_not_exist_says_so():
+    shown = run("install", "something")
     assert shown.returncode == 2
-    assert message in shown.stderr
+    assert "no part 'something'; there are optimization (" in shown.stderr
+    assert "; cuda (" in shown.stderr
     assert "Nothing was installed" in shown.stderr
 
 
@@ -145,10 +143,14 @@ def test_bounds_of_extras_are_those_of_the_julia_package():
     described = (ROOT / "julia" / "Project.toml").read_text()
     for extra in installation.EXTRAS.values():
         for package, asked in extra.packages.items():
+            if f"\n{package} = " not in described:
+                continue
             assert f'{package} = "{asked["uuid"]}"' in described
             lowest, highest = asked["version"].split(" - ")
-            assert f'{package} = "{lowest}"' in described
-            assert lowest.startswith(highest + ".")
+            bounds = re.search(rf'^{package} = "([\d., ]+)"$', described, re.MULTILINE)[1].split(", ")
+            assert bounds[0] == lowest
+            # A lower bound of Julia's package manager admits all that is compatible with it.
+            assert bounds[-1] == highest or lowest.startswith(highest + ".")
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------
