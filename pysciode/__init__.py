@@ -12,6 +12,9 @@ from .algorithm_table import ALGORITHMS
 _HOMES = {
     "problems": "ODEProblem remake",
     "partitioned": "SecondOrderODEProblem DynamicalODEProblem SplitODEProblem",
+    "ensembles": "EnsembleProblem",
+    "ensemble_algorithms": "EnsembleSerial EnsembleThreads EnsembleGPUKernel",
+    "ensemble_solution": "EnsembleSolution EnsembleSummary",
     "solving": "solve",
     "solution": "Solution Statistics",
     "algorithms": "Algorithm list_algorithms",

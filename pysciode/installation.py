@@ -63,6 +63,10 @@ EXTRAS = {
         "DiffEqFlux's collocation and multiple shooting",
         {"DiffEqFlux": {"uuid": "aae7a2af-3d4f-5e19-a356-7da93b79d9d0", "version": "4.6 - 4"}},
     ),
+    "ensembles": Extra(
+        "ensembles of small systems, each of them one thread of a kernel (EnsembleGPUKernel)",
+        {"DiffEqGPU": {"uuid": "071ae1c0-96b5-11e9-1965-c90190d839ea", "version": "3.13 - 3"}},
+    ),
     "cuda": Extra(
         "solves of CUDA tensors, on the GPU",
         {"CUDA": {"uuid": "052768ef-5323-5732-b1bb-66c8b64840ba", "version": "5.11 - 6"}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .algorithms import OWN_FORM, PARTITIONED, Algorithm, check_algorithm
 from .engines import get_engine
@@ -16,6 +16,11 @@ from .problems import ODEProblem
 from .sensitivity import ForwardDiffSensitivity, SensitivityAlgorithm, check_sensealg, default_sensealg
 from .solution import SUCCESS, Solution
 from .torch_compile import opaque
+
+if TYPE_CHECKING:
+    from .ensemble_algorithms import EnsembleAlgorithm
+    from .ensemble_solution import EnsembleSolution
+    from .ensembles import EnsembleProblem
 
 ADVICE = {
     "MaxIters": "raise maxiters, loosen rtol and atol, or if the problem is stiff use a stiff algorithm such as Rodas5P() or FBDF()",
@@ -34,9 +39,10 @@ ADVICE = {
 
 @opaque
 def solve(
-    problem: ODEProblem,
+    problem: ODEProblem | EnsembleProblem,
     algorithm: Algorithm | str | None = None,
     *,
+    ensemblealg: EnsembleAlgorithm | None = None,
     saveat: Any = None,
     tstops: Any = None,
     rtol: float | None = None,
@@ -55,8 +61,8 @@ def solve(
     throw: bool = True,
     engine: str | Engine | None = None,
     **solver_options: Any,
-) -> Solution:
-    """Solve a problem.
+) -> Solution | EnsembleSolution:
+    """Solve a problem, or all members of an ensemble.
 
     With torch problems the states are differentiable with respect to `u0`, the tensors in `p`, module parameters, and the
     times: ``tspan`` or `saveat` as tensors that require grad. Moving a saved time gives ``⟨∂L/∂uᵢ, f(uᵢ, p, tᵢ)⟩``; moving
@@ -69,9 +75,12 @@ def solve(
     algorithm
         With what: ``Tsit5()``, ``Rodas5P()``, …; None or ``"auto"`` is the engine's default (SciML's, which detects
         stiffness).
+    ensemblealg
+        How the members of an ensemble are solved: :class:`~pysciode.EnsembleThreads` (the default),
+        :class:`~pysciode.EnsembleSerial` or :class:`~pysciode.EnsembleGPUKernel`.
     saveat
         Times to save at, strictly monotone inside the time span, or one number, the step between them; None saves every
-        step of the solver.
+        step of the solver, of an ensemble the end alone.
     tstops
         Times that the solver must step on (discontinuities).
     rtol, atol
@@ -90,7 +99,8 @@ def solve(
     dense
         Whether to keep what ``sol(t)`` needs; by default where `saveat` is None.
     progress
-        True shows a bar on stderr; a function is called with the time reached about ten times a second.
+        True shows a bar on stderr; a function is called with the time reached about ten times a second, for an ensemble with
+        the number of members solved.
     sensealg
         How to differentiate; by default chosen from the sizes, see :func:`pysciode.sensitivity.default_sensealg`.
     callback
@@ -119,7 +129,35 @@ def solve(
         If the engine lacks what was asked for.
     """
     if not isinstance(problem, ODEProblem):
-        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+        from .ensembles import EnsembleProblem
+
+        if not isinstance(problem, EnsembleProblem):
+            raise TypeError(f"problem must be an ODEProblem or an EnsembleProblem, not {type(problem).__name__}")
+        from .ensemble_solving import solve_ensemble
+
+        options = {
+            "saveat": saveat,
+            "tstops": tstops,
+            "rtol": rtol,
+            "atol": atol,
+            "dt": dt,
+            "dtmin": dtmin,
+            "dtmax": dtmax,
+            "maxiters": maxiters,
+            "adaptive": adaptive,
+            "save_idxs": save_idxs,
+            "dense": dense,
+            "sensealg": sensealg,
+            "callback": callback,
+            "internalnorm": internalnorm,
+            "engine": engine,
+            **solver_options,
+        }
+        return solve_ensemble(
+            problem, algorithm, ensemblealg=ensemblealg, throw=throw, progress=progress, options=options
+        )
+    if ensemblealg is not None:
+        raise TypeError("ensemblealg is for an EnsembleProblem, and problem is none")
     given = (algorithm, sensealg, tstops, rtol, atol, dt, dtmin, dtmax, maxiters, adaptive, save_idxs, dense)
     plain = progress is False and not solver_options and callback is None and internalnorm is None
     backend = get_engine(engine)

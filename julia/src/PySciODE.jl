@@ -40,6 +40,7 @@ include("commands.jl")
 include("likelihoods.jl")
 include("objective.jl")
 include("trajectories.jl")
+include("ensembles.jl")
 include("workload.jl")
 
 end

@@ -1,0 +1,228 @@
+"""Ensembles in one kernel, by the steppers of DiffEqGPU.jl."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..algorithms import Algorithm, check_algorithm
+from ..capture.model import ArrayModel, CapturedModel, ScalarModel
+from ..ensemble_algorithms import EnsembleGPUKernel
+from ..ensemble_solution import EnsembleSolution
+from ..ensembles import EnsembleProblem
+from ..errors import EngineUnavailable
+from ..installation import require_extra
+from ..lowering.static_vectors import lower_static, operations
+from ..options import solve_options
+from ..parameters import is_tensor
+from . import get_engine
+from .base import SolveOptions
+
+if TYPE_CHECKING:
+    from ..problems import ODEProblem
+    from .julia import JuliaEngine
+
+EXPLICIT = ("Tsit5", "Vern7", "Vern9")
+IMPLICIT = ("Rosenbrock23", "Rodas4", "Rodas5P", "Kvaerno3", "Kvaerno5")
+"""The algorithms that DiffEqGPU has."""
+
+_MOST_STATES = 20
+_MOST_OPERATIONS = 4000
+_WAY_OUT = "take EnsembleThreads(), or put all members into one state with a leading axis"
+_RETCODES = np.array(["Failure", "Success", "MaxIters", "DtLessThanMin", "Unstable"])
+"""By the numbers of julia/ext/PySciODEDiffEqGPUExt.jl."""
+_FIRST = 32
+"""Members of the first part on the CPU."""
+
+_sources: dict[str, int] = {}
+"""Handles of what was compiled, by its source. Julia never frees compiled code."""
+
+
+def solve_in_kernel(
+    ensemble: EnsembleProblem,
+    algorithm: Any,
+    ensemblealg: EnsembleGPUKernel,
+    options: dict[str, Any],
+    report: Callable[[int], None],
+) -> EnsembleSolution:
+    """Solve all members in kernels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what the kernels can't do, with the way out.
+    EngineUnavailable
+        If DiffEqGPU, or Julia itself, is not installed.
+    """
+    problem = ensemble.problem
+    chosen = _check_algorithm(check_algorithm(algorithm))
+    engine = get_engine(options.pop("engine"))
+    checked = _check_options(problem, options)
+    _check_gradients(ensemble, options["saveat"])
+    model = _scalar_model(problem)
+    if engine.name != "julia":
+        raise EngineUnavailable("EnsembleGPUKernel")
+    require_extra("ensembles", "EnsembleGPUKernel")
+    engine.start()
+    handle = _handle(engine, lower_static(model, problem.dtype, derivatives=chosen in IMPLICIT), problem.n)
+    states, outcomes, reached = _run(engine, handle, ensemble, chosen, checked, report)
+    reached = np.where(outcomes == 1, problem.tspan[1], reached.astype(np.float64))
+    shaped = states.reshape(*states.shape[:2], *problem.shape)
+    if checked.save_idxs is not None:
+        shaped = states[:, :, checked.save_idxs]
+    return EnsembleSolution(
+        ensemble, checked.saveat, shaped, _RETCODES[outcomes], reached, chosen, ensemblealg, engine.name, checked.save_idxs
+    )
+
+
+def _check_algorithm(algorithm: Algorithm | None) -> str:
+    names = (*EXPLICIT, *IMPLICIT)
+    if algorithm is None or algorithm.name not in names:
+        given = "the default algorithm" if algorithm is None else algorithm.name
+        raise ValueError(f"EnsembleGPUKernel has no {given}: it has {', '.join(names)}; EnsembleThreads() takes any algorithm")
+    if algorithm.arguments or algorithm.options:
+        raise ValueError(f"{algorithm!r}: in EnsembleGPUKernel algorithms have no options")
+    return algorithm.name
+
+
+def _check_options(problem: ODEProblem, given: dict[str, Any]) -> SolveOptions:
+    """The options, of which the kernels know a few."""
+    sensealg = given.pop("sensealg")
+    known = ("saveat", "rtol", "atol", "dt", "dtmax", "maxiters", "save_idxs")
+    absent = {"adaptive": True, "dense": None, "tstops": None, "dtmin": None, "callback": None, "internalnorm": None}
+    for name, value in {**given, "sensealg": sensealg}.items():
+        if name not in known and value is not absent.get(name) and not (name == "dense" and value is False):
+            raise ValueError(f"{name} can't be given with EnsembleGPUKernel: take EnsembleThreads()")
+    options = solve_options(problem, **{name: given[name] for name in known}, dense=False)
+    if not isinstance(options.atol, float):
+        raise ValueError("atol must be one number with EnsembleGPUKernel")
+    if problem.mass_matrix is not None:
+        raise ValueError("mass_matrix: EnsembleGPUKernel solves explicit equations only; take EnsembleThreads()")
+    return options
+
+
+def _check_gradients(ensemble: EnsembleProblem, saveat: Any) -> None:
+    if not ensemble.is_torch:
+        return
+    import torch
+
+    problem = ensemble.problem
+    inputs = (*ensemble.rows(), saveat, problem.span.start_tensor, problem.span.end_tensor)
+    if torch.is_grad_enabled() and any(is_tensor(x) and x.requires_grad for x in inputs):
+        raise ValueError(
+            "no gradient passes through EnsembleGPUKernel, but u0, p, a module's parameters or the times require one: take "
+            "EnsembleThreads(), or solve under torch.no_grad()"
+        )
+
+
+def _scalar_model(problem: ODEProblem) -> ScalarModel:
+    if problem.n > _MOST_STATES:
+        raise ValueError(
+            f"EnsembleGPUKernel holds a member's state in the registers of one thread: {_MOST_STATES} entries at most, not "
+            f"{problem.n}; {_WAY_OUT}"
+        )
+    model: CapturedModel | None = problem.model
+    if isinstance(model, ArrayModel):
+        from ..lowering.unroll import unroll
+
+        model = unroll(model, _MOST_OPERATIONS)
+        if model is None:
+            raise ValueError(
+                f"EnsembleGPUKernel needs a model of at most {_MOST_OPERATIONS} scalar operations whose indices don't depend on "
+                f"the state, which this one is not; {_WAY_OUT}"
+            )
+    if not isinstance(model, ScalarModel):
+        raise ValueError(
+            "EnsembleGPUKernel needs a model whose formulas are known: written for NumPy, torch or SymPy, not Julia source or "
+            "capture='callback'; take EnsembleThreads()"
+        )
+    if operations(model) > _MOST_OPERATIONS:
+        raise ValueError(
+            f"EnsembleGPUKernel needs a model of at most {_MOST_OPERATIONS} scalar operations, not {operations(model)}; {_WAY_OUT}"
+        )
+    return model
+
+
+def _handle(engine: JuliaEngine, source: str, n: int) -> int:
+    handle = _sources.get(source)
+    if handle is None:
+        handle = _sources[source] = engine.command("static_model", {"n": n}, source)
+    return handle
+
+
+def _run(
+    engine: JuliaEngine,
+    handle: int,
+    ensemble: EnsembleProblem,
+    algorithm: str,
+    options: SolveOptions,
+    report: Callable[[int], None],
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """States ``(N, k, n)``, and for each member the number of its outcome and the time that it reached."""
+    problem, count = ensemble.problem, len(ensemble)
+    u0, p = ensemble.rows()
+    arguments = {
+        "model": handle,
+        "dtype": problem.dtype.name,
+        "algorithm": algorithm,
+        "tspan": list(map(float, problem.tspan)),
+        "saveat": options.saveat,
+        "reltol": options.rtol,
+        "abstol": options.atol,
+        "dt": options.dt,
+        "dtmax": options.dtmax,
+        "maxiters": options.maxiters,
+        "np": problem.layout.size,
+    }
+    shape = (count, len(options.saveat), problem.n)
+    if is_tensor(u0) and u0.device.type != "cpu":
+        return _on_device(engine, arguments, u0, p, shape, report)
+    in_torch = is_tensor(u0)
+    u0, p = (np.ascontiguousarray(x.numpy(force=True) if in_torch else x, problem.dtype) for x in (u0, p))
+    u = np.full(shape, np.nan, problem.dtype)
+    outcomes, reached = np.zeros(count, np.int32), np.zeros(count, problem.dtype)
+
+    def run(start: int, stop: int) -> None:
+        part = slice(start, stop)
+        one = slice(0, 1)
+        arrays = {
+            "u0": u0[part if len(u0) > 1 else one],
+            "p": p[part if len(p) > 1 else one],
+            "u": u[part],
+            "outcomes": outcomes[part],
+            "reached": reached[part],
+        }
+        rows = {"count": stop - start, "u0_rows": len(arrays["u0"]), "p_rows": len(arrays["p"])}
+        addresses = {name: x.__array_interface__["data"][0] for name, x in arrays.items()}
+        engine.command("solve_members", arguments | rows | addresses)
+
+    from ..ensemble_solving import processors, share
+
+    share(count, run, nullcontext, processors(), report, first=_FIRST)
+    if in_torch:
+        import torch
+
+        return torch.from_numpy(u), outcomes, reached
+    return u, outcomes, reached
+
+
+def _on_device(
+    engine: JuliaEngine, arguments: dict[str, Any], u0: Any, p: Any, shape: tuple[int, ...], report: Callable[[int], None]
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """One kernel for all members, over torch's own memory."""
+    import torch
+
+    u0, p = u0.detach().contiguous(), p.detach().to(u0.device).contiguous()
+    u = torch.full(shape, math.nan, dtype=u0.dtype, device=u0.device)
+    outcomes = torch.zeros(shape[0], dtype=torch.int32, device=u0.device)
+    reached = torch.zeros(shape[0], dtype=u0.dtype, device=u0.device)
+    torch.cuda.synchronize(u0.device)  # torch's stream is not Julia's
+    arrays = {"u0": u0, "p": p, "u": u, "outcomes": outcomes, "reached": reached}
+    rows = {"count": shape[0], "u0_rows": len(u0), "p_rows": len(p), "device": f"cuda:{u0.device.index or 0}"}
+    engine.command("solve_members", arguments | rows | {name: x.data_ptr() for name, x in arrays.items()})
+    report(shape[0])
+    return u, outcomes.cpu().numpy(), reached.cpu().numpy()
