@@ -24,9 +24,9 @@ module Quiet
     for (f, outside) in (:log => :(x < 0), :log2 => :(x < 0), :log10 => :(x < 0), :log1p => :(x < -1), :sqrt => :(x < 0), :sin => :(isinf(x)),
                          :cos => :(isinf(x)), :tan => :(isinf(x)), :asin => :(abs(x) > 1), :acos => :(abs(x) > 1), :acosh => :(x < 1),
                          :atanh => :(abs(x) > 1))
-        @eval @inline $f(x) = ifelse($outside, oftype(x, NaN), Base.$f(ifelse($outside, one(x), x)))
+        @eval $f(x) = ifelse($outside, oftype(x, NaN), Base.$f(ifelse($outside, one(x), x)))
     end
-    @inline pow(x, y) = x < 0 && y != trunc(y) ? oftype(x, NaN) : x^y
+    pow(x, y) = x < 0 && y != trunc(y) ? oftype(x, NaN) : x^y
 end
 
 """The functions of a model on static vectors of length `N`; `jac` and `tgrad` are its derivatives by state and time."""

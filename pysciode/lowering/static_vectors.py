@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..capture.derivatives import forward, jacobian
-from ..capture.graph import Scalar
+from ..capture.graph import Scalar, ScalarGraph
 from ..capture.model import ScalarModel
 from .straight_line import straight_line
 
@@ -37,13 +37,24 @@ def lower_static(model: ScalarModel, dtype: np.dtype | type, *, derivatives: boo
     return "\n".join(parts)
 
 
-def operations(model: ScalarModel) -> int:
-    """How many operations an evaluation of the right-hand side takes."""
-    return sum(model.graph.ops[i] not in ("symbol", "const") for i in model.graph.reachable(model.rhs))
+def operations(graph: ScalarGraph, values: Sequence[Scalar]) -> int:
+    """How many operations it takes to compute `values`."""
+    return sum(graph.ops[i] not in ("symbol", "const") for i in graph.reachable(values))
+
+
+def depends_on_time(model: ScalarModel) -> bool:
+    """Whether the right-hand side does."""
+    return model.t.id in model.graph.reachable(model.rhs)
+
+
+# A step calls its functions at six places or more. Beyond so many operations they are not written out at each of them, or compilation
+# takes a minute; a call costs a nanosecond.
+_INLINED = 60
 
 
 def _function(name: str, constructor: str, model: ScalarModel, values: Sequence[Scalar], dtype: np.dtype) -> str:
     code = straight_line(model.graph, [model.graph.as_number(x) for x in values], dtype)
     lines = [*code.loads, *code.statements, f"{constructor}({', '.join(code.values)})"]
     body = "".join(f"    {line}\n" for line in lines)
-    return f"@inline function {name}(u, p, t)\n    @inbounds begin\n{body}    end\nend"
+    short = operations(model.graph, values) <= _INLINED
+    return f"@{'inline' if short else 'noinline'} function {name}(u, p, t)\n    @inbounds begin\n{body}    end\nend"
