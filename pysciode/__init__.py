@@ -29,7 +29,10 @@ _HOMES = {
     "compat.scipy": "solve_ivp",
     "model_cache": "clear_models",
     "engines": "set_engine get_engine",
-    "errors": "PysciodeError CaptureError SolveFailed GradientFailed EngineUnavailable JuliaError CallbackWarning FallbackWarning",
+    "errors": (
+        "PysciodeError CaptureError SolveFailed GradientFailed EngineUnavailable OutOfDeviceMemory JuliaError CallbackWarning "
+        "FallbackWarning"
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _HOME |= {name.rstrip("*"): "algorithms" for names in ALGORITHMS.values() for name in names.split()}

@@ -81,7 +81,7 @@ def compare(
 
 @app.command()
 def install(
-    extra: Annotated[str | None, typer.Argument(help="A further part to install: optimization or diffeqflux.")] = None,
+    extra: Annotated[str | None, typer.Argument(help="A further part to install: optimization, diffeqflux or cuda.")] = None,
     update: Annotated[bool, typer.Option("--update", help="Also move Julia packages to their newest versions.")] = False,
 ) -> None:
     """Install the Julia engine: Julia itself where it is missing, and SciML, resolved and precompiled."""
@@ -89,11 +89,8 @@ def install(
     from .julia_environment import failure_to_start, julia_environment_is_resolved, julia_project
 
     name = None if extra is None else extra.lower()
-    if name == "cuda":
-        typer.echo("GPU solves (cuda) are not available yet. Nothing was installed.", err=True)
-        raise typer.Exit(2)
     if name is not None and name not in EXTRAS:
-        known = "; ".join(f"{key} ({part.purpose})" for key, part in EXTRAS.items())
+        known = "; ".join(f"{key} ({part.purpose})" for key, part in EXTRAS.items() if part.offered)
         typer.echo(f"There is no part {extra!r}; there are {known}. Nothing was installed.", err=True)
         raise typer.Exit(2)
     def show(line: str) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 from .errors import INSTALL_COMMAND
 from .installation import EXTRAS, extra_is_installed
@@ -48,7 +49,7 @@ def examine() -> list[Check]:
     """All checks, in the order of what needs what. The last starts Julia in a process of its own, where it is installed."""
     trouble = find_trouble()
     return [
-        _python(), *_python_packages(), _julia(), *_julia_packages(trouble), *_extras(), _threads(), _gpu(), _engine(trouble),
+        _python(), *_python_packages(), _julia(), *_julia_packages(trouble), *_extras(), _threads(), *_gpu(), _engine(trouble),
     ]  # fmt: skip
 
 
@@ -113,13 +114,18 @@ def _julia_packages(trouble: Trouble | None) -> Iterator[Check]:
 
 
 def _extras() -> Iterator[Check]:
+    for name, extra in EXTRAS.items():
+        if name != "cuda":  # which stands with the GPU
+            yield from _extra(name, f"not installed: {extra.purpose}, with {INSTALL_COMMAND} {name}")
+
+
+def _extra(name: str, absent: str, mend: str = "") -> Iterator[Check]:
     project = julia_project()
     present = installed_packages(project) if project else {}
-    for name, extra in EXTRAS.items():
-        if extra_is_installed(name):
-            yield Check(f"  {name}", "ok", ", ".join(f"{package} {present[package]}" for package in extra.packages))
-        else:
-            yield Check(f"  {name}", "note", f"not installed: {extra.purpose}, with {INSTALL_COMMAND} {name}")
+    if extra_is_installed(name):
+        yield Check(f"  {name}", "ok", ", ".join(f"{package} {present[package]}" for package in EXTRAS[name].packages))
+    elif EXTRAS[name].offered:
+        yield Check(f"  {name}", "note", absent, mend)
 
 
 def _threads() -> Check:
@@ -127,15 +133,37 @@ def _threads() -> Check:
     return Check("threads", "ok", f"Julia {julia_threads} (PYTHON_JULIACALL_THREADS), {os.cpu_count()} processors")
 
 
-def _gpu() -> Check:
+def _gpu() -> Iterator[Check]:
+    """What torch sees; CUDA.jl is looked for in the manifest, since loading it takes a while and memory of the GPU."""
     try:
         import torch
 
-        if torch.cuda.is_available():
-            return Check("GPU", "note", f"{torch.cuda.get_device_name()}: only the embedded engine uses it so far")
+        if not torch.cuda.is_available():
+            yield Check("GPU", "note", f"none that torch can use ({_why_no_gpu(torch)}); models run on the CPU")
+            return
+        if torch.version.cuda is None:
+            yield Check("GPU", "note", "torch is built for ROCm: only the embedded engine solves on such GPUs")
+            return
+        devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     except Exception as error:
-        return Check("GPU", "note", f"torch does not load: {error}", "pip install torch")
-    return Check("GPU", "note", "none that torch can use; models run on the CPU")
+        yield Check("GPU", "note", f"torch does not load, or not its GPU: {error}", "pip install torch")
+        return
+    yield Check("GPU", "ok", f"torch is built for CUDA {torch.version.cuda} and sees {len(devices)} of these:")
+    for i, device in enumerate(devices):
+        memory = f"{device.total_memory / 2**30:.1f} GiB"
+        yield Check(f"  cuda:{i}", "ok", f"{device.name}, {memory}, compute capability {device.major}.{device.minor}")
+    install = f"{INSTALL_COMMAND} cuda"
+    yield from _extra("cuda", "not installed: only the embedded engine solves CUDA tensors without it", install)
+
+
+def _why_no_gpu(torch: ModuleType) -> str:
+    if not torch.backends.cuda.is_built():
+        return "it is a build without CUDA"
+    try:
+        torch.cuda.init()
+    except Exception as error:  # of several kinds: no driver, one that is too old, no device
+        return str(error).strip().splitlines()[0].partition(". ")[0].rstrip(".")
+    return "there is no device, or CUDA_VISIBLE_DEVICES hides it"
 
 
 def _engine(trouble: Trouble | None) -> Check:

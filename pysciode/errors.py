@@ -113,6 +113,65 @@ class EngineUnavailable(PysciodeError):
         super().__init__(f"{message}. {mend}" if mend else message)
 
 
+class OutOfDeviceMemory(MemoryError, PysciodeError):
+    """A GPU has too little memory left for a solve. What the solve held there is free again.
+
+    Attributes
+    ----------
+    device
+        Which, such as ``"cuda:0"``.
+    wanted
+        Bytes that could not be had; None where that is not known.
+    memory
+        Bytes by what they are: ``"total"`` and ``"free"`` on the device, ``"torch_allocated"`` in torch's tensors,
+        ``"torch_reserved"`` those and what torch's allocator keeps for later ones, ``"julia_reserved"`` what CUDA.jl's pool
+        holds, ``"julia_limit"`` the most that it may. Only what is known is there.
+    """
+
+    def __init__(self, device: str, wanted: int | None = None, memory: dict[str, int] | None = None) -> None:
+        self.device = device
+        self.wanted = wanted
+        self.memory = memory or {}
+        message = f"{device} is out of memory"
+        if wanted:
+            message += f": the solve asked for {_size(wanted)} more"
+        super().__init__(f"{message}.{self._holders()} {self._advice()}")
+
+    def _holders(self) -> str:
+        said = []
+        if {"free", "total"} <= self.memory.keys():
+            said.append(f"{_size(self.memory['free'])} of {_size(self.memory['total'])} are free")
+        if "torch_reserved" in self.memory:
+            held, used = (self.memory.get(f"torch_{x}", 0) for x in ("reserved", "allocated"))
+            said.append(f"torch holds {_size(held)}, {_size(held - used)} of these in no tensor")
+        if "julia_reserved" in self.memory:
+            said.append(f"CUDA.jl's pool holds {_size(self.memory['julia_reserved'])}")
+        return f" {'; '.join(said)}." if said else ""
+
+    def _advice(self) -> str:
+        ways = []
+        idle = self.memory.get("torch_reserved", 0) - self.memory.get("torch_allocated", 0)
+        if idle > 0.05 * self.memory.get("total", idle):
+            ways.append("call torch.cuda.empty_cache() before the solve, which gives back what torch keeps for later")
+        if "julia_limit" in self.memory:
+            ways.append(f"raise JULIA_CUDA_HARD_MEMORY_LIMIT, which lets CUDA.jl have {_size(self.memory['julia_limit'])}")
+        ways += [
+            "solve smaller batches",
+            "save fewer times (saveat)",
+            "for gradients take BacksolveAdjoint, or another adjoint with checkpointing=True, which keep less of the solution",
+        ]
+        return "Ways out: " + "; ".join(ways)
+
+
+def _size(count: float) -> str:
+    """A number of bytes for people."""
+    unit = "bytes"
+    for larger in ("KiB", "MiB", "GiB"):
+        if count >= 1000:
+            count, unit = count / 1024, larger
+    return f"{count:.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
+
+
 class JuliaError(PysciodeError):
     """An exception of the Julia side, with Julia's message; its stack is in ``__cause__``."""
 

@@ -45,10 +45,13 @@ class Extra:
         What it is for, in a few words.
     packages
         Julia packages by name: UUID, and versions that go with SciMLBase 2 as well as 3.
+    offered
+        Whether users are told of it; what only tests need is not.
     """
 
     purpose: str
     packages: dict[str, dict[str, str]]
+    offered: bool = True
 
 
 EXTRAS = {
@@ -59,6 +62,16 @@ EXTRAS = {
     "diffeqflux": Extra(
         "DiffEqFlux's collocation and multiple shooting",
         {"DiffEqFlux": {"uuid": "aae7a2af-3d4f-5e19-a356-7da93b79d9d0", "version": "4.6 - 4"}},
+    ),
+    "cuda": Extra(
+        "solves of CUDA tensors, on the GPU",
+        {"CUDA": {"uuid": "052768ef-5323-5732-b1bb-66c8b64840ba", "version": "5.11 - 6"}},
+    ),
+    # The first of its versions for GPUArrays 11, which CUDA 5.11 has too.
+    "jlarrays": Extra(
+        "arrays on the CPU that behave like a GPU's, with which tests do without one",
+        {"JLArrays": {"uuid": "27aeb0d3-9eb9-45fb-866b-73c2ecf80fcb", "version": "0.2 - 0.3"}},
+        offered=False,
     ),
 }
 """What ``python -m pysciode install NAME`` adds. The Julia package has an extension for each, with the same bounds."""

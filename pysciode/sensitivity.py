@@ -28,6 +28,7 @@ from typing import ClassVar, Literal, get_args
 
 from .errors import EngineUnavailable, GradientFailed
 from .installation import installed_packages, julia_project
+from .real_values import whole_number
 
 AutoJacVec = Literal[
     "generated", "ZygoteVJP", "ReverseDiffVJP", "ReverseDiffVJP(true)", "EnzymeVJP", "MooncakeVJP", "TrackerVJP"
@@ -82,10 +83,7 @@ def _check_option(method: str, key: str, value: object) -> None:
         if not 0 < value < float("inf"):
             raise ValueError(f"{method}: {key} must be positive, not {value!r}")
     elif key == "chunk_size":
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{method}: chunk_size must be an integer, not {value!r}")
-        if value < 0:
-            raise ValueError(f"{method}: chunk_size must be 0 (chosen by ForwardDiff) or positive, not {value}")
+        whole_number(value, f"{method}: chunk_size", 0)
 
 
 @dataclass(frozen=True)

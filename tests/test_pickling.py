@@ -265,6 +265,7 @@ ERRORS = [
     ps.GradientFailed("GaussAdjoint", "not finite", "tighter"),
     ps.EngineUnavailable("a stiff solver"),
     ps.EngineUnavailable("Mooncake", "not there", mend=None),
+    ps.OutOfDeviceMemory("cuda:0", 2**30, {"total": 2**34, "free": 2**29}),
     JuliaError("MethodError"),
     PysciodeError("anything"),
 ]
