@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..devices import device_unavailable, out_of_device_memory
 from ..errors import GradientFailed, JuliaError
 from ..installation import julia_environment_is_resolved
 from .base import Engine, Pullback, RawSolution, SolveRequest
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
 from .julia_callback import norm_function, step_function
-from .julia_devices import Devices, contiguous, empty, raise_out_of_memory, raise_unavailable, wait_for_torch
+from .julia_devices import Devices, contiguous, empty, wait_for_torch
 from .julia_models import Plan, RegisteredModels, cuts_badly, make_plan
 from .julia_runtime import keep_threads_safe, start_julia
 
@@ -134,7 +135,8 @@ class JuliaEngine(Engine):
         catch_what_ctypes_drops()
         handle = self._calls["command"](spec.encode(), payload.encode(), ctypes.addressof(report))
         if handle < 0:
-            self._raise(-handle, report, name, ours=False, device=arguments.get("device"))
+            device = f"{arguments['device']}:{arguments['index']}" if "device" in arguments else None
+            self._raise(-handle, report, name, ours=False, device=device)
         raise_what_waits()
         return handle
 
@@ -315,11 +317,12 @@ class JuliaEngine(Engine):
             raise RuntimeError("a Python model failed, and its exception was lost")
         if status == _GRADIENT_FAILED:
             raise GradientFailed(name, message, _ADVICE.get(name, "") if ours else "") from JuliaError(message + stack)
-        if status == _OUT_OF_MEMORY:
+        if status == _OUT_OF_MEMORY and device is not None:
+            error = out_of_device_memory(device, message)  # says who holds what before all of it is given back
             self._devices.reclaim(device)
-            raise_out_of_memory(device)
+            raise error from JuliaError(stack)
         if status == _NO_DEVICE:
-            raise_unavailable(device, message)
+            raise device_unavailable(device, message)
         raise JuliaError(message) from JuliaError(stack)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..capture.model import CallbackModel
-from ..devices import torch_device
-from ..errors import EngineUnavailable, OutOfDeviceMemory
+from ..devices import require_cuda, torch_device
 from ..sensitivity import ForwardDiffSensitivity, ForwardSensitivity
 from .base import SolveRequest
 
@@ -47,8 +46,6 @@ class Devices:
         check_request(request)
         if device not in self._ready:
             if device.startswith("cuda"):
-                from ..devices import require_cuda
-
                 require_cuda()
             arguments = device_arguments(device)
             self._command("use_device", {**arguments, "package": _PACKAGES[arguments["device"]]})
@@ -105,27 +102,6 @@ def check_request(request: SolveRequest) -> None:
             f"sensealg: {sensealg} is not to be had on {problem.device}; GaussAdjoint(), InterpolatingAdjoint(), QuadratureAdjoint() and "
             "BacksolveAdjoint() are, with the generated vector-Jacobian products"
         )
-
-
-def raise_unavailable(device: str, reason: str) -> NoReturn:
-    """Julia finds no such device."""
-    raise EngineUnavailable(f"a solve on {device}", reason, mend="`python -m pysciode doctor` shows what torch and Julia see")
-
-
-def raise_out_of_memory(device: str) -> NoReturn:
-    """The device's memory is full."""
-    memory = {}
-    if device.startswith("cuda"):
-        import torch
-
-        free, total = torch.cuda.mem_get_info(device)
-        memory = {
-            "free": free,
-            "total": total,
-            "torch_allocated": torch.cuda.memory_allocated(device),
-            "torch_reserved": torch.cuda.memory_reserved(device),
-        }
-    raise OutOfDeviceMemory(device, memory=memory)
 
 
 def empty(request: SolveRequest, shape: tuple[int, ...]) -> np.ndarray | torch.Tensor:
