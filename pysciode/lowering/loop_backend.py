@@ -17,6 +17,7 @@ from .constants import Constants
 from .interpreter import Array, AxisMap, Backend, Kind, ScalarFunction, as_number, kind_of, run_scalar
 from .kernel_calls import Matrix, Product, Solve
 from .loops import Affine, ArgReduction, Body, Buffer, Loop, Reduction, Scan
+from .places import apart
 from .program import Program
 from .reshapes import reshaped, split_maps
 from .values import Computed, Filled, Stored, Taken, Value, Viewed, at_index, axes_of, mapped
@@ -135,12 +136,10 @@ class LoopBackend(Backend):
         body, index = Body(), axes_of(x.ndim)
         place = target.place(tuple(mapped(m, index) for m in maps))
         value = x.load(body, index)
-        # Each element has its own place if no two axes meet: then the order does not matter.
-        apart = all(len(terms) <= 1 for _, terms in maps)
-        used = {a for _, terms in maps for a, _ in terms}
-        apart = apart and all(a in used or n == 1 for a, n in enumerate(x.shape)) and len(used) == sum(len(t) for _, t in maps)
+        distinct = apart(x.shape, [terms for _, terms in maps])
+        shared = not distinct.all_of(x.shape)
         stores = [(target.buffer, place, value)]
-        self.program.statements.append(Loop(x.shape, body, stores, accumulate=not apart, ordered=not apart))
+        self.program.statements.append(Loop(x.shape, body, stores, accumulate=shared, ordered=shared, apart=distinct))
         return target
 
     def reshape(self, x: Value, shape: tuple[int, ...]) -> Value:
@@ -286,8 +285,9 @@ class LoopBackend(Backend):
         if values.kind == "bool" and base.kind != "bool":
             value = as_number(body.graph, value)
         self.store(base, target)
-        place = target.place(at_index(at, index))
+        distinct = apart(values.shape, [((c, 1),) if isinstance(c, int) else None for c in at])
+        stores = [(target.buffer, target.place(at_index(at, index)), value)]
         self.program.statements.append(
-            Loop(values.shape, body, [(target.buffer, place, value)], accumulate=accumulate, ordered=True)
+            Loop(values.shape, body, stores, accumulate=accumulate, ordered=True, apart=distinct)
         )
         return target
