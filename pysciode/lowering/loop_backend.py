@@ -15,7 +15,7 @@ import torch
 from ..capture.graph import Scalar, ScalarGraph
 from .constants import Constants
 from .interpreter import Array, AxisMap, Backend, Kind, ScalarFunction, as_number, kind_of, run_scalar
-from .kernel_calls import Matrix, Product, Solve
+from .kernel_calls import Matrix, Product, Solve, matrix_strides
 from .loops import Affine, ArgReduction, Body, Buffer, Loop, Reduction, Scan
 from .places import apart
 from .program import Program
@@ -233,11 +233,10 @@ class LoopBackend(Backend):
 
     def _operand(self, x: Value) -> Stored:
         out = self.memory(x)
-        # A matrix that is spread or reversed is copied; rows or columns must be dense.
-        rows, columns = out.strides[-2:]
-        if min(out.strides) < 0 or (rows != 1 and columns != 1 and 1 not in out.shape[-2:]):
+        steps = matrix_strides(out.shape[-2:], out.strides[-2:])
+        if steps is None or min(out.strides) < 0:
             return self.packed(self._copy(out))
-        return out
+        return Stored(out.buffer, out.shape, (*out.strides[:-2], *steps), out.offset)
 
     def _copy(self, x: Stored) -> Stored:
         target = self.temporary(x.shape, x.kind)
