@@ -281,8 +281,8 @@ def default_sensealg(
     """The method where the user names none.
 
     Julia: `ForwardDiffSensitivity` up to `FORWARD_LIMIT` scalars in state and parameters together, `GaussAdjoint` above
-    and for models that stay in Python or are solved on a device. Embedded: through the solver (`ReverseDiffAdjoint`) up to `TAPE_LIMIT` scalars,
-    `BacksolveAdjoint` above, where the tape would fill the memory.
+    and for models that stay in Python or are solved on a device. Embedded: through the solver (`ReverseDiffAdjoint`) up to
+    `TAPE_LIMIT` scalars, `BacksolveAdjoint` above, where the tape would fill the memory.
 
     Parameters
     ----------
