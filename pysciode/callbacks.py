@@ -36,8 +36,6 @@ class ContinuousCallback:
         +1: only from negative to positive, as time goes in the solve; -1: only from positive to negative; 0: both.
     terminal
         Whether the solve ends there; a whole number ``n``: with the n-th occurrence.
-    name
-        For messages.
 
     Raises
     ------
@@ -54,7 +52,6 @@ class ContinuousCallback:
     affect: Callable[..., Any] | None = None
     direction: int = 0
     terminal: bool | int = False
-    name: str | None = None
 
     def __post_init__(self) -> None:
         for part in ("condition", "affect"):
@@ -102,17 +99,7 @@ class FunctionCallingCallback:
 
     def bind(self, problem: ODEProblem) -> Callable[[np.ndarray, float], None]:
         """The function of flat states that an engine calls."""
-        shape, function, in_torch = problem.shape, self.function, problem.is_torch
-
-        def step(u: np.ndarray, t: float) -> None:
-            state: Any = u.reshape(shape)
-            if in_torch:
-                import torch
-
-                state = torch.from_numpy(state)
-            function(state, t)
-
-        return step
+        return on_flat_states(self.function, problem)
 
 
 Callback = ContinuousCallback | FunctionCallingCallback
@@ -138,6 +125,21 @@ def check_callbacks(callback: Any) -> tuple[Callback, ...]:
     return given
 
 
+def on_flat_states(function: Callable[..., Any], problem: ODEProblem) -> Callable[..., Any]:
+    """`function` of a state, in its shape and as what the problem has, and perhaps more, as one of a flat array and the rest."""
+    shape, in_torch = problem.shape, problem.is_torch
+
+    def on_flat(u: np.ndarray, *rest: Any) -> Any:
+        state: Any = u.reshape(shape)
+        if in_torch:
+            import torch
+
+            state = torch.from_numpy(state)
+        return function(state, *rest)
+
+    return on_flat
+
+
 def _beside(problem: ODEProblem, function: Callable[..., Any], model: Callable[..., Any]) -> ODEProblem:
     """`model` on the state and parameters of `problem`, as a problem of its own: so it is captured and kept as models are."""
     known = store(function)
@@ -158,8 +160,14 @@ def _padded(condition: Callable[..., Any], in_torch: bool) -> Callable[..., Any]
     known = store(condition)
     key = ("padded", in_torch)
     if key not in known:
-        known[key] = _pad_tensors(condition) if in_torch else _pad_arrays(condition)
+        padded = _pad_tensors(condition) if in_torch else _pad_arrays(condition)
+        padded.__wrapped__ = condition
+        padded.__signature__ = _SIGNATURE
+        known[key] = padded
     return known[key]
+
+
+_SIGNATURE = inspect.signature(lambda u, p, t: None)
 
 
 def _pad_arrays(condition: Callable[..., Any]) -> Callable[..., Any]:
@@ -172,8 +180,6 @@ def _pad_arrays(condition: Callable[..., Any]) -> Callable[..., Any]:
         out[0] = value[0]
         return out.reshape(np.shape(u))
 
-    padded.__wrapped__ = condition
-    padded.__signature__ = _SIGNATURE
     return padded
 
 
@@ -189,12 +195,7 @@ def _pad_tensors(condition: Callable[..., Any]) -> Callable[..., Any]:
         _check_size(len(value))
         return torch.cat([value, u.new_zeros(u.numel() - 1)]).reshape(u.shape)
 
-    padded.__wrapped__ = condition
-    padded.__signature__ = _SIGNATURE
     return padded
-
-
-_SIGNATURE = inspect.signature(lambda u, p, t: None)
 
 
 def _check_size(count: int) -> None:

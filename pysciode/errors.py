@@ -60,16 +60,21 @@ class SolveFailed(PysciodeError):
         The time reached.
     solution
         The partial solution, up to `t`.
+    advice
+        What to do about it; may be empty.
     """
+
+    _otherwise = " (throw=False returns the partial solution instead)"
 
     def __init__(self, retcode: str, t: float, solution: Solution | None, advice: str = "") -> None:
         self.retcode = retcode
         self.t = t
         self.solution = solution
+        self.advice = advice
         message = f"the solver stopped at t = {t:g} with retcode {retcode}"
         if advice:
             message += f": {advice}"
-        super().__init__(message + " (throw=False returns the partial solution instead)")
+        super().__init__(message + self._otherwise)
 
 
 class GradientFailed(PysciodeError):

@@ -71,8 +71,8 @@ def _trouble_of_juliapkg() -> Trouble | None:
         from juliapkg import resolve as juliapkg_resolve
         from juliapkg.deps import can_skip_resolve, load_meta
         from juliapkg.state import STATE
-    except Exception as error:  # it reads its own variables, and refuses odd ones
-        return Trouble(f"juliapkg can't be imported ({error})", "pip install juliapkg, or see to what it names")
+    except Exception as error:
+        return _trouble_with_import(error)
     project = STATE["project"]
     try:
         # Asked first, because juliapkg would create the project's directory.
@@ -93,6 +93,11 @@ def _trouble_of_juliapkg() -> Trouble | None:
     except Exception as error:
         return Trouble(f"what juliapkg keeps in {project} can't be read ({type(error).__name__}: {error})")
     return _trouble_with_manifest(project)
+
+
+def _trouble_with_import(error: Exception) -> Trouble:
+    """juliapkg is missing, or refuses its variables, which it reads when it is imported."""
+    return Trouble(f"juliapkg can't be imported ({error})", "pip install juliapkg, or see to what it names")
 
 
 def trouble_with_options() -> Trouble | None:
@@ -157,7 +162,7 @@ def julia_project() -> str | None:
         return given[1]
     try:
         from juliapkg.state import STATE
-    except Exception:  # it may refuse its own variables; `find_trouble` says so
+    except Exception:  # `find_trouble` says why
         return None
     return STATE["project"]
 
@@ -211,7 +216,7 @@ def trouble_with_override() -> Trouble | None:
     try:
         from juliapkg.state import STATE
     except Exception as error:
-        return Trouble(f"juliapkg can't be imported ({error})", "pip install juliapkg, or see to what it names")
+        return _trouble_with_import(error)
     executable = STATE["override_executable"]
     reason = _trouble_with_julia(executable, "PYTHON_JULIAPKG_EXE") if executable else None
     return Trouble(reason, "Name another, or unset PYTHON_JULIAPKG_EXE, so that juliapkg finds one or downloads it") if reason else None

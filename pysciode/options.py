@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .callbacks import ContinuousCallback, FunctionCallingCallback, check_callbacks
+from .callbacks import ContinuousCallback, FunctionCallingCallback, check_callbacks, on_flat_states
 from .engines.base import SolveOptions
 from .problems import ODEProblem
 from .real_values import real_array, real_number, whole_number
@@ -183,20 +183,6 @@ def check_extra(extra: dict[str, Any]) -> None:
             raise TypeError(f"solve has no option {name!r}: {_REFUSED[name]}")
 
 
-def _norm(norm: Callable[[Any], float], problem: ODEProblem) -> Callable[[np.ndarray], float]:
-    """`norm` of a flat array, which it gets in the state's shape, as what the problem has."""
-
-    def flat_norm(x: np.ndarray) -> float:
-        shaped: Any = x.reshape(problem.shape)
-        if problem.is_torch:
-            import torch
-
-            shaped = torch.from_numpy(shaped)
-        return float(norm(shaped))
-
-    return flat_norm
-
-
 def check_reserved(given: Mapping[str, Any], reason: str) -> None:
     """Refuse options of `solve` that a module which solves sets itself.
 
@@ -293,6 +279,6 @@ def solve_options(
         progress=progress,
         events=tuple(x.request(problem) for x in callbacks if isinstance(x, ContinuousCallback)),
         steps=tuple(x.bind(problem) for x in callbacks if isinstance(x, FunctionCallingCallback)),
-        norm=None if internalnorm is None else _norm(internalnorm, problem),
+        norm=None if internalnorm is None else on_flat_states(lambda error: float(internalnorm(error)), problem),
         extra=dict(extra or {}),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from .devices import device_of, torch_device
 from .model_cache import Captured, fingerprint, is_plain, store
 from .parameters import ParameterLayout, flat_array, is_tensor
 from .torch_compile import opaque
@@ -15,7 +16,7 @@ from .validation import TimeSpan, check_function, check_leaves, check_matrix, ch
 
 if TYPE_CHECKING:
     from .capture.model import CapturedModel
-    from .tensor_values import TensorValues
+    from .tensor_values import DeviceValues, TensorValues
 
 Kind = Literal["ode", "second_order", "dynamical", "split"]
 
@@ -50,6 +51,8 @@ class ODEProblem:
 
     Attributes
     ----------
+    device
+        Where the tensors of a torch problem lie, and its solves happen: ``"cuda:0"``; None for main memory.
     kind
         What is posed: ``"ode"``, or what the other classes of problems stand for.
     functions
@@ -122,8 +125,13 @@ class ODEProblem:
             refuse_tracing(u0 if is_tensor(u0) else next(filter(is_tensor, leaves)))
         if is_torch and not hasattr(u0, "dtype"):
             u0 = _as_floats_of(leaves, u0)
+        names = [entry_name for entry_name, _, _ in layout.entries]
+        device = device_of([("u0", u0), *zip(names, leaves, strict=True)]) if is_torch else None
+        in_python = not is_tensor(u0)
         u0, dtype = state_of(u0, leaves, is_torch)
-        check_leaves(leaves, [entry_name for entry_name, _, _ in layout.entries], dtype)
+        if device is not None and in_python:
+            u0 = u0.to(torch_device(device))
+        check_leaves(leaves, names, dtype)
         n = int(np.prod(u0.shape))
         if mass_matrix is not None:
             check_matrix(mass_matrix, n, "mass_matrix")
@@ -152,6 +160,7 @@ class ODEProblem:
             shape=tuple(u0.shape),
             dtype=dtype,
             is_torch=is_torch,
+            device=device,
             leaves=leaves,
             tensors=[x for x in leaves if is_tensor(x)],
             span=span,
@@ -217,19 +226,20 @@ class ODEProblem:
         shape = tuple(self.u0.shape)
         return tuple(f"u[{','.join(map(str, i))}]" for i in np.ndindex(*shape)) if shape else ("u",)
 
-    def flat_u0(self) -> np.ndarray:
-        """`u0` as one contiguous vector; not a copy where it is one already."""
+    def flat_u0(self) -> Any:
+        """`u0` as one contiguous vector, a tensor on the problem's device if it has one; not a copy where it is one already."""
         return self._tensor_values().u0() if self.is_torch else self.u0.reshape(-1)
 
-    def flat_p(self) -> np.ndarray:
-        """All parameters as one contiguous vector, with the values that tensors have now."""
+    def flat_p(self) -> Any:
+        """All parameters as one contiguous vector (on the problem's device), with the values that tensors have now."""
         return self._tensor_values().p() if self._flat_p is None else self._flat_p
 
-    def _tensor_values(self) -> TensorValues:
+    def _tensor_values(self) -> TensorValues | DeviceValues:
         if self._values is None:
-            from .tensor_values import TensorValues
+            from .tensor_values import DeviceValues, TensorValues
 
-            self.__dict__["_values"] = TensorValues(self.u0, self.leaves, self.dtype)
+            kind = TensorValues if self.device is None else DeviceValues
+            self.__dict__["_values"] = kind(self.u0, self.leaves, self.dtype)
         return self._values
 
     def _capture(self) -> Captured:

@@ -53,7 +53,7 @@ def real_array(value: Any, name: str) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, for what is not made of real numbers, or not in main memory.
+        Naming the argument, for what is not made of real numbers.
     """
     if is_tensor(value):
         check_storage(value, name)
@@ -75,9 +75,9 @@ def real_array(value: Any, name: str) -> np.ndarray:
 
 
 def check_storage(x: Any, name: str) -> None:
-    """Tensors must lie in main memory, entry beside entry."""
-    if x.device.type != "cpu":
-        raise ValueError(f"{name} is on device {x.device}; solves run on the CPU: pass {name}.cpu()")
+    """Tensors must have values, in main memory or on a CUDA device, entry beside entry."""
+    if x.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} is on device {x.device}; solves run on the CPU and on CUDA devices: pass {name}.cpu()")
     import torch
 
     if x.layout != torch.strided:

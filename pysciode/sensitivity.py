@@ -28,6 +28,7 @@ from typing import ClassVar, Literal, get_args
 
 from .errors import EngineUnavailable, GradientFailed
 from .installation import installed_packages, julia_project
+from .real_values import whole_number
 
 AutoJacVec = Literal[
     "generated", "ZygoteVJP", "ReverseDiffVJP", "ReverseDiffVJP(true)", "EnzymeVJP", "MooncakeVJP", "TrackerVJP"
@@ -82,10 +83,7 @@ def _check_option(method: str, key: str, value: object) -> None:
         if not 0 < value < float("inf"):
             raise ValueError(f"{method}: {key} must be positive, not {value!r}")
     elif key == "chunk_size":
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{method}: chunk_size must be an integer, not {value!r}")
-        if value < 0:
-            raise ValueError(f"{method}: chunk_size must be 0 (chosen by ForwardDiff) or positive, not {value}")
+        whole_number(value, f"{method}: chunk_size", 0)
 
 
 @dataclass(frozen=True)
@@ -277,12 +275,14 @@ _EMBEDDED_SMALL = ReverseDiffAdjoint()
 _EMBEDDED_LARGE = BacksolveAdjoint()
 
 
-def default_sensealg(n: int, n_params: int, *, embedded: bool = False, in_python: bool = False) -> SensitivityAlgorithm:
+def default_sensealg(
+    n: int, n_params: int, *, embedded: bool = False, in_python: bool = False, on_device: bool = False
+) -> SensitivityAlgorithm:
     """The method where the user names none.
 
     Julia: `ForwardDiffSensitivity` up to `FORWARD_LIMIT` scalars in state and parameters together, `GaussAdjoint` above
-    and for models that stay in Python. Embedded: through the solver (`ReverseDiffAdjoint`) up to `TAPE_LIMIT` scalars,
-    `BacksolveAdjoint` above, where the tape would fill the memory.
+    and for models that stay in Python or are solved on a device. Embedded: through the solver (`ReverseDiffAdjoint`) up to
+    `TAPE_LIMIT` scalars, `BacksolveAdjoint` above, where the tape would fill the memory.
 
     Parameters
     ----------
@@ -292,7 +292,9 @@ def default_sensealg(n: int, n_params: int, *, embedded: bool = False, in_python
         Whether the embedded engine solves.
     in_python
         Whether the model stays in Python, where dual numbers can't go.
+    on_device
+        Whether the state is in the memory of a GPU, where they don't go either.
     """
     if embedded:
         return _EMBEDDED_SMALL if n + n_params <= TAPE_LIMIT else _EMBEDDED_LARGE
-    return _FORWARD if n + n_params <= FORWARD_LIMIT and not in_python else _ADJOINT
+    return _FORWARD if n + n_params <= FORWARD_LIMIT and not (in_python or on_device) else _ADJOINT

@@ -135,7 +135,7 @@ class Solution:
             if self.problem.is_torch:
                 import torch
 
-                times = torch.from_numpy(times)
+                times = torch.from_numpy(times).to(self.problem.u0.device)
             self._times = times
         return self._times
 
@@ -254,7 +254,7 @@ class Solution:
             raise ValueError(
                 "no dense output was kept: solve with dense=True (the default only where saveat is None); pickles have none"
             )
-        times = np.asarray(t.detach() if is_tensor(t) else t, dtype=np.float64)
+        times = np.asarray(t.numpy(force=True) if is_tensor(t) else t, dtype=np.float64)
         low, high = sorted((self.problem.tspan[0], self.t_reached))
         slack = 1e-12 * max(abs(low), abs(high))
         if times.size and not (low - slack <= times.min() and times.max() <= high + slack):
@@ -269,7 +269,7 @@ class Solution:
         if self.problem.is_torch:
             import torch
 
-            return torch.from_numpy(np.ascontiguousarray(out))
+            return out if is_tensor(out) else torch.from_numpy(np.ascontiguousarray(out))
         return out
 
     @property
@@ -346,4 +346,4 @@ def _detached(x: Any) -> Any:
 
 
 def _numpy(x: Any) -> np.ndarray:
-    return x.detach().numpy() if is_tensor(x) else x
+    return x.numpy(force=True) if is_tensor(x) else x

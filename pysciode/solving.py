@@ -247,7 +247,8 @@ def choose_sensealg(
     if sensealg is None:
         if in_parts:
             return ForwardDiffSensitivity()
-        return default_sensealg(problem.n, problem.layout.size, embedded=embedded, in_python=in_python)
+        on_device = problem.device is not None
+        return default_sensealg(problem.n, problem.layout.size, embedded=embedded, in_python=in_python, on_device=on_device)
     if in_parts and not isinstance(sensealg, ForwardDiffSensitivity):
         raise ValueError(
             f"{sensealg.name} needs the first-order system, but {algorithm.name} solves a {type(problem).__name__} in parts: "

@@ -1,7 +1,8 @@
-"""The values that a problem's tensors have now, as flat NumPy arrays."""
+"""The values that a problem's tensors have now, as flat arrays: NumPy's, or tensors on a device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,31 @@ class TensorValues:
         if np.may_share_memory(array, values):
             self._views[i] = (x.data_ptr(), x.numel(), x.dtype, array)
         return array
+
+
+class DeviceValues:
+    """Flat `u0` and parameters of a problem whose tensors lie on a device, as tensors there."""
+
+    def __init__(self, u0: torch.Tensor, leaves: Sequence[Any], dtype: np.dtype) -> None:
+        self._u0 = u0
+        self._leaves = leaves
+
+    def __deepcopy__(self, memo: dict) -> None:
+        return None
+
+    def __reduce__(self) -> tuple:
+        return (type(None), ())
+
+    def u0(self) -> torch.Tensor:
+        """The state; shares the tensor's memory where it can."""
+        return self._flat(self._u0)
+
+    def p(self) -> torch.Tensor:
+        """All parameters; shares the tensor's memory where there is but one."""
+        parts = [self._flat(torch.as_tensor(x)) for x in self._leaves]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts) if parts else self._u0.new_empty(0)
+
+    def _flat(self, x: torch.Tensor) -> torch.Tensor:
+        return x.detach().to(self._u0).contiguous().reshape(-1)

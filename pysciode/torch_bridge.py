@@ -13,13 +13,14 @@ import torch
 from .algorithms import Algorithm
 from .engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRequest
 from .errors import GradientFailed, SolveFailed
-from .parameters import flat_array, is_tensor
+from .flat_arrays import InMainMemory, OnDevice
+from .parameters import is_tensor
 from .problems import ODEProblem
 from .sensitivity import SensitivityAlgorithm
 from .solution import SUCCESS, Solution
 from .solving import algorithm_name, choose_sensealg
 from .torch_transforms import transforming
-from .validation import all_finite, check_finite
+from .validation import check_finite
 
 
 def solve_torch(
@@ -33,6 +34,8 @@ def solve_torch(
     """Solve a torch problem; the states carry a gradient where one of the inputs asks for it."""
     span, leaves = problem.span, problem.tensors
     in_tensor = saveat is not None and is_tensor(saveat) and saveat.ndim == 1
+    if in_tensor and saveat.device != problem.u0.device:
+        saveat = saveat.to(problem.u0.device)
     times = (span.start_tensor, span.end_tensor, saveat if in_tensor and saveat.requires_grad else None)
     in_transform = transforming()
     wants_u0 = in_transform or problem.u0.requires_grad
@@ -56,7 +59,7 @@ def solve_torch(
         function = _TransformedSolve if in_transform else _Solve
         states = function.apply(call, problem.u0, *times, *leaves)
         if save_idxs is not options.save_idxs:
-            states = states.reshape(len(states), -1)[:, torch.from_numpy(save_idxs)]
+            states = states.reshape(len(states), -1)[:, torch.from_numpy(save_idxs).to(states.device)]
     raw = call.raw
     t = saveat.to(problem.u0.dtype) if in_tensor and len(saveat) == len(raw.t) else None
     return Solution(problem, raw, states, t, engine.name, algorithm_name(algorithm, raw), call.sensealg, save_idxs)
@@ -75,7 +78,7 @@ class _Call:
     """One solve: what goes in, and after the forward pass what is needed for the backward one."""
 
     __slots__ = (
-        "problem", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "times_move", "members", "request", "raw",
+        "problem", "arrays", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "times_move", "members", "request", "raw",
         "pullback",
     )  # fmt: skip
 
@@ -91,6 +94,7 @@ class _Call:
         times_move: bool = False,
     ) -> None:
         self.problem = problem
+        self.arrays = InMainMemory if problem.device is None else OnDevice
         self.algorithm = algorithm
         self.options = options
         self.sensealg = sensealg
@@ -116,17 +120,16 @@ class _Call:
 
     def run_with(self, u0: torch.Tensor, leaves: Sequence[torch.Tensor]) -> None:
         """Solve with the values of these tensors, which inside torch.func are not those of the problem."""
-        problem = self.problem
-        given = iter(leaves)
-        p = flat_array([next(given) if is_tensor(x) else x for x in problem.leaves], problem.dtype)
-        self._solve(u0.reshape(-1).numpy(force=True), p, u0, leaves)
+        problem, given = self.problem, iter(leaves)
+        values = [next(given) if is_tensor(x) else x for x in problem.leaves]
+        self._solve(*self.arrays.values(u0, values, problem.dtype), u0, leaves)
 
     def _solve(self, flat_u0: np.ndarray, p: np.ndarray, u0: torch.Tensor, leaves: Sequence[torch.Tensor]) -> None:
         problem = self.problem
         # An optimiser may have changed them since the problem was made.
-        if not all_finite(p):
+        if not self.arrays.all_finite(p):
             _name_bad_leaf(problem, leaves)
-        if not all_finite(flat_u0):
+        if not self.arrays.all_finite(flat_u0):
             check_finite(u0, "u0")
         self.request = SolveRequest(
             problem, flat_u0, p, problem.tspan, self.algorithm, self.options, self.sensealg, self.wants
@@ -146,7 +149,7 @@ class _Call:
         if found.retcode not in SUCCESS:
             return
         if not len(found.t):
-            self.pullback = lambda du: (np.zeros_like(self.request.u0), np.zeros_like(self.request.p))
+            self.pullback = lambda du: self._zeros()
             return
         # Times are in the solve's precision.
         end = max(found.t[-1], found.t_reached, key=lambda t: abs(t - self.request.tspan[0]))
@@ -171,13 +174,16 @@ class _Call:
 
         self.raw, self.pullback = plain, refuse
 
+    def _zeros(self) -> tuple[Any, Any]:
+        return self.arrays.zeros_like(self.request.u0), self.arrays.zeros_like(self.request.p)
+
     def states(self) -> torch.Tensor:
         u, shape = self.raw.u, self.problem.shape
         if self.times_move:
-            u = u.copy()  # what the user does to the states must not reach the time gradients
-        return torch.from_numpy(u if self.options.save_idxs is not None or len(shape) == 1 else u.reshape(-1, *shape))
+            u = self.arrays.copy(u)  # what the user does to the states must not reach the time gradients
+        return self.arrays.tensor(u if self.options.save_idxs is not None or len(shape) == 1 else u.reshape(-1, *shape))
 
-    def pull(self, grad: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def pull(self, grad: torch.Tensor) -> tuple[Any, Any]:
         """Gradients to flat u0 and p.
 
         Raises
@@ -190,18 +196,19 @@ class _Call:
             raise GradientFailed(
                 name, f"the solve itself stopped with retcode {self.raw.retcode}", "A partial solution has no gradient"
             )
-        cotangent = np.ascontiguousarray(grad.numpy(force=True), self.problem.dtype).reshape(self.raw.u.shape)
+        cotangent = self.arrays.like(grad, self.raw.u)
         # A finite sum has finite terms, and is quicker to have; the sum of finite terms may overflow.
         total = grad.sum().item()
-        if not math.isfinite(total) and not np.isfinite(cotangent).all():
+        if not math.isfinite(total) and not self.arrays.all_finite(cotangent.reshape(-1)):
             raise GradientFailed(
                 name, "the gradient that comes in is not finite", "Look at what the loss does with the solution"
             )
         atol = self.options.atol
         enough = 0.1 * (atol if isinstance(atol, float) else np.min(atol))
-        du0, dp = self.pullback(cotangent) if abs(total) > enough * cotangent.size else self._pull_small(cotangent, enough)
+        small = abs(total) <= enough * grad.numel()
+        du0, dp = self._pull_small(cotangent, enough) if small else self.pullback(cotangent)
         for gradient, wanted in ((du0, "u0"), (dp, "p")):
-            if wanted in self.wants and not all_finite(gradient):
+            if wanted in self.wants and not self.arrays.all_finite(gradient):
                 raise GradientFailed(
                     name,
                     f"the gradient with respect to {wanted} is not finite",
@@ -210,32 +217,33 @@ class _Call:
                 )
         return du0, dp
 
-    def _pull_small(self, cotangent: np.ndarray, enough: float) -> tuple[np.ndarray, np.ndarray]:
+    def _pull_small(self, cotangent: Any, enough: float) -> tuple[Any, Any]:
         """The pullback is linear, but reverse solves find no first step where all lies far below their tolerance, as with a
         gradient that vanishes on its way through a long recurrent model."""
-        largest = np.abs(cotangent).max(initial=0.0)
+        largest = self.arrays.largest(cotangent)
         if largest > enough:
             return self.pullback(cotangent)
-        limits = np.finfo(cotangent.dtype)
-        if largest < limits.tiny:
-            return np.zeros_like(self.request.u0), np.zeros_like(self.request.p)
-        scale = cotangent.dtype.type(min(10 * enough / float(largest), 0.1 / float(limits.tiny)))
+        dtype = self.problem.dtype
+        tiny = float(np.finfo(dtype).tiny)
+        if largest < tiny:
+            return self._zeros()
+        scale = dtype.type(min(10 * enough / largest, 0.1 / tiny)).item()
         du0, dp = self.pullback(cotangent * scale)
         return du0 / scale, dp / scale
 
-    def split(self, dp: np.ndarray, wanted: Sequence[bool]) -> list[torch.Tensor]:
+    def split(self, dp: Any, wanted: Sequence[bool]) -> list[torch.Tensor]:
         """The gradients of those tensors among the parameters that are wanted."""
         problem, turn = self.problem, iter(wanted)
         return [
-            torch.from_numpy(dp[place].reshape(leaf.shape))
+            self.arrays.tensor(dp[place].reshape(leaf.shape))
             for leaf, place in zip(problem.leaves, problem.layout.slices, strict=True)
             if is_tensor(leaf) and next(turn)
         ]
 
-    def time_gradients(self, grad: torch.Tensor, du0: np.ndarray, moves: tuple[bool, ...]) -> list[torch.Tensor]:
+    def time_gradients(self, grad: torch.Tensor, du0: Any, moves: tuple[bool, ...]) -> list[torch.Tensor]:
         """Gradients with respect to those of the start, the end and the saved times that move."""
         span, at, rhs = self.problem.span, self.raw.t, self.engine.rhs
-        g = grad.numpy(force=True).reshape(len(at), -1)
+        g = self.arrays.like(grad, self.raw.u)
 
         def flow(i: int) -> float:
             return float(g[i] @ rhs(self.request, self.raw.u[i], float(at[i])))
@@ -252,7 +260,7 @@ class _Call:
             found.append(span.end_tensor.new_tensor(last))
         if moves[2]:
             later = [0.0] * (len(self.options.saveat) - len(at))  # than an event that ended the solve
-            found.append(torch.tensor([*(flow(i) for i in range(len(at))), *later], dtype=self.problem.u0.dtype))
+            found.append(self.problem.u0.new_tensor([*(flow(i) for i in range(len(at))), *later]))
         return found
 
 
@@ -373,6 +381,6 @@ def _member(x: Any, dim: int | None, i: int) -> Any:
 def _pull(call: _Call, needs: Sequence[bool], grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The needed gradients, of u0, start, end, saved times and the tensors among the parameters, in this order."""
     du0, dp = call.pull(grad)
-    state = [torch.from_numpy(du0.reshape(call.problem.shape))] if needs[0] else []
+    state = [call.arrays.tensor(du0.reshape(call.problem.shape))] if needs[0] else []
     times = call.time_gradients(grad, du0, needs[1:4]) if any(needs[1:4]) else []
     return (*state, *times, *call.split(dp, needs[4:]))

@@ -58,7 +58,7 @@ def state_of(u0: Any, leaves: Sequence[Any], torch_backend: bool, name: str = "u
     TypeError
         If `u0` is not real, or has no dtype that the solvers know (float32 and float64; integers become float64).
     ValueError
-        If `u0` is empty, not finite or not in main memory.
+        If `u0` is empty or not finite.
     """
     if is_tensor(u0):
         dtype = _tensor_dtype(u0, name)
@@ -115,7 +115,7 @@ def _tensor_dtype(x: Any, name: str) -> np.dtype:
 
 
 def check_leaves(leaves: Sequence[Any], names: Sequence[str], dtype: np.dtype, state: str = "u0") -> None:
-    """Every array among the parameters is real, finite and on the CPU, and every floating tensor of the state's dtype."""
+    """Every array among the parameters is real and finite, and every floating tensor of the state's dtype."""
     for x, name in zip(leaves, names, strict=True):
         if is_tensor(x):
             if x.is_floating_point() or x.is_complex() or x.dtype == _torch().bool:
@@ -154,7 +154,8 @@ def check_finite(x: Any, name: str) -> None:
         if is_wrapped(x):
             return
         # Of a few numbers NumPy says it sooner, but inside a transformation it has no view of any tensor.
-        if torch.isfinite(x).all() if transforming() else all_finite(x.numpy(force=True).reshape(-1)):
+        by_torch = transforming() or x.device.type != "cpu"
+        if torch.isfinite(x).all() if by_torch else all_finite(x.numpy(force=True).reshape(-1)):
             return
         bad = torch.nonzero(~torch.isfinite(x))[0].tolist()
         value = x[tuple(bad)].item()

@@ -1,4 +1,4 @@
-"""Whether an engine is as it was after something went wrong."""
+"""What tests of failures share: the engines' methods, and whether an engine is as it was after something went wrong."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import torch
 import pysciode as ps
 
 TIGHT = dict(rtol=1e-9, atol=1e-9)
+
+METHODS = [
+    pytest.param("julia", ps.GaussAdjoint(), marks=pytest.mark.julia),
+    pytest.param("julia", ps.InterpolatingAdjoint(), marks=pytest.mark.julia),
+    pytest.param("julia", ps.BacksolveAdjoint(), marks=pytest.mark.julia),
+    pytest.param("julia", ps.ForwardDiffSensitivity(), marks=pytest.mark.julia),
+    ("embedded", ps.BacksolveAdjoint()),
+    ("embedded", ps.ReverseDiffAdjoint()),
+]
+"""Engines with their ways to differentiate, as parameters of tests."""
 
 
 def decay(u, p, t):

@@ -3,8 +3,10 @@ without, or failed where PYSCIODE_REQUIRE_JULIA=1 demands them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -47,3 +49,27 @@ def engine(request: pytest.FixtureRequest) -> str:
 def julia_engine(request: pytest.FixtureRequest) -> str:
     """For what only the Julia engine can do."""
     return request.param
+
+
+@contextlib.contextmanager
+def _chosen(engine: str) -> Iterator[None]:
+    from pysciode import engines
+
+    before = engines._chosen
+    engines.set_engine(engine)
+    yield
+    engines.set_engine(before)
+
+
+@pytest.fixture
+def chosen_engine(engine: str) -> Iterator[str]:
+    """`engine`, chosen for functions that can't be told which to take."""
+    with _chosen(engine):
+        yield engine
+
+
+@pytest.fixture
+def on_julia(julia_engine: str) -> Iterator[str]:
+    """`julia_engine`, chosen in the same way."""
+    with _chosen(julia_engine):
+        yield julia_engine

@@ -59,3 +59,9 @@ def run_script(code: str, *flags: str, timeout: float = 200, expected: int = 0, 
         raise AssertionError(f"still running after {timeout} s:\n{out}\n{err}") from None
     assert process.returncode == expected, f"status {process.returncode}\n{out}\n{err}"
     return out
+
+
+def check_script(code: str, timeout: float = 200) -> None:
+    """The script runs to its end and prints nothing of its own."""
+    out = run_script(f"{code}\nprint('finished')", timeout=timeout)
+    assert out.split() == ["finished"], out

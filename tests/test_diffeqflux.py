@@ -75,8 +75,8 @@ def test_collocation_names_what_is_wrong(change, error, message):
     [
         ({"problem": 1}, TypeError, "problem must be an ODEProblem"),
         ({"observed": np.ones((31, 3))}, ValueError, r"observed must have shape \(k, 2\)"),
-        ({"group_size": 1}, ValueError, "group_size must lie between 2 and the 31 observations"),
-        ({"group_size": 2.5}, TypeError, "group_size must be an integer"),
+        ({"group_size": 1}, ValueError, "group_size must be a whole number from 2 to 31"),
+        ({"group_size": 2.5}, TypeError, "group_size must be a whole number from 2 to 31"),
         ({"continuity_term": np.nan}, ValueError, "continuity_term must be finite"),
         ({"rtol": -1.0}, ValueError, "rtol must be finite"),
     ],

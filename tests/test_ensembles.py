@@ -404,3 +404,21 @@ class TestKernel:
         outside = ps.EnsembleProblem(problem, p=np.array([[-0.3, 0.7], [0.3, 1.7]]))
         sol = ps.solve(outside, ps.Tsit5(), throw=False, **self.kernel)
         assert sol.failed.tolist() == [0, 1]
+
+    @pytest.mark.extra("jlarrays")
+    def test_on_a_device(self) -> None:
+        """JLArrays stand for a GPU."""
+        with ps.devices.stand_in():
+            u0 = torch.from_numpy(RNG.uniform(0.5, 2.0, (50, 2)))
+            problem = ps.ODEProblem(lotka_volterra, u0[0], (0.0, 2.0), torch.tensor([1.5, 1.0, 1.0, 3.0], dtype=torch.float64))
+            ensemble = ps.EnsembleProblem(problem, u0)
+            assert ensemble.problem.device == "stand_in:0"
+            for algorithm in (ps.Tsit5(), ps.Rodas4()):
+                sol = ps.solve(ensemble, algorithm, saveat=1.0, rtol=1e-8, atol=1e-10, **self.kernel)
+                for i in (0, 49):
+                    expected = reference(lotka_volterra, u0[i].numpy(), [1.5, 1.0, 1.0, 3.0], (0.0, 2.0), [0.0, 1.0, 2.0])
+                    np.testing.assert_allclose(sol.u[i], expected, rtol=1e-5)
+            rates = torch.tensor([0.1, 1.0], dtype=torch.float64)
+            failing = ps.ODEProblem(lambda u, p, t: p * u**2, torch.ones(1, dtype=torch.float64), (0.0, 2.0), rates[0])
+            sol = ps.solve(ps.EnsembleProblem(failing, p=rates), ps.Tsit5(), throw=False, **self.kernel)
+            assert sol.failed.tolist() == [1] and sol.u[0, 0, 0].item() == pytest.approx(1.25, rel=1e-4) and sol.u[1].isnan().all()

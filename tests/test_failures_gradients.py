@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from alive import DECAYING, TIGHT
+from alive import DECAYING, METHODS, TIGHT
 
 import pysciode as ps
 
@@ -17,16 +17,6 @@ def gradient(f, u0, p, engine, sensealg=None, **options):
     problem = ps.ODEProblem(f, u0, (0.0, 1.0), p, **options)
     u = ps.solve(problem, ps.Tsit5(), saveat=[1.0], sensealg=sensealg, engine=engine, **TIGHT).u
     return torch.autograd.grad(u.sum(), [u0, p])
-
-
-METHODS = [
-    pytest.param("julia", ps.GaussAdjoint(), marks=pytest.mark.julia),
-    pytest.param("julia", ps.InterpolatingAdjoint(), marks=pytest.mark.julia),
-    pytest.param("julia", ps.BacksolveAdjoint(), marks=pytest.mark.julia),
-    pytest.param("julia", ps.ForwardDiffSensitivity(), marks=pytest.mark.julia),
-    ("embedded", ps.BacksolveAdjoint()),
-    ("embedded", ps.ReverseDiffAdjoint()),
-]
 
 
 QUADRATURE = pytest.param("julia", ps.QuadratureAdjoint(), marks=pytest.mark.julia)

@@ -5,20 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from alive import DECAYING, TIGHT, check_alive
+from alive import DECAYING, METHODS, TIGHT, check_alive
 
 import pysciode as ps
 
 F64 = torch.float64
-
-METHODS = [
-    pytest.param("julia", ps.GaussAdjoint(), marks=pytest.mark.julia),
-    pytest.param("julia", ps.InterpolatingAdjoint(), marks=pytest.mark.julia),
-    pytest.param("julia", ps.BacksolveAdjoint(), marks=pytest.mark.julia),
-    pytest.param("julia", ps.ForwardDiffSensitivity(), marks=pytest.mark.julia),
-    ("embedded", ps.BacksolveAdjoint()),
-    ("embedded", ps.ReverseDiffAdjoint()),
-]
 
 
 @pytest.fixture

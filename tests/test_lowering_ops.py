@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,64 +13,19 @@ from hypothesis import strategies as st
 from julia_models import JuliaModel
 from scipy.sparse import csc_matrix
 from torch import nn
-from torch_models import ACTIVATIONS, LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, Rhs
+from torch_models import LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, Rhs
+from torch_reference import TIME, TOLERANCE, Each, Reference, operation_groups
 
 from pysciode.capture.derivatives import reverse
 from pysciode.capture.model import ScalarModel
-from pysciode.capture.torch_fx import capture_torch, discover_parameters
+from pysciode.capture.torch_fx import capture_torch
 from pysciode.lowering.array import FUNCTIONS, lower_array
 from pysciode.lowering.python import evaluate
 from pysciode.lowering.sparsity import sparse_jacobian
 from pysciode.lowering.unroll import unroll
 
 DTYPES = [torch.float32, torch.float64]
-TOLERANCE = {torch.float32: 3e-4, torch.float64: 1e-9}
-TIME = 0.3
 COMPARED = frozenset(FUNCTIONS) - {"jac_sparse!"}
-
-
-@dataclass
-class Reference:
-    """What torch's own autograd says about a model at a point."""
-
-    model: nn.Module
-    u: torch.Tensor
-    v: torch.Tensor
-
-    def __post_init__(self) -> None:
-        self.u = self.u.clone().requires_grad_()
-        self.t = torch.tensor(TIME, dtype=self.u.dtype, requires_grad=True)
-        self.parameters = list(discover_parameters(self.model).values())
-        self.du = self.model(self.t, self.u)
-
-    def p(self) -> np.ndarray:
-        return _flat(self.parameters, self.u.dtype)
-
-    def gradients(self, cotangent: torch.Tensor) -> list[torch.Tensor]:
-        inputs = [self.u, self.t, *self.parameters]
-        if not self.du.requires_grad:
-            return [torch.zeros_like(x) for x in inputs]
-        found = torch.autograd.grad(self.du, inputs, cotangent, retain_graph=True, allow_unused=True)
-        return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
-
-    def results(self, names: Collection[str]) -> dict[str, np.ndarray]:
-        n, dtype = self.u.numel(), self.u.dtype
-        du, dt, *dp = self.gradients(self.v)
-        out = {name: _flat([self.du], dtype) for name in ("f!", "f_oop")}
-        out |= {"vjp!": _flat([du], dtype), "vjp_p!": _flat(dp, dtype), "vjp_both!": _flat([du, *dp], dtype)}
-        if not {"jvp!", "jac!", "paramjac!", "tgrad!"}.isdisjoint(names):
-            rows = [self.gradients(row.reshape(self.u.shape)) for row in torch.eye(n, dtype=dtype)]
-            jacobian = np.stack([_flat([row[0]], dtype) for row in rows])
-            out["jac!"] = jacobian.T.reshape(-1)
-            out["jvp!"] = jacobian @ self.v.reshape(-1).numpy()
-            out["tgrad!"] = np.stack([_flat([row[1]], dtype) for row in rows]).reshape(-1)
-            out["paramjac!"] = np.stack([_flat(row[2:], dtype) for row in rows]).T.reshape(-1)
-        return out
-
-
-def _flat(tensors: Collection[torch.Tensor], dtype: torch.dtype) -> np.ndarray:
-    parts = [x.detach().reshape(-1) for x in tensors]
-    return torch.cat(parts).numpy() if parts else torch.zeros(0, dtype=dtype).numpy()
 
 
 def compare(model: nn.Module, u: torch.Tensor, names: Collection[str] = COMPARED, tolerance: float | None = None) -> None:
@@ -93,31 +47,9 @@ def compare(model: nn.Module, u: torch.Tensor, names: Collection[str] = COMPARED
             assert julia.allocated(name, *point) == 0, name
 
 
-class Each(nn.Module):
-    """``du[i] = operations[i](u[i])``: many operations in one model."""
-
-    def __init__(self, operations) -> None:
-        super().__init__()
-        self.operations = operations
-
-    def forward(self, t, u):
-        return torch.stack([f(u[i]) * (1 + t) for i, f in enumerate(self.operations)])
-
-
-def _groups() -> list:
-    tables = {"pointwise": POINTWISE, "activation": ACTIVATIONS, "reduction": REDUCTIONS, "structure": STRUCTURE}
-    groups = []
-    for label, table in tables.items():
-        items = list(table.items())
-        size = 12
-        for k in range(0, len(items), size):
-            groups.append(pytest.param(items[k : k + size], id=f"{label}-{items[k][0]}"))
-    return groups
-
-
 @pytest.mark.julia
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
-@pytest.mark.parametrize("group", _groups())
+@pytest.mark.parametrize("group", operation_groups())
 def test_operations(group, dtype):
     torch.manual_seed(0)
     u = torch.randn(len(group), 3, 4, dtype=dtype)
@@ -254,6 +186,18 @@ def test_workspace_is_shared_and_reused():
     source = lower_array(capture_torch(lambda t, u: net(u), torch.zeros(20, 50)), {"f!"}).source
     sizes = [int(part.split(")")[0]) for part in source.splitlines()[0].split("undef, ")[1:]]
     assert sum(sizes) <= 2 * 20 * 50
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("step", [1, 2])
+def test_products_of_overlapping_windows(step):
+    """Rows of such a matrix overlap in memory, which no library of matrix products takes."""
+
+    def f(u, t):
+        windows = u.reshape(-1).unfold(0, 6, step)
+        return (windows @ u[:6, :7]).sum() * u
+
+    compare(Rhs(f), torch.randn(20, 30, dtype=torch.float64), ("f!", "vjp!"))
 
 
 @pytest.mark.julia

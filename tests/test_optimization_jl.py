@@ -195,7 +195,7 @@ def test_ctrl_c_ends_the_search(observed):
     [
         ({"likelihood": "gauss"}, "likelihood must be one of 'normal'"),
         ({"method": "Adam"}, "method must be one of 'LBFGS'"),
-        ({"maxiters": 0}, "maxiters must be a positive integer"),
+        ({"maxiters": 0}, "maxiters must be a whole number of at least 1"),
         ({"value_tolerance": -1.0}, "value_tolerance must be finite and not negative"),
         ({"start": START[:, None]}, "start must be a vector"),
         ({"bounds": BOUNDS[:2]}, "a pair for each of the 6 unknowns, not 2"),

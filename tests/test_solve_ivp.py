@@ -13,14 +13,7 @@ import pysciode as ps
 RTOL, ATOL = 1e-5, 1e-8
 CASES = [pytest.param(name, method, id=f"{name}-{method}") for name, problem in PROBLEMS.items() for method in problem.methods]
 
-pytestmark = [pytest.mark.julia, pytest.mark.filterwarnings("ignore::pysciode.errors.CallbackWarning")]
-
-
-@pytest.fixture(autouse=True)
-def _on_julia():
-    ps.set_engine("julia")
-    yield
-    ps.set_engine("auto")
+pytestmark = [pytest.mark.usefixtures("on_julia"), pytest.mark.filterwarnings("ignore::pysciode.errors.CallbackWarning")]
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)

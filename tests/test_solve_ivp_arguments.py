@@ -84,7 +84,7 @@ WRONG = {
 }
 
 
-@pytest.mark.julia
+@pytest.mark.usefixtures("on_julia")
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_arguments_raise_what_scipy_raises(name):
     arguments = {**GOOD, **WRONG[name]}
@@ -92,12 +92,8 @@ def test_wrong_arguments_raise_what_scipy_raises(name):
         warnings.simplefilter("ignore")
         with pytest.raises(Exception) as theirs:
             scipys(**arguments)
-        ps.set_engine("julia")
-        try:
-            with pytest.raises(type(theirs.value)) as ours:
-                ps.solve_ivp(**arguments)
-        finally:
-            ps.set_engine("auto")
+        with pytest.raises(type(theirs.value)) as ours:
+            ps.solve_ivp(**arguments)
     if str(theirs.value).startswith("`") and name not in ("method", "method class"):
         assert str(ours.value) == str(theirs.value)
 
@@ -112,20 +108,16 @@ WARNED = {
 }
 
 
-@pytest.mark.julia
+@pytest.mark.usefixtures("on_julia")
 @pytest.mark.parametrize("name", WARNED)
 def test_warnings_are_scipys(name):
     found = []
-    ps.set_engine("julia")
-    try:
-        for solver in (scipys, ps.solve_ivp):
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                solver(**{**GOOD, **WARNED[name]})
-            found.append([(x.category, str(x.message)) for x in caught])
-            assert solver is scipys or caught[0].filename == __file__
-    finally:
-        ps.set_engine("auto")
+    for solver in (scipys, ps.solve_ivp):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            solver(**{**GOOD, **WARNED[name]})
+        found.append([(x.category, str(x.message)) for x in caught])
+        assert solver is scipys or caught[0].filename == __file__
     assert found[0] == found[1] and len(found[0]) == 1
 
 
@@ -138,13 +130,9 @@ def test_warnings_are_scipys(name):
         dict(t_span=(1, 1), events=lambda t, y: y[0] - 1.0),
     ],
 )
-@pytest.mark.julia
+@pytest.mark.usefixtures("on_julia")
 def test_where_there_is_nothing_to_integrate(arguments):
-    ps.set_engine("julia")
-    try:
-        ours, theirs = (solver(**{**GOOD, **arguments}) for solver in (ps.solve_ivp, scipys))
-    finally:
-        ps.set_engine("auto")
+    ours, theirs = (solver(**{**GOOD, **arguments}) for solver in (ps.solve_ivp, scipys))
     assert ours.status == theirs.status
     np.testing.assert_array_equal(ours.t, theirs.t)
     np.testing.assert_array_equal(ours.y, theirs.y)
@@ -152,14 +140,10 @@ def test_where_there_is_nothing_to_integrate(arguments):
         np.testing.assert_array_equal(ours.t_events[0], theirs.t_events[0])
 
 
-@pytest.mark.julia
+@pytest.mark.usefixtures("on_julia")
 def test_an_endless_time_needs_an_event_that_ends_it():
-    ps.set_engine("julia")
-    try:
-        with pytest.raises(ValueError, match="never ends"):
-            ps.solve_ivp(decay, (0, np.inf), [1.0, 2.0], events=event)
-    finally:
-        ps.set_engine("auto")
+    with pytest.raises(ValueError, match="never ends"):
+        ps.solve_ivp(decay, (0, np.inf), [1.0, 2.0], events=event)
 
 
 def test_the_embedded_engine_hands_the_call_to_scipy():
@@ -184,12 +168,8 @@ def test_a_solver_class_of_the_users_own_is_run_by_scipy():
     np.testing.assert_array_equal(ours.y, theirs.y)
 
 
-@pytest.mark.julia
+@pytest.mark.usefixtures("on_julia")
 def test_scipys_classes_are_their_names():
-    ps.set_engine("julia")
-    try:
-        by_class, by_name = (ps.solve_ivp(decay, (0, 1), [1, 2], method) for method in (Radau, "Radau"))
-    finally:
-        ps.set_engine("auto")
+    by_class, by_name = (ps.solve_ivp(decay, (0, 1), [1, 2], method) for method in (Radau, "Radau"))
     np.testing.assert_array_equal(by_class.y, by_name.y)
     assert by_class.y.dtype == np.float64  # also of integers

@@ -12,7 +12,7 @@ import pytest
 from scipy.integrate import solve_ivp as scipys
 
 import pysciode as ps
-from pysciode.compat.reach import FLOATS, NOTHING, NUMBERS, Reached, Substituted
+from pysciode.compat.reach import FLOATS, NOTHING, Reached, Substituted
 from pysciode.compat.scipy_model import _functions
 
 RATE = 1.0
@@ -26,13 +26,6 @@ def end(fun, **options):
 
 def decayed(*rates):
     return np.array([1.0, 2.0]) * np.exp(-np.array(rates))
-
-
-@pytest.fixture
-def julia():
-    ps.set_engine("julia")
-    yield
-    ps.set_engine("auto")
 
 
 def helper(y):
@@ -67,8 +60,8 @@ class Model:
         return out
 
 
-@pytest.mark.julia
-def test_values_count_as_they_are_at_each_call(julia, monkeypatch):
+@pytest.mark.usefixtures("on_julia")
+def test_values_count_as_they_are_at_each_call(monkeypatch):
     module = globals()
     model = Model(0.5)
     for k in (1.0, 2.0, 3.0):
@@ -87,8 +80,8 @@ def test_values_count_as_they_are_at_each_call(julia, monkeypatch):
     np.testing.assert_allclose(end(model.rhs), decayed(6.0, 6.0), rtol=1e-7)
 
 
-@pytest.mark.julia
-def test_a_function_made_anew_is_not_captured_anew(julia):
+@pytest.mark.usefixtures("on_julia")
+def test_a_function_made_anew_is_not_captured_anew():
     def made(k):
         return lambda t, y: -k * y
 
@@ -97,8 +90,8 @@ def test_a_function_made_anew_is_not_captured_anew(julia):
     assert len(_functions[made(1).__code__].models) == 1
 
 
-@pytest.mark.julia
-def test_integers_may_be_sizes_and_branches_may_depend_on_parameters(julia):
+@pytest.mark.usefixtures("on_julia")
+def test_integers_may_be_sizes_and_branches_may_depend_on_parameters():
     def f(t, y, n, k):
         out = [0.0, 0.0]
         for _ in range(n):
@@ -111,14 +104,14 @@ def test_integers_may_be_sizes_and_branches_may_depend_on_parameters(julia):
             np.testing.assert_allclose(end(f, args=(n, k)), decayed(rate, rate), rtol=1e-7)
 
 
-@pytest.mark.julia
-def test_positions_count_and_not_names(julia):
+@pytest.mark.usefixtures("on_julia")
+def test_positions_count_and_not_names():
     np.testing.assert_allclose(end(lambda u, p, t: -t * p, args=(2.0,)), decayed(2.0, 2.0), rtol=1e-7)
     np.testing.assert_allclose(end(lambda y, t: -t), decayed(1.0, 1.0), rtol=1e-7)
 
 
-@pytest.mark.julia
-def test_a_function_that_stays_in_python_is_warned_of_once(julia):
+@pytest.mark.usefixtures("on_julia")
+def test_a_function_that_stays_in_python_is_warned_of_once():
     def f(t, y, k):
         return -k * y if t < 2 else y
 
@@ -130,9 +123,9 @@ def test_a_function_that_stays_in_python_is_warned_of_once(julia):
         assert not caught or (caught[0].filename == __file__ and "truth value" in str(caught[0].message))
 
 
-@pytest.mark.julia
+@pytest.mark.usefixtures("on_julia")
 @pytest.mark.parametrize("method", ["Radau", "BDF", "LSODA"])
-def test_a_jacobian_serves_a_function_that_stays_in_python(julia, method):
+def test_a_jacobian_serves_a_function_that_stays_in_python(method):
     calls = []
 
     def f(t, y):
@@ -149,8 +142,8 @@ def test_a_jacobian_serves_a_function_that_stays_in_python(julia, method):
     assert len(calls) > 0
 
 
-@pytest.mark.julia
-def test_what_a_function_raises_comes_out(julia):
+@pytest.mark.usefixtures("on_julia")
+def test_what_a_function_raises_comes_out():
     def early(t, y):
         raise KeyError("at the start")
 
@@ -165,8 +158,8 @@ def test_what_a_function_raises_comes_out(julia):
         end(late)
 
 
-@pytest.mark.julia
-def test_a_function_that_is_no_formula_is_not_taken_for_one(julia):
+@pytest.mark.usefixtures("on_julia")
+def test_a_function_that_is_no_formula_is_not_taken_for_one():
     calls = [0]
 
     def counting(t, y):
@@ -179,8 +172,8 @@ def test_a_function_that_is_no_formula_is_not_taken_for_one(julia):
             ps.solve_ivp(f, (0, 0.1), [1.0, 2.0])
 
 
-@pytest.mark.julia
-def test_solves_inside_of_a_function_and_in_threads(julia):
+@pytest.mark.usefixtures("on_julia")
+def test_solves_inside_of_a_function_and_in_threads():
     def inner(t, y):
         return -y if t < 2 else y
 
@@ -200,8 +193,8 @@ def test_solves_inside_of_a_function_and_in_threads(julia):
                 np.testing.assert_allclose(found, decayed(k, k), rtol=1e-7)
 
 
-@pytest.mark.julia
-def test_a_large_right_hand_side_with_a_sparse_jacobian(julia):
+@pytest.mark.usefixtures("on_julia")
+def test_a_large_right_hand_side_with_a_sparse_jacobian():
     n = 60
 
     def diffusion(t, y):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,15 +11,7 @@ import pysciode as ps
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-11}
 
-
-@pytest.fixture(autouse=True)
-def _engine(engine: str) -> Iterator[None]:
-    from pysciode import engines
-
-    before = engines._chosen
-    ps.set_engine(engine)
-    yield
-    ps.set_engine(before)
+pytestmark = pytest.mark.usefixtures("chosen_engine")
 
 
 def number(x: float) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,17 +20,7 @@ TIGHT = {"rtol": 1e-9, "atol": 1e-10}
 TIMES = torch.linspace(0.0, 1.0, 4, dtype=torch.float64)
 Y0 = torch.tensor([1.0, 2.0], dtype=torch.float64)
 
-pytestmark = pytest.mark.julia
-
-
-@pytest.fixture(autouse=True)
-def _on_julia() -> Iterator[None]:
-    from pysciode import engines
-
-    before = engines._chosen
-    ps.set_engine("julia")
-    yield
-    ps.set_engine(before)
+pytestmark = pytest.mark.usefixtures("on_julia")
 
 
 class Net(torch.nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,15 +14,7 @@ from pysciode.errors import CallbackWarning
 TIGHT = {"rtol": 1e-9, "atol": 1e-10}
 TIMES = torch.linspace(0.2, 1.5, 5, dtype=torch.float64)
 
-
-@pytest.fixture(autouse=True)
-def _engine(engine: str) -> Iterator[None]:
-    from pysciode import engines
-
-    before = engines._chosen
-    ps.set_engine(engine)
-    yield
-    ps.set_engine(before)
+pytestmark = pytest.mark.usefixtures("chosen_engine")
 
 
 class Field(torch.nn.Module):

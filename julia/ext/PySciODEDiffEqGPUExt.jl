@@ -1,5 +1,5 @@
 """
-Ensembles with DiffEqGPU's steppers: each member is one thread of one kernel, and takes its own steps.
+Ensembles with DiffEqGPU's steppers: each member is one thread of one kernel, and takes its own steps. None of it has run on a GPU yet.
 
 DiffEqGPU's own loop over the steps has neither a limit nor return codes, and throws inside the kernel where a step becomes too small, which
 would be the end of all other members. So the loop is here; a step is DiffEqGPU's.
@@ -8,26 +8,16 @@ module PySciODEDiffEqGPUExt
 
 using DiffEqBase: ODE_DEFAULT_NORM
 using DiffEqGPU: DiffEqGPU, GPUKvaerno3, GPUKvaerno5, GPURodas4, GPURodas5P, GPURosenbrock23, GPUTsit5, GPUVern7, GPUVern9
-using KernelAbstractions: Backend, CPU, @index, @kernel
+using KernelAbstractions: CPU, @index, @kernel, get_backend
 using LinearAlgebra: I, UniformScaling
 using PySciODE
-using PySciODE: Arguments, Kernels, at_runtime, eltype_of
+using PySciODE: Arguments, Device, Kernels, PRECISION, activate, at_runtime, eltype_of, find_device, synchronize
 using SciMLBase: AbstractODEFunction, CallbackSet
 using StaticArrays: SMatrix, SVector
 
 const ALGORITHMS = Dict{String,Any}(
     "Kvaerno3" => GPUKvaerno3(), "Kvaerno5" => GPUKvaerno5(), "Rodas4" => GPURodas4(), "Rodas5P" => GPURodas5P(),
     "Rosenbrock23" => GPURosenbrock23(), "Tsit5" => GPUTsit5(), "Vern7" => GPUVern7(), "Vern9" => GPUVern9())
-
-"""What NaNMath has, without its calls into a C library, which a device has not."""
-module Quiet
-    for (f, outside) in (:log => :(x < 0), :log2 => :(x < 0), :log10 => :(x < 0), :log1p => :(x < -1), :sqrt => :(x < 0), :sin => :(isinf(x)),
-                         :cos => :(isinf(x)), :tan => :(isinf(x)), :asin => :(abs(x) > 1), :acos => :(abs(x) > 1), :acosh => :(x < 1),
-                         :atanh => :(abs(x) > 1))
-        @eval $f(x) = ifelse($outside, oftype(x, NaN), Base.$f(ifelse($outside, one(x), x)))
-    end
-    pow(x, y) = x < 0 && y != trunc(y) ? oftype(x, NaN) : x^y
-end
 
 """The functions of a model on static vectors of length `N`; `jac` and `tgrad` are its derivatives by state and time."""
 struct StaticModel{N,F,J,G}
@@ -38,7 +28,7 @@ end
 
 function PySciODE.static_model(source::String, n::Int)
     mod = Module(gensym(:PySciODEEnsemble))
-    for (name, value) in (:Kernels => Kernels, :NaNMath => Quiet, :SVector => SVector, :SMatrix => SMatrix)
+    for (name, value) in (:Kernels => Kernels, :NaNMath => Kernels.OnDevice, :SVector => SVector, :SMatrix => SMatrix)
         Core.eval(mod, :(const $name = $value))
     end
     Base.include_string(mod, source, "generated model")
@@ -165,41 +155,46 @@ end
     u0 = @inbounds u0s[length(u0s) == 1 ? 1 : i]
     p = row(ps, size(ps, 2) == 1 ? 1 : i, width)
     outcome, s = trajectory!(view(us, :, i), alg, x, u0, p, control, saveat)
-    @inbounds reached[i] = s
+    @inbounds reached[i] = x.f.clock(s)
     @inbounds outcomes[i] = outcome
 end
 
 # Parameters up to so many are held in registers.
 const FEW = 32
 
-function PySciODE.solve_members(m::StaticModel{N}, a::Arguments) where {N}
-    T = eltype_of(a["dtype"])
+struct MainMemory <: Device end
+PySciODE.wrap(::MainMemory, ::Type{S}, address::Ptr{Cvoid}, n::Integer) where {S} = unsafe_wrap(Vector{S}, Ptr{S}(address), n)
+
+function PySciODE.solve_members(m::StaticModel, a::Arguments)
+    device = haskey(a, "device") ? at_runtime(find_device, Val(Symbol(a["device"])), a["index"]::Int) : MainMemory()
+    at_runtime(activate, device, PRECISION[])
+    try
+        at_runtime(solve_members_on, device, m, eltype_of(a["dtype"]), a)
+    finally
+        at_runtime(synchronize, device)
+    end
+    return nothing
+end
+
+function solve_members_on(device::Device, m::StaticModel{N}, ::Type{T}, a::Arguments) where {N,T}
     start, stop = T.(a["tspan"])
     unit = copysign(min(abs(stop - start), one(T)), stop - start)
     stop = (stop - start) / unit
     saveat = clamp.((T.(a["saveat"]) .- start) ./ unit, zero(T), stop)
-    bounded(name, default) = haskey(a, name) ? T(a[name] / abs(unit)) : default
-    control = Control{T}(stop, bounded("dt", zero(T)), bounded("dtmax", T(Inf)), T(a["reltol"]), T(a["abstol"]), Int(a["maxiters"]))
+    step(name, default) = haskey(a, name) ? T(a[name] / abs(unit)) : default
+    control = Control{T}(stop, step("dt", zero(T)), step("dtmax", T(Inf)), T(a["reltol"]), T(a["abstol"]), Int(a["maxiters"]))
     count, np = Int(a["count"]), Int(a["np"])
-    memory = at_runtime(Memory, get(a, "device", "cpu")::String)
-    array(name, S, dims...) = at_runtime(wrap, memory, S, UInt(a[name]), dims)
+    array(name, ::Type{S}, dims...) where {S} = reshape(PySciODE.wrap(device, S, Ptr{Cvoid}(UInt(a[name])), prod(dims)), dims)
     us = array("u", SVector{N,T}, length(saveat), count)
     outcomes, reached = array("outcomes", Int32, count), array("reached", T, count)
     u0s, ps = array("u0", SVector{N,T}, Int(a["u0_rows"])), array("p", T, np, Int(a["p_rows"]))
-    width = np <= FEW ? Val(np) : nothing
-    at_runtime(launch, memory, us, outcomes, reached, ALGORITHMS[a["algorithm"]], Field(m, Clock(start, unit), zero(SVector{N,T})), u0s, ps, width, control,
-               at_runtime(move, memory, saveat))
+    field = Field(m, Clock(start, unit), zero(SVector{N,T}))
+    backend = get_backend(us)
+    # On the processor one workgroup: it stays in the thread that called, and Python's threads are those that share the work.
+    workgroupsize = backend isa CPU ? count : nothing
+    at_runtime(solve_each!(backend), us, outcomes, reached, ALGORITHMS[a["algorithm"]], field, u0s, ps, np <= FEW ? Val(np) : nothing, control,
+               Kernels.device_constant(reached, saveat); ndrange=count, workgroupsize)
     return nothing
 end
-
-"""Where the arrays of an ensemble lie: `:cpu`, or what other extensions and this file define `wrap`, `move` and `launch` for."""
-struct Memory{where} end
-Memory(device::String) = Memory{Symbol(first(split(device, ':')))}()
-
-wrap(::Memory{:cpu}, ::Type{S}, address::UInt, dims) where {S} = unsafe_wrap(Array, Ptr{S}(address), dims)
-move(::Memory{:cpu}, x::Vector) = x
-# One workgroup: it stays in the thread that called, and Python's threads are those that share the work.
-launch(::Memory{:cpu}, us, outcomes, rest...) =
-    (solve_each!(CPU())(us, outcomes, rest...; ndrange=length(outcomes), workgroupsize=length(outcomes)); nothing)
 
 end

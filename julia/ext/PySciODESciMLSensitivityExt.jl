@@ -7,8 +7,8 @@ using DiffEqBase: DiffEqBase
 using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
-using PySciODE: Answer, GradientFailed, Instance, LOUD, Plan, RHS, Refusal, Sensitivity, answer, at_runtime, checkin, checkout, counts,
-    evaluations, flat, hooked, keywords, odefunction, odeproblem, read_off!, solve_raw
+using PySciODE: AbstractAnswer, AbstractInstance, Answer, DeviceInstance, GradientFailed, LOUD, Plan, RHS, Refusal, Sensitivity, answer,
+    at_runtime, checkin, checkout, counts, evaluations, hooked, keywords, new_answer, nonfinite_product, odeproblem, read_off!, solve_raw
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, successful_retcode
 using SciMLSensitivity
 
@@ -21,13 +21,13 @@ PySciODE.run_adjoint(plan::Plan, u0, p, tspan, saveat, hooks) =
     (plan.sensitivity.name in DISCRETE ? run_discrete : run_continuous)(plan, u0, p, tspan, saveat, hooks)
 
 """The cotangent of the saved states, as SciML asks for it: one column at a time; zero at times that are not saved."""
-struct Cotangent{T}
-    du::Matrix{T}
+struct Cotangent{M<:AbstractMatrix}
+    du::M
     column::Vector{Int}
 end
-Cotangent(du::Matrix) = Cotangent(du, collect(axes(du, 2)))
-(c::Cotangent{T})(out, u, p, t, i) where {T} =
-    (c.column[i] == 0 ? fill!(out, zero(T)) : copyto!(out, view(c.du, :, c.column[i])); nothing)
+Cotangent(du::AbstractMatrix) = Cotangent(du, collect(axes(du, 2)))
+(c::Cotangent)(out, u, p, t, i) =
+    (c.column[i] == 0 ? fill!(out, zero(eltype(out))) : copyto!(out, view(c.du, :, c.column[i])); nothing)
 
 """
     graded(ts, start, cotangent)
@@ -89,7 +89,7 @@ end
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-function run_continuous(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks) where {T}
+function run_continuous(plan::Plan{T}, u0::AbstractVector{T}, p::AbstractVector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks) where {T}
     inst = checkout(plan.model)
     inst.hooks = hooks
     # Nothing after the last saved time matters to the gradient.
@@ -97,14 +97,14 @@ function run_continuous(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple
     stop == tspan[1] && return initial_only(plan, inst, u0, p, tspan)
     try
         prob = adjoint_problem(plan, inst, u0, p, (tspan[1], stop))
-        return at_runtime(run_continuous, plan, inst, prob, saveat)::Answer{T}
+        return at_runtime(run_continuous, plan, inst, prob, saveat)::AbstractAnswer{T}
     catch
         checkin(plan.model, inst)
         rethrow()
     end
 end
 
-function run_continuous(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}) where {T}
+function run_continuous(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vector{T}) where {T}
     s = plan.sensitivity
     start = prob.tspan[1]
     sparse_in_time = s.name === :BacksolveAdjoint || any(o -> first(o) === :checkpointing && last(o) === true, s.options)
@@ -113,14 +113,14 @@ function run_continuous(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T
     sol = sparse_in_time ? solve_raw(plan, inst, prob, at, false) : solve_raw(plan, inst, prob, T[], true)
     result = answer(plan, inst, sol, sparse_in_time ? at : T[]; keep=true)
     if !successful_retcode(sol.retcode)
-        sparse_in_time || isempty(saveat) || read_off!(result, saveat, start, sol)
+        sparse_in_time || isempty(saveat) || read_off!(result, plan, saveat, start, sol)
         result.pullback = Refusal("the forward solve ended with retcode $(sol.retcode), so there is nothing to differentiate")
         return result
     end
     if sparse_in_time
         length(at) > length(saveat) && (popfirst!(result.t); popfirst!(result.u))
     elseif !isempty(saveat)
-        read_off!(result, saveat, start, sol)
+        read_off!(result, plan, saveat, start, sol)
     end
     result.pullback = ContinuousPullback(plan, inst, sol, result.t, start)
     return result
@@ -128,19 +128,19 @@ end
 
 function initial_only(plan::Plan{T}, inst, u0, p, tspan) where {T}
     checkin(plan.model, inst)
-    stay(du) = (vec(sum(du; dims=2)), zeros(T, length(p)))
-    return Answer{T}([tspan[1]], [copy(u0)], :Success, Float64(tspan[1]), counts(0, nothing), plan, nothing, nothing, stay)
+    stay(du) = (vec(sum(du; dims=2)), zero(p))
+    return new_answer([tspan[1]], [copy(u0)], :Success, Float64(tspan[1]), counts(0, nothing), plan, nothing, nothing, stay)
 end
 
-struct ContinuousPullback{T,P<:Plan{T},S}
+struct ContinuousPullback{T,P<:Plan{T},I<:AbstractInstance{T},S}
     plan::P
-    inst::Instance{T}
+    inst::I
     sol::S
     t::Vector{T}
     t0::T
 end
 
-function (b::ContinuousPullback{T})(du::Matrix{T}) where {T}
+function (b::ContinuousPullback{T})(du::AbstractMatrix{T}) where {T}
     plan, inst = b.plan, b.inst
     s = plan.sensitivity
     PySciODE.reset!(inst)  # Python's functions lived as long as the solve
@@ -154,7 +154,7 @@ function (b::ContinuousPullback{T})(du::Matrix{T}) where {T}
     first_is_start = !isempty(b.t) && b.t[1] == b.t0
     ts = first_is_start ? b.t[2:end] : b.t
     cotangents = first_is_start ? du[:, 2:end] : du
-    du0, dp = reverse_solve(b, plan, b.sol, ts, Cotangent(cotangents))::Tuple{Vector{T},Vector{T}}
+    du0, dp = reverse_solve(b, plan, b.sol, ts, Cotangent(cotangents))::NTuple{2,AbstractVector{T}}
     check(b, plan, inst, du0, dp)
     s.name === :BacksolveAdjoint && inst.joint && check_drift(b, plan, inst)
     if inst.audited
@@ -186,13 +186,17 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
         # What SciML would only have warned of arrives as an ErrorException.
         e isa ErrorException ? throw(GradientFailed("the reverse solve failed: $(e.msg)")) : rethrow()
     end
-    return at_runtime(gradients, T, du0, dp, length(sol.prob.p))
+    return at_runtime(gradients, b.inst, du0, dp, sol.prob.p)
 end
 
-gradients(::Type{T}, du0, dp, np) where {T} = (Vector{T}(vec(du0)), dp === nothing ? zeros(T, np) : Vector{T}(vec(dp)))
+gradients(::AbstractInstance{T}, du0, dp, p) where {T} = (Vector{T}(vec(du0)), dp === nothing ? zero(p) : Vector{T}(vec(dp)))
+gradients(::DeviceInstance, du0, dp, p) = (vec(du0), dp === nothing ? zero(p) : copyto!(similar(p), vec(dp)))
 
-check_products(inst) =
-    inst.nonfinite && throw(GradientFailed("the model's vector-Jacobian product is not finite at t = $(inst.nonfinite_t)"))
+function check_products(inst)
+    when = nonfinite_product(inst)
+    when === nothing || throw(GradientFailed("the model's vector-Jacobian product is not finite$when"))
+    return nothing
+end
 
 """Refuse what can't be trusted: VJPs that are not finite, a reverse solve that stopped on its way, a gradient that is not finite."""
 function check(b::ContinuousPullback{T}, plan, inst, du0, dp) where {T}
@@ -208,8 +212,8 @@ function check(b::ContinuousPullback{T}, plan, inst, du0, dp) where {T}
 end
 
 """Sees every accepted state of a solve, where the solver asks whether it is still stable."""
-struct RecordAccepted{T} <: Function
-    largest::Vector{T}
+struct RecordAccepted{V} <: Function
+    largest::V
 end
 function (r::RecordAccepted)(dt, u, p, t)
     PySciODE.widen!(r.largest, u)
@@ -220,9 +224,9 @@ end
 Gauss quadrature reads the adjoint between the steps of its solve. Interpolants that are not made for stiff problems (those of KenCarp47 on
 Robertson's) leave the solution there by orders of magnitude, and the gradient is wrong without an error.
 """
-function check_interpolation(plan, inst::Instance{T}) where {T}
+function check_interpolation(plan, inst::AbstractInstance{T}) where {T}
     slack = 100 * T(plan.options.reltol) * maximum(inst.lam_solved; init=zero(T)) + 100 * eps(T)
-    for (solved, interpolated) in zip(inst.lam_solved, inst.lam_interpolated)
+    for (solved, interpolated) in zip(Vector(inst.lam_solved), Vector(inst.lam_interpolated))
         interpolated <= 2solved + slack || throw(GradientFailed(
             "the interpolated adjoint reaches $interpolated where its solution stays below $solved: this algorithm's dense output " *
             "does not follow stiff layers, as that of Rodas5P does"))
@@ -234,7 +238,7 @@ end
 function check_drift(b::ContinuousPullback{T}, plan, inst) where {T}
     u0 = b.sol.prob.u0
     scale = maximum(abs, u0; init=zero(T)) + maximum(u -> maximum(abs, u; init=zero(T)), b.sol.u; init=zero(T))
-    drift = maximum(abs(x - y) for (x, y) in zip(inst.joint_u, u0); init=zero(T))
+    drift = maximum(abs, inst.joint_u .- u0; init=zero(T))
     allowed = scale / 100 + 10_000 * T(plan.options.reltol) * scale
     drift <= allowed || throw(GradientFailed("the states that were solved backwards miss the initial ones by $drift"))
     return nothing
@@ -255,7 +259,7 @@ function run_discrete(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T
         result = at_runtime(discrete_answer, plan, inst, sol)::Answer{T}
         result.pullback = function (du)
             cotangents = at_runtime(back, du)
-            g0, gp = at_runtime(gradients, T, cotangents[4], cotangents[5], length(p))::Tuple{Vector{T},Vector{T}}
+            g0, gp = at_runtime(gradients, inst, cotangents[4], cotangents[5], p)::Tuple{Vector{T},Vector{T}}
             all(isfinite, g0) && all(isfinite, gp) || throw(GradientFailed("the gradient is not finite"))
             return g0, gp
         end

@@ -25,7 +25,7 @@ const ANSWERS = Handles()
 const ERRORS = Handles()
 
 # Status of a call.
-const OK, FAILED, INTERRUPTED, GRADIENT_FAILED, CALLBACK_FAILED = Cint(0), Cint(1), Cint(2), Cint(3), Cint(4)
+const OK, FAILED, INTERRUPTED, GRADIENT_FAILED, CALLBACK_FAILED, OUT_OF_MEMORY, NO_DEVICE = ntuple(i -> Cint(i - 1), Val(7))
 
 """What a solve reports besides its arrays; mirrored by a `ctypes.Structure`."""
 struct Report
@@ -45,21 +45,22 @@ struct Report
     retcode::NTuple{32,UInt8}
 end
 
-function Report(a::Answer, id, allocated)
+function Report(a::AbstractAnswer, id, allocated)
     name = codeunits(String(a.retcode))
     retcode = ntuple(i -> i <= length(name) ? name[i] : 0x00, Val(32))
     return Report(id, length(a.t), 0, a.counts..., 0, allocated, a.t_reached, retcode)
 end
 Report(error::Integer) = Report(0, 0, error, counts(0, nothing)..., 0, 0, NaN, ntuple(_ -> 0x00, Val(32)))
 """Of a pullback: the counts of the reverse solve; zeros where there was none."""
-Report(inst::Instance, allocated) = Report(0, 0, 0, evaluations(inst), inst.njac, 0, 0, 0, 0, 0, inst.nvjp, allocated, NaN, ntuple(_ -> 0x00, Val(32)))
+Report(inst::AbstractInstance, allocated) = Report(0, 0, 0, evaluations(inst), inst.njac, 0, 0, 0, 0, 0, inst.nvjp, allocated, NaN, ntuple(_ -> 0x00, Val(32)))
 Report(::Nothing, allocated) = Report(0, 0, 0, counts(0, nothing)..., 0, allocated, NaN, ntuple(_ -> 0x00, Val(32)))
 
 status(::Interrupted) = INTERRUPTED
 status(::InterruptException) = INTERRUPTED
 status(::GradientFailed) = GRADIENT_FAILED
 status(::CallbackFailed) = CALLBACK_FAILED
-status(::Exception) = FAILED
+status(::DeviceUnavailable) = NO_DEVICE
+status(e::Exception) = out_of_memory(e) ? OUT_OF_MEMORY : FAILED
 
 report_error(e, trace, report) = at_runtime(store_error, e, trace, report)::Cint
 
@@ -156,7 +157,7 @@ end
 
 """    c_event_count(answer) -> count"""
 c_event_count(id::Int64)::Int64 = at_runtime(event_count, get_object(ANSWERS, id))::Int
-event_count(a::Answer) = a.events === nothing ? 0 : length(a.events.times)
+event_count(a::AbstractAnswer) = a.events === nothing ? 0 : length(a.events.times)
 
 """    c_fetch_events(answer, index_out, t_out, u_out) -> status: which event (from 0), when, and the whole state before it"""
 function c_fetch_events(id::Int64, index_out::Ptr{Int64}, t_out::Ptr{Float64}, u_out::Ptr{Cvoid})::Cint
@@ -221,7 +222,7 @@ function c_release(id::Int64)::Cint
     return OK
 end
 
-give_back(a::Answer) = a.instance === nothing ? nothing : checkin(a.plan.model, a.instance)
+give_back(a::AbstractAnswer) = a.instance === nothing ? nothing : checkin(a.plan.model, a.instance)
 
 """    c_rhs(plan, u, p, t, du, report) -> status: one evaluation of the right-hand side."""
 function c_rhs(id::Int64, u::Ptr{Cvoid}, p::Ptr{Cvoid}, t::Float64, du::Ptr{Cvoid}, report::Ptr{Report})::Cint

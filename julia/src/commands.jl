@@ -12,12 +12,36 @@ function command(::Val{:connect}, a::Arguments, _)
     return 1
 end
 
-"""A model from generated source: a handle. `constants` are `[name, dtype, address, length]`; they are copied."""
+"""
+A model from generated source: a handle. `constants` are `[name, dtype, address, length]`; they are copied. With `device`, the kind of one
+and its `index`, its vectors lie there.
+"""
 function command(::Val{:register}, a::Arguments, source::String)
     constants = read_constants(a["constants"])
     sparsity = haskey(a, "colptr") ? (Vector{Int}(a["colptr"]), Vector{Int}(a["rowval"])) : nothing
-    generated = generate(source, a["n"]::Int, a["np"]::Int; constants, sparsity)
-    return hold!(MODELS, Model{eltype_of(a["dtype"])}(generated))
+    T = eltype_of(a["dtype"])
+    if haskey(a, "device")
+        generated = generate(source, a["n"]::Int, a["np"]::Int; constants, on_device=true)
+        return hold!(MODELS, DeviceModel{T}(generated, at_runtime(find_device, Val(Symbol(a["device"])), a["index"]::Int)))
+    end
+    return hold!(MODELS, Model{T}(generate(source, a["n"]::Int, a["np"]::Int; constants, sparsity)))
+end
+
+"""Load what a kind of device needs, and look whether the one with that index can be had; throws `DeviceUnavailable`."""
+function command(::Val{:use_device}, a::Arguments, _)
+    require(a["package"]::String)
+    at_runtime(find_device, Val(Symbol(a["device"])), a["index"]::Int)
+    return 1
+end
+
+"""Set how exact products of Float32 are on a device: `highest`, `high` or `medium`, as in torch."""
+command(::Val{:set_precision}, a::Arguments, _) = (PRECISION[] = Symbol(a["precision"]); 1)
+
+"""Give what is free on a device back to its driver, after what nobody refers to any more was freed."""
+function command(::Val{:reclaim}, a::Arguments, _)
+    GC.gc()
+    at_runtime(reclaim, at_runtime(find_device, Val(Symbol(a["device"])), a["index"]::Int))
+    return 1
 end
 
 function read_constants(given)
@@ -100,7 +124,7 @@ function for_duals(alg, n, a::Arguments)
     return at_runtime(remake, alg; linsolve=at_runtime(getfield(loaded("LinearSolve"), :GenericLUFactorization)))
 end
 
-read_events(::Type{Model{T}}, given) where {T} = Event{T}[read_event(Model{T}, e) for e in given]
+read_events(::Type{<:AbstractModel{T}}, given) where {T} = Event{T}[read_event(Model{T}, e) for e in given]
 
 read_event(::Type{Model{T}}, e) where {T} =
     Event{T}(get_object(MODELS, e["condition"]), haskey(e, "affect") ? get_object(MODELS, e["affect"]) : nothing, e["direction"]::Int,

@@ -99,7 +99,7 @@ end
 @inline integer(x::BlasReal) = unsafe_trunc(Int, x)
 @inline integer(x) = trunc(Int, x)
 
-"""A constant of the model where the arrays of `u` live; extensions move it to their device."""
+"""A constant of the model where the arrays of `u` live."""
 @inline like(u, constant) = constant
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -247,5 +247,7 @@ function _loops!(C, co, cr, cc, A, ao, ar, ac, B, bo, br, bc, m, n, k)
     end
     return nothing
 end
+
+include("device_kernels.jl")
 
 end

@@ -21,14 +21,15 @@ const FUNCTION_NAMES = (
 )
 
 """
-    generate(source, n, np; constants, sparsity) -> Generated
+    generate(source, n, np; constants, sparsity, on_device) -> Generated
 
 Evaluate `source` in a fresh module, with each of `constants` (name => vector) bound in it first.
 """
-function generate(source::AbstractString, n::Integer, np::Integer; constants=(), sparsity=nothing, filename="generated model")
+function generate(source::AbstractString, n::Integer, np::Integer; constants=(), sparsity=nothing, on_device=false,
+                  filename="generated model")
     mod = Module(gensym(:PySciODEModel))
     Core.eval(mod, :(const Kernels = $Kernels))
-    Core.eval(mod, :(const NaNMath = $NaNMath))
+    Core.eval(mod, :(const NaNMath = $(on_device ? Kernels.OnDevice : NaNMath)))
     for (name, value) in constants
         Core.eval(mod, Expr(:const, Expr(:(=), Symbol(name), QuoteNode(value))))
     end
@@ -42,8 +43,8 @@ end
 
 lookup(g::Generated, name::Symbol) = get(() -> throw(MissingFunction(name)), g.functions, name)
 
-workspace(g::Generated, ::Type{S}) where {S} =
-    haskey(g.functions, :workspace) ? Base.invokelatest(g.functions[:workspace], S) : nothing
+"""Buffers for an element type, or beside a vector on a device."""
+workspace(g::Generated, like) = haskey(g.functions, :workspace) ? Base.invokelatest(g.functions[:workspace], like) : nothing
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a slot holds: the generated function, its workspace and its sizes, behind a type that does not name them. An opaque closure is such
@@ -96,12 +97,15 @@ holds no inferred guesses about them, which every package that is loaded later w
 """
 at_runtime(f, args...; options...) = Base.invokelatest(f, args...; options...)
 
+"""A model with buffers, for one solve at a time."""
+abstract type AbstractInstance{T} end
+
 """
     Instance{T}(generated)
 
 One model with buffers of its own: used by one solve at a time. Counts evaluations, and polls for Ctrl-C while it is called.
 """
-mutable struct Instance{T}
+mutable struct Instance{T} <: AbstractInstance{T}
     const generated::Generated
     const n::Int
     const np::Int
@@ -158,7 +162,7 @@ mutable struct Instance{T}
 end
 
 """Evaluations of the right-hand side since the instance was reset."""
-evaluations(inst::Instance) = inst.calls - inst.nvjp - inst.njvp
+evaluations(inst::AbstractInstance) = inst.calls - inst.nvjp - inst.njvp
 
 """Slot => kind of call, function of the generated source, length of an output that is neither n nor np."""
 const SLOTS = (
@@ -202,9 +206,10 @@ function closure(inst::Instance, ::Type{S}) where {S}
     return found === nothing ? (inst.closures[S] = at_runtime(make_closure, inst, S, :f, :f!, g -> 0)) : found
 end
 
-function reset!(inst::Instance{T}) where {T}
+function reset!(inst::AbstractInstance{T}) where {T}
     inst.calls = inst.nvjp = inst.njvp = inst.njac = 0
-    inst.joint = inst.joint_ready = inst.nonfinite = inst.audited = false
+    inst.joint = inst.joint_ready = inst.audited = false
+    reset_watch!(inst)
     inst.vjp_t = T(NaN)
     inst.vjp_gap = zero(T)
     inst.hooks = Hooks()
@@ -288,14 +293,20 @@ function (r::JVP{T})(dv::DenseVec{T}, v::DenseVec{T}, u::DenseVec{T}, p::DenseVe
     return nothing
 end
 
+"""Count a vector-Jacobian product, and note how far apart in time they lie."""
+function note_vjp!(inst::AbstractInstance{T}, t::T) where {T}
+    tick!(inst, t)
+    inst.nvjp += 1
+    gap = abs(t - inst.vjp_t)
+    inst.vjp_gap = gap < inst.vjp_gap / 2 ? inst.vjp_gap / 2 : (isnan(gap) ? inst.vjp_gap : gap)
+    inst.vjp_t = t
+    return nothing
+end
+
 function (r::VJP{T})(dl::DenseVec{T}, l::DenseVec{T}, u::DenseVec{T}, p::DenseVec{T}, t) where {T}
     inst = r.inst
-    tick!(inst, t)
     tt = convert(T, t)
-    inst.nvjp += 1
-    gap = abs(tt - inst.vjp_t)
-    inst.vjp_gap = gap < inst.vjp_gap / 2 ? inst.vjp_gap / 2 : (isnan(gap) ? inst.vjp_gap : gap)
-    inst.vjp_t = tt
+    note_vjp!(inst, tt)
     if inst.joint
         dp = inst.joint_dp
         GC.@preserve dl dp l u p slot(inst, Val(:both))(pointer(dl), pointer(dp), pointer(l), pointer(u), pointer(p), tt)
@@ -324,12 +335,19 @@ function (r::ParamVJP{T})(dp::DenseVec{T}, l::DenseVec{T}, u::DenseVec{T}, p::De
     return nothing
 end
 
+"""The larger of both, entry by entry, in `largest`."""
+widen!(largest, l) = (largest .= max.(largest, abs.(l)); nothing)
 function widen!(largest::Vector{T}, l) where {T}
     @inbounds for i in eachindex(largest, l)
         largest[i] = max(largest[i], abs(l[i]))
     end
     return nothing
 end
+
+reset_watch!(inst::Instance) = (inst.nonfinite = false; nothing)
+
+"""What is known of a vector-Jacobian product that was not finite; nothing if all were."""
+nonfinite_product(inst::Instance) = inst.nonfinite ? " at t = $(inst.nonfinite_t)" : nothing
 
 # A VJP that is not finite makes every adjoint wrong, and some of them say nothing: remember it.
 function watch!(inst::Instance{T}, x, t::T) where {T}
@@ -385,23 +403,28 @@ end
 
 # ---------------------------------------------------------------------------------------------------------------------
 
+"""A registered model."""
+abstract type AbstractModel{T} end
+
 """
     Model{T}(generated)
 
 A registered model: its functions, and instances that wait for the next solve.
 """
-struct Model{T}
+struct Model{T} <: AbstractModel{T}
     generated::Generated
     idle::Vector{Instance{T}}
     lock::ReentrantLock
 end
 Model{T}(g::Generated) where {T} = Model{T}(g, Instance{T}[], ReentrantLock())
 
-function checkout(model::Model{T}) where {T}
+new_instance(model::Model{T}) where {T} = Instance{T}(model.generated)
+
+function checkout(model::AbstractModel)
     inst = @lock model.lock (isempty(model.idle) ? nothing : pop!(model.idle))
-    return reset!(inst === nothing ? Instance{T}(model.generated) : inst)
+    return reset!(inst === nothing ? new_instance(model) : inst)
 end
-function checkin(model::Model{T}, inst::Instance{T}) where {T}
+function checkin(model::AbstractModel, inst::AbstractInstance)
     @lock model.lock push!(model.idle, inst)
     return nothing
 end

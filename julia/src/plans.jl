@@ -54,9 +54,9 @@ end
 
 A model, an algorithm and everything else that does not change from one solve to the next.
 """
-struct Plan{T,A,R,O<:Options}
+struct Plan{T,A,R,O<:Options,M<:AbstractModel{T}}
     kind::ProblemKind
-    model::Model{T}
+    model::M
     other::Union{Nothing,Model{T}}  # the second right-hand side of a split problem
     alg::A
     reverse::R                      # the same algorithm, as the reverse solve of an adjoint takes it
@@ -171,11 +171,11 @@ end
 
 Bundle and check; `dt` is asked for where the method has fixed steps.
 """
-function plan(model::Model{T}, alg; reverse=alg, kind=first_order, other=nothing, odekind=:full, options=Options(), sensitivity=nothing,
+function plan(model::AbstractModel{T}, alg; reverse=alg, kind=first_order, other=nothing, odekind=:full, options=Options(), sensitivity=nothing,
               mass_matrix=nothing, events=Event{T}[]) where {T}
     if (!isadaptive(alg) || !options.adaptive) && options.dt == 0 && isempty(options.tstops)
         throw(ArgumentError("$(nameof(typeof(alg))) has fixed steps here: give dt"))
     end
-    return Plan{T,typeof(alg),typeof(reverse),typeof(options)}(kind, model, other, alg, reverse, odekind, options, sensitivity, mass_matrix,
+    return Plan{T,typeof(alg),typeof(reverse),typeof(options),typeof(model)}(kind, model, other, alg, reverse, odekind, options, sensitivity, mass_matrix,
                                                            events)
 end

@@ -1,10 +1,12 @@
+abstract type AbstractAnswer{T} end
+
 """
     Answer{T}
 
 What a solve leaves behind: times, states (one vector each), SciML's return code and counts, and what a later pullback or
 interpolation needs.
 """
-mutable struct Answer{T}
+mutable struct Answer{T} <: AbstractAnswer{T}
     t::Vector{T}
     u::Vector{Vector{T}}
     retcode::Symbol
@@ -45,7 +47,7 @@ end
 
 SciML's solution: at `saveat`, or at every step where that is empty.
 """
-function solve_raw(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, dense::Bool) where {T}
+function solve_raw(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vector{T}, dense::Bool) where {T}
     o = plan.options
     common = keywords(plan, prob.tspan)
     everystep = dense || isempty(saveat)
@@ -60,7 +62,7 @@ function solve_raw(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, de
 end
 
 """`solve!`, and a note of how far it came: what is saved doesn't tell."""
-function finish(inst::Instance{T}, integrator) where {T}
+function finish(inst::AbstractInstance{T}, integrator) where {T}
     sol = solve!(integrator)
     inst.reached = T(ForwardDiff.value(integrator.t))
     return sol
@@ -108,6 +110,8 @@ end
 
 flat(u::Vector) = u
 flat(u::AbstractVector) = collect(u)
+"""A state as a vector of the plan's kind, without any structure of SciML's."""
+flat(::Plan, u) = flat(u)
 
 """How many of the solution's points are at `saveat`: to what was saved before it gave up, SciML adds where it was then."""
 function asked_for(sol, saveat)
@@ -122,17 +126,20 @@ end
 function answer(plan::Plan{T}, inst, sol, saveat; keep=false) where {T}
     count = asked_for(sol, saveat)
     times = Vector{T}(view(sol.t, 1:count))
-    states = Vector{T}[flat(sol.u[k]) for k in 1:count]
-    return Answer{T}(times, states, Symbol(sol.retcode), Float64(inst.reached), counts(evaluations(inst), sol.stats), plan,
-                     keep ? inst : nothing, keep ? sol : nothing, nothing)
+    states = [flat(plan, sol.u[k]) for k in 1:count]
+    return new_answer(times, states, Symbol(sol.retcode), Float64(inst.reached), counts(evaluations(inst), sol.stats), plan,
+                      keep ? inst : nothing, keep ? sol : nothing, nothing)
 end
+
+new_answer(t::Vector{T}, u, retcode, t_reached, counts, plan, instance, solution, pullback) where {T} =
+    Answer{T}(t, u, retcode, t_reached, counts, plan, instance, solution, pullback)
 
 """
     run(plan, u0, p, tspan, saveat, hooks, event_p) -> Answer
 
 Solve without derivatives. `event_p`: the parameters of all events, see `EventLog`.
 """
-function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks::Hooks,
+function run(plan::Plan{T}, u0::AbstractVector{T}, p::AbstractVector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks::Hooks,
              event_p::Vector{T}) where {T}
     inst = checkout(plan.model)
     inst.hooks = hooks
@@ -140,7 +147,7 @@ function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, save
     result = nothing
     try
         prob = odeproblem(plan, inst, u0, p, tspan)
-        result = at_runtime(run, plan, inst, prob, saveat, plan.options.dense)::Answer{T}
+        result = at_runtime(run, plan, inst, prob, saveat, plan.options.dense)::AbstractAnswer{T}
     finally
         give_back(log)
         # A dense solution still refers to the instance: that one is given back when the answer is dropped.
@@ -149,24 +156,24 @@ function run(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, save
     return result
 end
 
-function run(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, keep::Bool) where {T}
+function run(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vector{T}, keep::Bool) where {T}
     sol = solve_raw(plan, inst, prob, saveat, keep)
     result = answer(plan, inst, sol, keep ? T[] : saveat; keep)
     if keep
-        isempty(saveat) || read_off!(result, saveat, prob.tspan[1], sol)
+        isempty(saveat) || read_off!(result, plan, saveat, prob.tspan[1], sol)
         # A dense solution holds whole states.
-        result.u = Vector{T}[saved(plan, u) for u in result.u]
+        map!(u -> saved(plan, u), result.u, result.u)
     end
     note_events!(result, inst.events)
     return result
 end
 
 """The states at `saveat`, as far as it was reached, from a dense solution."""
-function read_off!(result::Answer{T}, saveat, start, sol) where {T}
+function read_off!(result::AbstractAnswer, plan, saveat, start, sol)
     isempty(sol.t) && return result
     reached = abs(sol.t[end] - start)
     result.t = filter(t -> abs(t - start) <= reached, saveat)
-    result.u = Vector{T}[t == start ? copy(sol.prob.u0) : flat(sol(t)) for t in result.t]
+    result.u = [t == start ? copy(sol.prob.u0) : flat(plan, sol(t)) for t in result.t]
     return result
 end
 
@@ -175,7 +182,7 @@ end
 
 Dense output, one column of `out` for each time.
 """
-function interpolate!(out::AbstractMatrix{T}, a::Answer{T}, times::Vector{Float64}, derivative::Int) where {T}
+function interpolate!(out::AbstractMatrix{T}, a::AbstractAnswer{T}, times::Vector{Float64}, derivative::Int) where {T}
     a.solution === nothing && throw(ArgumentError("no dense output was kept"))
     at_runtime(interpolate!, out, a.plan, a.solution, times, derivative)
     return out
@@ -183,7 +190,7 @@ end
 
 function interpolate!(out::AbstractMatrix{T}, plan::Plan{T}, sol, times::Vector{Float64}, derivative::Int) where {T}
     for (k, t) in enumerate(times)
-        copyto!(view(out, :, k), saved(plan, flat(derivative == 0 ? sol(T(t)) : sol(T(t), Val{derivative}))))
+        copyto!(view(out, :, k), saved(plan, flat(plan, derivative == 0 ? sol(T(t)) : sol(T(t), Val{derivative}))))
     end
     return out
 end

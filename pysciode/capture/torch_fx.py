@@ -22,6 +22,7 @@ from ..errors import CaptureError
 from .model import ArrayModel
 from .torch_arguments import infer_signature
 from .torch_derivatives import Derivatives, decomposed
+from .torch_device import move_to_main_memory
 from .torch_parameters import discover_parameters, no_traces_in_modules, refuse_training_mode
 from .torch_source import IN_PLACE, SourceLines, explain, name_of, stops_gradient, user_line
 from .torch_trace import drop_unused, make_graph, mutates, pure, quiet_torch
@@ -44,7 +45,7 @@ def capture_torch(
     f
         A function on tensors or an ``nn.Module``.
     u0
-        A state: its shape, dtype (float32 or float64) and device are those of the model.
+        A state: its shape and dtype (float32 or float64) are those of the model.
     p
         Parameters: a tensor, a number, a (nested) dict, list or tuple of these, or None.
     t0
@@ -102,7 +103,9 @@ def capture_torch(
             )
         _lift(graph, list(found.values()))
         _cut_gradients(graph)
-        inputs = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in [*inputs, *found.values()]]
+        if u0.device.type != "cpu":
+            move_to_main_memory(graph)
+        inputs = [torch.zeros(x.shape, dtype=x.dtype) for x in [*inputs, *found.values()]]
         _check_noise(graph)
         drop_unused(graph)
         graph = pure(graph, inputs)

@@ -16,9 +16,10 @@ from ..engines.base import Engine, RawSolution, SolveOptions, SolveRequest
 from ..errors import INSTALL_COMMAND
 from ..options import DEFAULT_TOLERANCES, save_times
 from ..problems import ODEProblem
+from ..real_values import whole_number
 from ..sensitivity import SensitivityAlgorithm
 from ..solution import SUCCESS
-from .arguments import check_count, check_time_limit, check_tolerances
+from .arguments import check_time_limit, check_tolerances
 from .blocks import Blocks, differentiable
 from .contestants import Contestant, Task
 from .grid import Entry, check_algorithms, check_sensealgs, check_vjps, entries
@@ -143,8 +144,8 @@ def compare_adjoints(
         raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
-    effort = Effort(check_count(repeats, "repeats"), check_time_limit(time_limit), memory)
-    maxiters = check_count(maxiters, "maxiters")
+    effort = Effort(whole_number(repeats, "repeats", 1), check_time_limit(time_limit), memory)
+    maxiters = whole_number(maxiters, "maxiters", 1)
     grid = check_tolerances(tolerances, TOLERANCES[problem.dtype])
     times = np.linspace(*problem.tspan, SAVED_TIMES) if saveat is None else save_times(saveat, *problem.tspan)
     named = check_sensealgs(sensealgs)

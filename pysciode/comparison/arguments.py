@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 Tolerances = tuple[tuple[float, float], ...]
 """Pairs ``(rtol, atol)``."""
 
@@ -36,21 +34,6 @@ def check_tolerances(tolerances: Any, default: Tolerances) -> Tolerances:
         if not (0 < rtol < math.inf and 0 <= atol < math.inf):
             raise ValueError(f"tolerances must be positive and finite, not ({rtol:g}, {atol:g})")
     return tuple(dict.fromkeys(found))
-
-
-def check_count(x: Any, name: str) -> int:
-    """A positive whole number.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is none; `name` is the argument's.
-    """
-    if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, not {x!r}")
-    if x < 1:
-        raise ValueError(f"{name} must be positive, not {x}")
-    return int(x)
 
 
 def check_time_limit(x: Any) -> float | None:

@@ -1,21 +1,21 @@
 """What a Python function computes with beside its arguments: closure, globals, defaults, attributes, helper functions.
 
-A library that calls the function sees each of these as it is at that moment. A captured model must too, and at a price of microseconds:
-the numbers that are reached become parameters, so that other values (or a new closure made in a loop) need no new capture; everything
-else goes into a key, so that a change of it does.
+A library that calls the function sees each of these as it is at that moment. A captured model must too, and at a price of
+microseconds: the numbers that are reached become parameters, so that other values (or a new closure made in a loop) need no new
+capture; everything else goes into a key, so that a change of it does.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 from weakref import ref
 
 import numpy as np
 
-from ..capture.rebind import _global_names, _is_model_class, _is_model_code
+from ..capture.rebind import _global_names, _is_model_class, _is_model_code, _is_users_module
 from ..capture.sparse import is_sparse
 from ..model_cache import _Same
 
@@ -70,22 +70,16 @@ class Reached:
 
     def _read(self, x: Any, names: tuple[str, ...], level: int) -> Hashable:
         kind = type(x)
+        if _is_parameter(x, level):
+            self.values.append(x)
+            return "x" if kind is not np.ndarray else ("array", x.shape)
         if kind is float or isinstance(x, np.floating):
-            if level == NOTHING:
-                return ("float", repr(float(x)))
-            self.values.append(x)
-            return "x"
+            return ("float", repr(float(x)))
         if kind is int or isinstance(x, np.integer):
-            if level != NUMBERS:
-                return ("int", int(x))
-            self.values.append(x)
-            return "x"
+            return ("int", int(x))
         if isinstance(x, _CONSTANTS):
             return (kind, repr(x))
         if kind is np.ndarray and x.dtype != object:
-            if level != NOTHING and x.dtype.kind == "f" and x.size <= LARGE:
-                self.values.append(x)
-                return ("array", x.shape)
             return (x.dtype.str, x.shape, x.tobytes())
         place = (id(x), names, level)
         number, _ = self._done.get(place, (None, None))
@@ -115,15 +109,10 @@ class Substituted:
     def _rebuild(self, x: Any, names: tuple[str, ...], level: int) -> Any:
         if level == NOTHING:
             return x
-        kind = type(x)
-        if kind is float or isinstance(x, np.floating):
+        if _is_parameter(x, level):
             return next(self._values)
-        if kind is int or isinstance(x, np.integer):
-            return next(self._values) if level == NUMBERS else x
-        if isinstance(x, _CONSTANTS):
+        if isinstance(x, _CONSTANTS) or (type(x) is np.ndarray and x.dtype != object):
             return x
-        if kind is np.ndarray and x.dtype != object:
-            return next(self._values) if x.dtype.kind == "f" and x.size <= LARGE else x
         place = (id(x), names, level)
         if place in self._done:
             return self._done[place][0]
@@ -136,6 +125,16 @@ class Substituted:
                 out = remake(x, inside)
         self._done[place] = (out, x)
         return out
+
+
+def _is_parameter(x: Any, level: int) -> bool:
+    """Whether `x` is a value that becomes a parameter at this level."""
+    kind = type(x)
+    if kind is float or isinstance(x, np.floating):
+        return level != NOTHING
+    if kind is int or isinstance(x, np.integer):
+        return level == NUMBERS
+    return kind is np.ndarray and level != NOTHING and x.dtype.kind == "f" and x.size <= LARGE
 
 
 Part = tuple[Any, tuple[str, ...], int]
@@ -164,7 +163,7 @@ def describe(x: Any, names: tuple[str, ...]) -> tuple[Hashable, list[Part], Call
         compressed = x.tocsr()
         return (type(x), x.shape), _all((compressed.data, compressed.indices, compressed.indptr), (), NOTHING), _same
     if isinstance(x, ModuleType):
-        found = [(name, vars(x)[name]) for name in names if name in vars(x)] if _is_users(x) else []
+        found = [(name, vars(x)[name]) for name in names if name in vars(x)] if _is_users_module(x.__name__) else []
         return (_Same(x), tuple(name for name, _ in found)), _all([y for _, y in found], names, NOTHING), _same
     if (_is_model_class(type(x)) and hasattr(x, "__dict__")) or type(x) is SimpleNamespace:
         return _instance(x, names)
@@ -224,8 +223,6 @@ def _filled_cells(f: FunctionType) -> tuple[int, ...]:
 
 
 def _remake_function(f: FunctionType, new: list[Any]) -> FunctionType:
-    from types import CellType
-
     parts: Iterator[Any] = iter(new)
     scope = dict(f.__globals__)
     for name in _globals(f.__code__):
@@ -291,12 +288,6 @@ def _used(cls: type, names: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str,
             seen.update(dict.fromkeys(new))
             waiting += new
     return tuple(seen), code
-
-
-def _is_users(module: ModuleType) -> bool:
-    from ..capture.rebind import _is_users_module
-
-    return _is_users_module(module.__name__)
 
 
 def _is_code(x: Any) -> bool:

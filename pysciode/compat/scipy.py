@@ -45,9 +45,9 @@ def solve_ivp(
     y0
         Initial state, shape ``(n,)``, real or complex; solved in float64 or complex128.
     method
-        ``"RK45"``, ``"RK23"``, ``"DOP853"``, ``"Radau"``, ``"BDF"``, ``"LSODA"`` or SciPy's classes of these names, each solved by
-        its relative among SciML's (:mod:`pysciode.compat.scipy_methods`); beyond SciPy, any algorithm of SciML's by its name or
-        as an object (``"Rodas5P"``, ``ps.Vern9()``). A class of your own derived from ``OdeSolver`` is run by SciPy.
+        ``"RK45"``, ``"RK23"``, ``"DOP853"``, ``"Radau"``, ``"BDF"``, ``"LSODA"`` or SciPy's classes of these names, each solved
+        by its relative among SciML's (:mod:`pysciode.compat.scipy_methods`); beyond SciPy, any algorithm of SciML's by its name
+        or as an object (``"Rodas5P"``, ``ps.Vern9()``). A class of your own derived from ``OdeSolver`` is run by SciPy.
     t_eval
         Times to save at, sorted and within `t_span`; None saves every step.
     dense_output
@@ -61,15 +61,15 @@ def solve_ivp(
         A tuple of further arguments for `fun`, `events` and `jac`.
     options
         ``rtol`` (1e-3; of an array, the smallest entry), ``atol`` (1e-6), ``first_step``, ``max_step``, and where the method has
-        them ``min_step``, ``jac``, ``jac_sparsity``, ``lband``, ``uband``. The Jacobian comes from the captured `fun`, so `jac` is
-        only checked, and the last three say only that it is sparse. With an algorithm of SciML's, also keywords of
+        them ``min_step``, ``jac``, ``jac_sparsity``, ``lband``, ``uband``. The Jacobian comes from the captured `fun`, so `jac`
+        is only checked, and the last three say only that it is sparse. With an algorithm of SciML's, also keywords of
         :func:`pysciode.solve`.
 
     Returns
     -------
     scipy.integrate OdeResult
-        With ``t``, ``y`` of shape ``(n, n_points)``, ``sol``, ``t_events``, ``y_events``, ``nfev``, ``njev``, ``nlu``, ``status``,
-        ``message``, ``success``. A solver that gives up has status -1 and the solution so far; nothing is raised.
+        With ``t``, ``y`` of shape ``(n, n_points)``, ``sol``, ``t_events``, ``y_events``, ``nfev``, ``njev``, ``nlu``,
+        ``status``, ``message``, ``success``. A solver that gives up has status -1 and the solution so far; nothing is raised.
 
     Raises
     ------
@@ -106,9 +106,7 @@ def solve_ivp(
     check_first_step(limits.dt, span)
     if asked.scipy_name != "LSODA":
         check_jacobian(jac, span.start, start, extra)
-    found = Events(
-        events_of(events), extra, start, span, lambda: form.call(fun, span.start, start.copy(), extra)
-    )
+    found = Events(events_of(events), extra, start, span, lambda: form.call(fun, span.start, start.copy(), extra))
     if np.isinf(span.end) and not found.may_end:
         raise ValueError("`t_span` never ends: it needs a terminal event")
     solution = None

@@ -209,8 +209,8 @@ class Adapter:
             self.func,
             "callback",
             CallbackWarning,
-            f"{_name(self.func)} can't be compiled for Julia, so the solver calls Python: right, but 10 to 100 times slower than it "
-            f"could be. {error.reason}{where}\nWithout that, it is compiled.",
+            f"{_name(self.func)} can't be compiled for Julia, so the solver calls Python: right, but 10 to 100 times slower than "
+            f"it could be. {error.reason}{where}\nWithout that, it is compiled.",
         )
 
     @property

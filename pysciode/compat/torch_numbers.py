@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import linecache
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..capture.user_code import user_line
 from ..errors import CaptureError
-
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_NOT_THE_USERS = (_PACKAGE + os.sep, os.path.dirname(os.path.abspath(torch.__file__)) + os.sep, "<frozen")
 
 
 class NumbersTaken(TorchDispatchMode):
@@ -33,16 +28,6 @@ class NumbersTaken(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and self.error is None and id(args[0]) not in self._constants:
-            reason = "It takes a number out of a tensor (if, while, bool(), float() or .item() of a tensor); torch.where has no need to"
-            self.error = CaptureError(reason, operation=str(func), where=_user_line())
+            reason = "It takes a number out of a tensor (if, while, bool(), float() or .item() of it); torch.where has no need to"
+            self.error = CaptureError(reason, operation=str(func), where=user_line())
         return func(*args, **(kwargs or {}))
-
-
-def _user_line() -> str | None:
-    frame = sys._getframe(2)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(_NOT_THE_USERS):
-            return f"{os.path.basename(file)}:{frame.f_lineno}: {linecache.getline(file, frame.f_lineno).strip()}"
-        frame = frame.f_back
-    return None

@@ -1,8 +1,8 @@
 """What a torch function computes with beside its arguments: parameters, attributes, closure, globals, helper functions.
 
-Code written for torchdiffeq sees each of these as it is at every evaluation: it sets ``self.context`` before a solve, or counts in
-``self.nfe``. So all that a function reaches is looked at before every solve: trainable tensors are parameters of the model, the
-rest is a key, and another key needs another capture.
+Code written for torchdiffeq sees each of these as it is at every evaluation: it sets ``self.context`` before a solve, or counts
+in ``self.nfe``. So all that a function reaches is looked at before every solve: trainable tensors are parameters of the model,
+the rest is a key, and another key needs another capture.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Reached:
             if (type(x).__module__ or "").partition(".")[0] not in _FOREIGN:
                 for function in _code_of(type(x)):
                     self._visit(function, name, depth)
-                self._items(vars(x) if hasattr(x, "__dict__") else {}, None, name, depth)
+                own = getattr(x, "__dict__", {})
+                self._items(own, own.items(), name, depth)
 
     def _tensor(self, x: torch.Tensor, name: str) -> None:
         again = id(x) in self._seen
@@ -137,12 +138,10 @@ class Reached:
             self._visit(function, name, depth)
 
     def _items(self, container: Any, items: Any, name: str, depth: int) -> None:
-        if items is None:
-            items = container.items()
-        elif len(items := list(items)) > _MANY and type(container) is list:
-            self._key.append((_Same(container), len(items)))
+        if type(container) is list and len(container) > _MANY:
+            self._key.append((_Same(container), len(container)))
             return
-        for key, value in items:
+        for key, value in list(items):
             if key == "_pysciode_models":
                 continue
             self._key.append(key if isinstance(key, (str, int)) else _Same(key))

@@ -10,8 +10,8 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How the user's state lies in a real tensor: its own shape for one tensor; a vector for a tuple; complex numbers get a last axis of
-    real and imaginary part.
+    """How the user's state lies in a real tensor: its own shape for one tensor; a vector for a tuple; complex numbers get a last
+    axis of real and imaginary part.
 
     Attributes
     ----------

@@ -166,7 +166,8 @@ class _Adjoint:
     def on_julia(self, func: Any, method: Any) -> Adjoint:
         params = tuple(func.parameters()) if self.params is None else self.params
         if self.method is not None and self.method != method:
-            warn_once(func, "adjoint_method", FallbackWarning, "adjoint_method has no effect: the adjoint is solved as the states are")
+            said = "adjoint_method has no effect: the adjoint is solved as the states are"
+            warn_once(func, "adjoint_method", FallbackWarning, said)
         sensealg = GaussAdjoint()
         if self.rtol is not None or self.atol is not None:
             tolerances = {"reltol": self.rtol, "abstol": self.atol}
@@ -269,11 +270,12 @@ def odeint_dense(
     """
     from .torchdiffeq_dense import dense
 
+    settings = {"rtol": rtol, "atol": atol, "method": method, "options": options}
     if get_engine().name == "embedded":
         from .torchdiffeq_itself import ODEINT_DENSE
 
-        return ODEINT_DENSE(func, y0, t0, t1, rtol=rtol, atol=atol, method=method, options=options)
-    return dense(func, y0, t0, t1, {"rtol": rtol, "atol": atol, "method": method, "options": options})
+        return ODEINT_DENSE(func, y0, t0, t1, **settings)
+    return dense(func, y0, t0, t1, settings)
 
 
 @opaque

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..solving import ADVICE
 from .torch_states import Form
 from .torchdiffeq import job_of, odeint
 from .torchdiffeq_errors import InputError, StepsFailed
@@ -41,7 +42,7 @@ def dense(func: Callable[..., Any], y0: Any, t0: Any, t1: Any, settings: dict[st
         return by_solving
     solution = job.every_step(u0, start, end)
     if not solution.success:
-        raise StepsFailed(solution.retcode, solution.t_reached, solution)
+        raise StepsFailed(solution.retcode, solution.t_reached, solution, ADVICE.get(solution.retcode, ""))
     form = job.adapter.form
 
     def by_interpolation(t: Any) -> Any:

@@ -12,9 +12,9 @@ class InputError(ValueError, AssertionError):
 class StepsFailed(SolveFailed, AssertionError):
     """The solver gave up. torchdiffeq raises an AssertionError ("underflow in dt", "max_num_steps exceeded")."""
 
+    _otherwise = ""  # nothing else can be asked of torchdiffeq's functions
+
     @classmethod
     def of(cls, error: SolveFailed) -> StepsFailed:
         """The same error as one of this class."""
-        out = cls.__new__(cls, *error.args)
-        out.__dict__.update(error.__dict__)
-        return out
+        return cls(error.retcode, error.t, error.solution, error.advice)

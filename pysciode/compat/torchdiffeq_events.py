@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from scipy.optimize import brentq
 
-from ..errors import SolveFailed
 from ..solution import Solution
 from ..solving import ADVICE
 from .torch_states import Form
@@ -79,8 +78,7 @@ def _search(job: Job, u0: torch.Tensor, t: torch.Tensor, condition: Callable[[fl
         if found is not None:
             return found
         if not solution.success:
-            failed = SolveFailed(solution.retcode, solution.t_reached, solution, ADVICE.get(solution.retcode, ""))
-            raise StepsFailed.of(failed)
+            raise StepsFailed(solution.retcode, solution.t_reached, solution, ADVICE.get(solution.retcode, ""))
         u0, start, length = solution.states[-1], end, 2 * length
     raise RuntimeError(f"no event was found up to t = {start:g}")
 

@@ -153,7 +153,8 @@ def method_of(method: Any, options: Mapping[str, Any] | None, func: Any, y0: Any
         warnings.warn(f"{name}: Unexpected arguments {unknown}", stacklevel=depth_of_user())
     useless = sorted(_WITHOUT_EFFECT & set(options) & known)
     if useless:
-        warnings.warn(f"{name}: {', '.join(useless)} has no effect on SciML's {algorithm}", FallbackWarning, stacklevel=depth_of_user())
+        said = f"{name}: {', '.join(useless)} has no effect on SciML's {algorithm}"
+        warnings.warn(said, FallbackWarning, stacklevel=depth_of_user())
     if kind == "fixed":
         return _fixed(algorithm, options, func, y0, t, event)
     return _adaptive(kind, algorithm, options, t, event)

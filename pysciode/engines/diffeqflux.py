@@ -15,6 +15,7 @@ from ..errors import JuliaError
 from ..installation import require_extra
 from ..options import solve_options
 from ..problems import ODEProblem
+from ..real_values import whole_number
 from . import get_engine
 from .base import SolveRequest
 from .commands import array, where
@@ -154,10 +155,7 @@ def multiple_shoot(
     observed, t = _trajectory(observed, t, "observed")
     if observed.shape[1] != problem.n:
         raise ValueError(f"observed must have shape (k, {problem.n}), a column for each state, not {observed.shape}")
-    if isinstance(group_size, bool) or not isinstance(group_size, (int, np.integer)):
-        raise TypeError(f"group_size must be an integer, not {group_size!r}")
-    if not 2 <= group_size <= len(t):
-        raise ValueError(f"group_size must lie between 2 and the {len(t)} observations, not {group_size}")
+    group_size = whole_number(group_size, "group_size", 2, len(t))
     if not math.isfinite(continuity_term):
         raise ValueError(f"continuity_term must be finite, not {continuity_term}")
     algorithm = check_algorithm(algorithm)
@@ -172,7 +170,7 @@ def multiple_shoot(
         "data": array(data),
         "p": array(p),
         "t": array(t),
-        "group_size": int(group_size),
+        "group_size": group_size,
         "continuity_term": float(continuity_term),
         "loss": where(loss),
     }

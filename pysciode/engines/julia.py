@@ -17,16 +17,18 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..devices import device_unavailable, out_of_device_memory
 from ..errors import GradientFailed, JuliaError
 from ..installation import julia_environment_is_resolved
 from .base import Engine, Pullback, RawSolution, SolveRequest
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
 from .julia_callback import norm_function, step_function
+from .julia_devices import Devices, contiguous, empty, wait_for_torch
 from .julia_models import Plan, RegisteredModels, cuts_badly, make_plan
 from .julia_runtime import keep_threads_safe, start_julia
 
-_OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED = range(5)
+_OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED, _OUT_OF_MEMORY, _NO_DEVICE = range(7)
 _STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp", "allocated")
 _REVERSE = {"nf_reverse": "nf", "njacs_reverse": "njacs", "nvjp": "nvjp", "allocated_reverse": "allocated"}
 """Statistics that come from a pullback's report, once there is one, and their fields there."""
@@ -72,6 +74,7 @@ class JuliaEngine(Engine):
         self._lock = threading.Lock()
         self._calls: dict[str, Callable[..., int]] = {}
         self._models: RegisteredModels | None = None
+        self._devices = Devices(self.command)
         self._process: int | None = None  # that started it
 
     def __reduce__(self) -> tuple:
@@ -132,7 +135,8 @@ class JuliaEngine(Engine):
         catch_what_ctypes_drops()
         handle = self._calls["command"](spec.encode(), payload.encode(), ctypes.addressof(report))
         if handle < 0:
-            self._raise(-handle, report, name, ours=False)
+            device = f"{arguments['device']}:{arguments['index']}" if "device" in arguments else None
+            self._raise(-handle, report, name, ours=False, device=device)
         raise_what_waits()
         return handle
 
@@ -184,8 +188,8 @@ class JuliaEngine(Engine):
     def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
         plan = self.plan(request)
         report = _Report()
-        u = np.ascontiguousarray(u, dtype=request.u0.dtype)
-        du = np.empty_like(u)
+        u = contiguous(request, u)
+        du = empty(request, (request.problem.n,))
         status = self._calls["rhs"](plan.id, _input(u), _input(request.p), t, _output(du), ctypes.addressof(report))
         self._check(status, report, request)
         return du
@@ -199,20 +203,21 @@ class JuliaEngine(Engine):
     def plan(self, request: SolveRequest) -> Plan:
         """What Julia keeps of a request: all but `u0`, `p`, the time span and the saved times; starts Julia."""
         self.start()
+        if request.problem.device is not None:
+            self._devices.prepare(request)
         return make_plan(self.command, self._models, request)
 
     def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer]:
         plan = self.plan(request)
         options = request.options
         report = _Report()
-        dtype = request.u0.dtype
-        width = request.u0.size if options.save_idxs is None else len(options.save_idxs)
+        width = request.problem.n if options.save_idxs is None else len(options.save_idxs)
         if options.saveat is None:
             count, saveat, u = -1, None, None
         else:
             saveat = options.saveat
             count = len(saveat)
-            u = np.empty((count, width), dtype=dtype)
+            u = empty(request, (count, width))
         hooks, keep = _hooks(request)
         p = request.p
         if options.events:
@@ -235,7 +240,7 @@ class JuliaEngine(Engine):
             t = saveat
         else:
             t = np.empty(report.count, dtype=np.float64)
-            u = np.empty((report.count, width), dtype=dtype)
+            u = empty(request, (report.count, width))
             self._calls["fetch"](answer.id, _output(t), _output(u))
         interpolant = None
         if options.dense and answer.id:
@@ -259,10 +264,11 @@ class JuliaEngine(Engine):
         self, request: SolveRequest, answer: _Answer, solution: RawSolution, du: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         report = _Report()
-        dtype = request.u0.dtype
-        du = np.ascontiguousarray(du, dtype=dtype)
-        du0 = np.zeros(request.u0.size, dtype=dtype)
-        dp = np.zeros(request.p.size, dtype=dtype)
+        du = contiguous(request, du)
+        du0 = empty(request, (request.problem.n,))
+        dp = empty(request, (request.problem.layout.size,))
+        if request.problem.device is not None:
+            wait_for_torch(request.problem.device)
         catch_what_ctypes_drops()
         status = self._calls["pullback"](answer.id, _input(du), _output(du0), _output(dp), ctypes.addressof(report))
         self._check(status, report, request)
@@ -274,7 +280,7 @@ class JuliaEngine(Engine):
     ) -> np.ndarray:
         report = _Report()
         times = np.ascontiguousarray(times, dtype=np.float64)
-        out = np.empty((len(times), width), dtype=request.u0.dtype)
+        out = empty(request, (len(times), width))
         status = self._calls["interpolate"](
             answer.id, _input(times), len(times), derivative, _output(out), ctypes.addressof(report)
         )
@@ -300,9 +306,9 @@ class JuliaEngine(Engine):
         if status != _OK:
             # What fails with another package's VJPs is that package's matter.
             ours = getattr(request.sensealg, "autojacvec", "generated") == "generated"
-            self._raise(status, report, type(request.sensealg).__name__, ours)
+            self._raise(status, report, type(request.sensealg).__name__, ours, request.problem.device)
 
-    def _raise(self, status: int, report: _Report, name: str, ours: bool) -> NoReturn:
+    def _raise(self, status: int, report: _Report, name: str, ours: bool, device: str | None = None) -> NoReturn:
         message, stack = self._take_error(report.error) if report.error else ("", "")
         raise_what_waits()
         if status == _INTERRUPTED:
@@ -311,6 +317,12 @@ class JuliaEngine(Engine):
             raise RuntimeError("a Python model failed, and its exception was lost")
         if status == _GRADIENT_FAILED:
             raise GradientFailed(name, message, _ADVICE.get(name, "") if ours else "") from JuliaError(message + stack)
+        if status == _OUT_OF_MEMORY and device is not None:
+            error = out_of_device_memory(device, message)  # says who holds what before all of it is given back
+            self._devices.reclaim(device)
+            raise error from JuliaError(stack)
+        if status == _NO_DEVICE:
+            raise device_unavailable(device, message)
         raise JuliaError(message) from JuliaError(stack)
 
 
@@ -399,11 +411,15 @@ class _Answer:
 _COPIED = 4096  # bytes
 
 
-def _input(array: np.ndarray) -> bytes | int:
+def _input(array: Any) -> bytes | int:
     """An array for a C function to read, as ctypes takes it; to copy a small one is quicker than to get its address."""
+    if not isinstance(array, np.ndarray):
+        return array.data_ptr()
     return array.tobytes() if array.nbytes <= _COPIED else array.__array_interface__["data"][0]
 
 
-def _output(array: np.ndarray) -> int | None:
+def _output(array: Any) -> int | None:
     """Address of a new array, for a C function to write to."""
+    if not isinstance(array, np.ndarray):
+        return array.data_ptr()
     return ctypes.addressof(ctypes.c_char.from_buffer(array)) if array.size else None

@@ -20,7 +20,8 @@ from ..lowering.static_vectors import depends_on_time, lower_static, operations
 from ..options import solve_options
 from ..parameters import is_tensor
 from . import get_engine
-from .base import SolveOptions
+from .base import SolveOptions, SolveRequest
+from .julia_devices import Devices, device_arguments
 
 if TYPE_CHECKING:
     from ..problems import ODEProblem
@@ -185,8 +186,8 @@ def _run(
         "np": problem.layout.size,
     }
     shape = (count, len(options.saveat), problem.n)
-    if is_tensor(u0) and u0.device.type != "cpu":
-        return _on_device(engine, arguments, u0, p, shape, report)
+    if problem.device is not None:
+        return _on_device(engine, arguments, ensemble, options, shape, report)
     in_torch = is_tensor(u0)
     u0, p = (np.ascontiguousarray(x.numpy(force=True) if in_torch else x, problem.dtype) for x in (u0, p))
     u = np.full(shape, np.nan, problem.dtype)
@@ -217,18 +218,25 @@ def _run(
 
 
 def _on_device(
-    engine: JuliaEngine, arguments: dict[str, Any], u0: Any, p: Any, shape: tuple[int, ...], report: Callable[[int], None]
+    engine: JuliaEngine,
+    arguments: dict[str, Any],
+    ensemble: EnsembleProblem,
+    options: SolveOptions,
+    shape: tuple[int, ...],
+    report: Callable[[int], None],
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """One kernel for all members, over torch's own memory."""
     import torch
 
-    u0, p = u0.detach().contiguous(), p.detach().to(u0.device).contiguous()
-    u = torch.full(shape, math.nan, dtype=u0.dtype, device=u0.device)
-    outcomes = torch.zeros(shape[0], dtype=torch.int32, device=u0.device)
-    reached = torch.zeros(shape[0], dtype=u0.dtype, device=u0.device)
-    torch.cuda.synchronize(u0.device)  # torch's stream is not Julia's
+    problem = ensemble.problem
+    u0, p = (x.detach().contiguous() for x in ensemble.rows())
+    u = u0.new_full(shape, math.nan)
+    outcomes, reached = u0.new_zeros(shape[0], dtype=torch.int32), u0.new_zeros(shape[0])
     arrays = {"u0": u0, "p": p, "u": u, "outcomes": outcomes, "reached": reached}
-    rows = {"count": shape[0], "u0_rows": len(u0), "p_rows": len(p), "device": f"cuda:{u0.device.index or 0}"}
-    engine.command("solve_members", arguments | rows | {name: x.data_ptr() for name, x in arrays.items()})
+    rows = {"count": shape[0], "u0_rows": len(u0), "p_rows": len(p)}
+    request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, None, options)
+    Devices(engine.command).prepare(request)  # waits for torch's part too
+    addresses = {name: x.data_ptr() for name, x in arrays.items()}
+    engine.command("solve_members", arguments | rows | addresses | device_arguments(problem.device))
     report(shape[0])
-    return u, outcomes.cpu().numpy(), reached.cpu().numpy()
+    return u, outcomes.numpy(force=True), reached.numpy(force=True)

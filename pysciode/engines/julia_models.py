@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..algorithms import OWN_FORM, STIFF, Algorithm
+from ..algorithms import OWN_FORM, STIFF, Algorithm, Tsit5
 from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
 from ..lowering import lower
 from ..lowering.julia_source import defined_functions
@@ -24,6 +24,7 @@ from ..sensitivity import (
     SensitivityAlgorithm,
 )
 from .base import EventRequest, SolveOptions, SolveRequest
+from .julia_devices import device_arguments
 from .julia_callback import PythonFunctions
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class RegisteredModels:
 
     def get(self, model: CapturedModel, want: frozenset[str], request: SolveRequest) -> Registered:
         """The model with at least the functions `want`, lowered and compiled now if it lacks some."""
-        dtype = request.u0.dtype
-        key = (id(model), dtype.name)
+        key = (id(model), request.problem.dtype.name, request.problem.device)
         with self.lock:
             generations = self._known.get(key)
             if generations is None:
@@ -98,7 +98,8 @@ class RegisteredModels:
             return registered
 
     def _register(self, model: CapturedModel, want: frozenset[str], request: SolveRequest) -> Registered:
-        n, n_params, dtype = request.u0.size, request.p.size, request.u0.dtype
+        n, n_params, dtype = request.problem.n, request.problem.layout.size, request.problem.dtype
+        device = request.problem.device
         if isinstance(model, CallbackModel):
             functions = PythonFunctions(model, tuple(request.problem.u0.shape), n_params, dtype)
             arguments: dict[str, Any] = {"dtype": dtype.name, "n": n, "np": n_params, **functions.addresses}
@@ -107,13 +108,13 @@ class RegisteredModels:
             return self._send("register_callback", arguments, want)
         if isinstance(model, ScalarModel) and n * max(n, n_params) <= _SMALL:
             want = want | _ALL_SCALAR
-        lowered = lower(model, dtype, n=n, n_params=n_params, want=want)
+        lowered = lower(model, dtype, n=n, n_params=n_params, want=want, device=device is not None)
         constants = {name: np.ascontiguousarray(value).reshape(-1) for name, value in lowered.constants.items()}
         size = sum(x.nbytes for x in constants.values())
         content = None
-        if lowered.form in ("scalar", "array") and size <= _SHARED_BYTES:
+        if lowered.form in ("scalar", "array", "device") and size <= _SHARED_BYTES:
             values = tuple((name, x.dtype.char, x.tobytes()) for name, x in constants.items())
-            content = (dtype.char, n, n_params, lowered.source, values, want)
+            content = (dtype.char, device, n, n_params, lowered.source, values, want)
             found = self._by_content.get(content)
             if found is not None:
                 return found
@@ -125,6 +126,8 @@ class RegisteredModels:
                 [name, x.dtype.name, x.__array_interface__["data"][0], x.size] for name, x in constants.items()
             ],
         }
+        if device is not None:
+            arguments |= device_arguments(device)
         if lowered.sparsity is not None and "jac_sparse!" in lowered.functions:
             arguments["colptr"], arguments["rowval"] = lowered.sparsity
         registered = self._send("register", arguments, want, lowered.source)
@@ -151,6 +154,7 @@ class _Latest(NamedTuple):
     sensealg: SensitivityAlgorithm | None
     wants: frozenset[str]
     dtype: np.dtype
+    device: str | None
     jac_sparsity: Any
     plan: Plan
 
@@ -166,7 +170,8 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         and latest.algorithm is request.algorithm
         and latest.sensealg is request.sensealg
         and latest.wants == request.wants
-        and latest.dtype is request.u0.dtype
+        and latest.dtype is problem.dtype
+        and latest.device == problem.device
         and latest.jac_sparsity is problem.jac_sparsity
         and problem.mass_matrix is None
     ):
@@ -176,7 +181,8 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         request.algorithm,
         request.sensealg,
         request.wants,
-        request.u0.dtype.char,
+        problem.dtype.char,
+        problem.device,
         options.rtol,
         atol if type(atol) is float else np.asarray(atol).tobytes(),
         options.dt,
@@ -204,7 +210,7 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
                 kept[key] = plan
     if problem.mass_matrix is None:
         plans[_Latest] = _Latest(
-            options, request.algorithm, request.sensealg, request.wants, request.u0.dtype, problem.jac_sparsity, plan
+            options, request.algorithm, request.sensealg, request.wants, problem.dtype, problem.device, problem.jac_sparsity, plan
         )
     return plan
 
@@ -278,18 +284,20 @@ _DEFAULT = Algorithm("DefaultODEAlgorithm")
 
 
 def _default(request: SolveRequest) -> Algorithm:
-    """SciML's default algorithm, or one like it where its dense output fails."""
+    """SciML's default algorithm, or one like it where its dense output fails; an explicit method on a device."""
+    if request.problem.device is not None:
+        return Tsit5()
     if request.sensealg is None or not request.sensealg.continuous or request.options.rtol >= 1e-6:
         return _DEFAULT
     # Below this tolerance it steps by Vern7, whose steps it can't interpolate in place, as adjoints do (OrdinaryDiffEqCore 4).
-    return Algorithm("AutoVern7", Algorithm("Rodas5P" if request.u0.size <= 50 else "FBDF"))
+    return Algorithm("AutoVern7", Algorithm("Rodas5P" if request.problem.n <= 50 else "FBDF"))
 
 
 def cuts_badly(request: SolveRequest) -> bool:
     """Whether the dense output of a step that an event cuts short is wrong: it is known for the whole step only."""
     algorithm = request.algorithm
     if algorithm is None:
-        return request.u0.size > 50  # the default may turn to FBDF then
+        return request.problem.n > 50  # the default may turn to FBDF then
     return bool(({*_packages(algorithm)} & _MULTISTEP) or "OrdinaryDiffEqFIRK" in _packages(algorithm))
 
 

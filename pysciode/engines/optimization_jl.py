@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import GradientFailed
 from ..installation import require_extra
+from ..real_values import whole_number
 from ..solving import choose_sensealg
 from . import get_engine
 from .base import SolveRequest
@@ -148,8 +149,7 @@ def minimize(
         raise ValueError(f"likelihood must be one of {', '.join(map(repr, get_args(Likelihood)))}, not {likelihood!r}")
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, not {method!r}")
-    if isinstance(maxiters, bool) or not isinstance(maxiters, (int, np.integer)) or maxiters < 1:
-        raise ValueError(f"maxiters must be a positive integer, not {maxiters!r}")
+    maxiters = whole_number(maxiters, "maxiters", 1)
     for name, value in (("gradient_tolerance", gradient_tolerance), ("value_tolerance", value_tolerance)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and not negative, not {value!r}")
@@ -175,7 +175,7 @@ def minimize(
         "upper": array(upper),
         "start": array(start),
         "method": method,
-        "maxiters": int(maxiters),
+        "maxiters": maxiters,
         "gradient_tolerance": float(gradient_tolerance),
         "value_tolerance": float(value_tolerance),
         "progress": 0 if watch is None else ctypes.cast(watch, ctypes.c_void_p).value,

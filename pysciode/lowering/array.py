@@ -15,12 +15,12 @@ from .interpreter import interpret
 from .loop_backend import LoopBackend
 from .loops import Buffer
 from .model import LoweredModel
-from .program import Workspace
+from .program import Program, Workspace
 from .sparsity import SparseJacobian, sparse_jacobian
 from .values import Computed, Stored, Time, Value
 
 # name of the Julia function -> (graph to trace, outputs, inputs in the order of the graph)
-_TRACED = {
+TRACED = {
     "f!": ("f", ("du",), ("t", "u", "p")),
     "vjp!": ("vjp", ("dlam",), ("lam", "t", "u", "p")),
     "vjp_p!": ("vjp_p", ("dp",), ("lam", "t", "u", "p")),
@@ -29,8 +29,8 @@ _TRACED = {
     "tgrad!": ("tgrad", ("dT",), ("t", "u", "p")),
 }
 # row by row, because the vector-Jacobian products are mostly wanted anyway
-_NEEDS = {"jac!": "vjp!", "paramjac!": "vjp_p!", "jac_sparse!": "jvp!"}
-FUNCTIONS = (*_TRACED, *_NEEDS, "f_oop")
+NEEDS = {"jac!": "vjp!", "paramjac!": "vjp_p!", "jac_sparse!": "jvp!"}
+FUNCTIONS = (*TRACED, *NEEDS, "f_oop")
 """What can be generated."""
 
 
@@ -51,13 +51,13 @@ def lower_array(model: ArrayModel, want: Collection[str] = FUNCTIONS) -> Lowered
     n_params = sum(math.prod(s) for s in model.param_shapes)
     dtype = np.dtype(np.float32 if model.dtype == torch.float32 else np.float64)
     constants, workspace = Constants(dtype), Workspace()
-    names = [name for name in _TRACED if name in want or name in {_NEEDS.get(w) for w in want}]
+    names = [name for name in TRACED if name in want or name in {NEEDS.get(w) for w in want}]
     parts = [_function(name, model, constants, workspace) for name in names]
     for name, size in (("jac!", n), ("paramjac!", n_params)):
         if name in want:
             workspace.vector("unit", n)
             workspace.vector("row", size)
-            parts.append(_ROWS.format(name=name, product=_NEEDS[name], n=n, columns=size))
+            parts.append(_ROWS.format(name=name, product=NEEDS[name], n=n, columns=size))
     sparsity = None
     if "jac_sparse!" in want:
         jacobian = sparse_jacobian(model)
@@ -66,7 +66,7 @@ def lower_array(model: ArrayModel, want: Collection[str] = FUNCTIONS) -> Lowered
         workspace.vector("row", n)
         constants.arrays |= _color_tables(jacobian)
         parts.append(_COLORED.format(n=n, n_colors=jacobian.n_colors))
-    functions = {*names, *(set(want) & set(_NEEDS))}
+    functions = {*names, *(set(want) & set(NEEDS))}
     if "f_oop" in want:
         source = lower_functional(model, constants)
         if source is not None:
@@ -99,23 +99,34 @@ def _color_tables(jacobian: SparseJacobian) -> dict[str, np.ndarray]:
     }
 
 
-def _function(name: str, model: ArrayModel, constants: Constants, workspace: Workspace) -> str:
-    traced, outputs, inputs = _TRACED[name]
+def array_program(name: str, model: ArrayModel, constants: Constants) -> Program:
+    """The statements of one function of `model`; its temporaries have no place yet."""
+    traced, outputs, inputs = TRACED[name]
     graph = model.f if traced == "f" else model.trace(traced)
     backend = LoopBackend(constants)
     results = interpret(graph, backend, _inputs(inputs, model))
     destinations = _destinations(outputs, model)
     for result, (buffer, shift) in zip(results, destinations, strict=True):
         _deliver(backend, result, buffer, shift)
-    program = backend.program
-    program.fuse()
+    backend.program.fuse()
+    return backend.program
+
+
+def function_arguments(name: str) -> tuple[str, ...]:
+    """Names of a traced function's arguments."""
+    _, outputs, inputs = TRACED[name]
+    return (*outputs, *(x for x in inputs if x not in ("t", "u", "p")), "u", "p", "t", "w")
+
+
+def _function(name: str, model: ArrayModel, constants: Constants, workspace: Workspace) -> str:
+    program = array_program(name, model, constants)
     workspace.place(program)
     used = [b.name for b in program.buffers()]
-    lines = [f"T = eltype({outputs[0]})"]
+    arguments = function_arguments(name)
+    lines = [f"T = eltype({arguments[0]})"]
     lines += [f"{slot} = w.{slot}" for slot in dict.fromkeys(used) if slot in workspace.slots]
     for statement in program.statements:
         lines += statement.emit(constants.dtype)
-    arguments = [*outputs, *(x for x in inputs if x not in ("t", "u", "p")), "u", "p", "t", "w"]
     body = "\n".join("        " + line for line in lines)
     return f"function {name}({', '.join(arguments)})\n    @inbounds begin\n{body}\n    end\n    return nothing\nend"
 

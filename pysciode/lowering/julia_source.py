@@ -25,7 +25,7 @@ else
     f!(du, u, p, t, w) = (du .= user_f(u, p, t); nothing)
     f_oop(u, p, t) = user_f(u, p, t)
 end
-workspace(::Type{{T}}) where {{T}} = nothing
+{workspace} = nothing
 """
 _DERIVATIVES = {
     "vjp!": "vjp!(dlam, lam, u, p, t, w) = (UserCode.vjp!(dlam, lam, u, p, t); nothing)",
@@ -49,16 +49,23 @@ def defined_functions(source: str) -> frozenset[str]:
     return frozenset(found | {"f!"})
 
 
-def lower_julia(model: JuliaModel, dtype: np.dtype | type, n: int, n_params: int) -> LoweredModel:
-    """The user's source in a module of its own, and functions around it with the workspace argument."""
+def lower_julia(model: JuliaModel, dtype: np.dtype | type, n: int, n_params: int, *, device: bool = False) -> LoweredModel:
+    """The user's source in a module of its own, and functions around it with the workspace argument.
+
+    With `device`, the same for vectors on a device: whether the user's functions run on these is theirs to see to.
+    """
     functions = defined_functions(model.source)
     parts = [
-        _TEMPLATE.format(source=_string(model.source), filename=_string(model.filename or "Julia model")),
+        _TEMPLATE.format(
+            source=_string(model.source),
+            filename=_string(model.filename or "Julia model"),
+            workspace="workspace(like)" if device else "workspace(::Type{T}) where {T}",
+        ),
         *(text.format(n=n, n_params=n_params) for name, text in _DERIVATIVES.items() if name in functions),
     ]
     if "vjp_both!" in functions:
         parts.append(_BOTH)
-    return LoweredModel("\n".join(parts), functions, "julia", n, n_params, np.dtype(dtype))
+    return LoweredModel("\n".join(parts), functions, "device" if device else "julia", n, n_params, np.dtype(dtype))
 
 
 def _string(text: str) -> str:

@@ -18,6 +18,19 @@ class Matrix:
     strides: tuple[int, int, int]
 
 
+def matrix_strides(shape: tuple[int, int], strides: tuple[int, int]) -> tuple[int, int] | None:
+    """Strides for a matrix whose rows, or columns, lie densely one after the other; None where neither do.
+
+    That is how libraries take matrices. The stride of an axis of length 1 is free, and chosen to be one that they understand.
+    """
+    (m, n), (rows, columns) = shape, strides
+    if (n == 1 or columns == 1) and (m == 1 or rows >= n):
+        return (rows if m > 1 else n), 1
+    if (m == 1 or rows == 1) and (n == 1 or columns >= m):
+        return 1, (columns if n > 1 else m)
+    return None
+
+
 @dataclass
 class Product(Statement):
     """``C = A B`` for each matrix of a batch."""

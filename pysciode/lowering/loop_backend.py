@@ -15,8 +15,9 @@ import torch
 from ..capture.graph import Scalar, ScalarGraph
 from .constants import Constants
 from .interpreter import Array, AxisMap, Backend, Kind, ScalarFunction, as_number, kind_of, run_scalar
-from .kernel_calls import Matrix, Product, Solve
+from .kernel_calls import Matrix, Product, Solve, matrix_strides
 from .loops import Affine, ArgReduction, Body, Buffer, Loop, Reduction, Scan
+from .places import apart
 from .program import Program
 from .reshapes import reshaped, split_maps
 from .values import Computed, Filled, Stored, Taken, Value, Viewed, at_index, axes_of, mapped
@@ -135,12 +136,10 @@ class LoopBackend(Backend):
         body, index = Body(), axes_of(x.ndim)
         place = target.place(tuple(mapped(m, index) for m in maps))
         value = x.load(body, index)
-        # Each element has its own place if no two axes meet: then the order does not matter.
-        apart = all(len(terms) <= 1 for _, terms in maps)
-        used = {a for _, terms in maps for a, _ in terms}
-        apart = apart and all(a in used or n == 1 for a, n in enumerate(x.shape)) and len(used) == sum(len(t) for _, t in maps)
+        distinct = apart(x.shape, [terms for _, terms in maps])
+        shared = not distinct.all_of(x.shape)
         stores = [(target.buffer, place, value)]
-        self.program.statements.append(Loop(x.shape, body, stores, accumulate=not apart, ordered=not apart))
+        self.program.statements.append(Loop(x.shape, body, stores, accumulate=shared, ordered=shared, apart=distinct))
         return target
 
     def reshape(self, x: Value, shape: tuple[int, ...]) -> Value:
@@ -234,11 +233,10 @@ class LoopBackend(Backend):
 
     def _operand(self, x: Value) -> Stored:
         out = self.memory(x)
-        # A matrix that is spread or reversed is copied; rows or columns must be dense.
-        rows, columns = out.strides[-2:]
-        if min(out.strides) < 0 or (rows != 1 and columns != 1 and 1 not in out.shape[-2:]):
+        steps = matrix_strides(out.shape[-2:], out.strides[-2:])
+        if steps is None or min(out.strides) < 0:
             return self.packed(self._copy(out))
-        return out
+        return Stored(out.buffer, out.shape, (*out.strides[:-2], *steps), out.offset)
 
     def _copy(self, x: Stored) -> Stored:
         target = self.temporary(x.shape, x.kind)
@@ -286,8 +284,9 @@ class LoopBackend(Backend):
         if values.kind == "bool" and base.kind != "bool":
             value = as_number(body.graph, value)
         self.store(base, target)
-        place = target.place(at_index(at, index))
+        distinct = apart(values.shape, [((c, 1),) if isinstance(c, int) else None for c in at])
+        stores = [(target.buffer, target.place(at_index(at, index)), value)]
         self.program.statements.append(
-            Loop(values.shape, body, [(target.buffer, place, value)], accumulate=accumulate, ordered=True)
+            Loop(values.shape, body, stores, accumulate=accumulate, ordered=True, apart=distinct)
         )
         return target

@@ -13,6 +13,8 @@ import numpy as np
 
 from ..capture.graph import Scalar, ScalarGraph
 from .interpreter import Kind
+from .nest import SIMD_FROM, Nest, best_last
+from .places import Apart
 from .straight_line import straight_line
 
 
@@ -169,73 +171,7 @@ def _touched(accesses: Iterable[tuple[Buffer, Affine]]) -> set[Buffer]:
     return found
 
 
-_SIMD_FROM = 4
-
-
-class _Nest:
-    """The axes of a loop nest, put in order and merged where all accesses allow it."""
-
-    def __init__(self, sizes: Sequence[int], groups: Sequence[Sequence[int]], accesses: Sequence[Affine]) -> None:
-        flat = [a for index in accesses for a in index.nested()]
-        self.order: list[list[int]] = []
-        self.sizes: dict[int, int] = {}
-        self._map: dict[int, tuple[int, int]] = {}
-        for group in groups:
-            kept: list[int] = []
-            for axis in group:
-                if sizes[axis] == 1:
-                    self._map[axis] = (axis, 0)
-                    continue
-                outer = kept[-1] if kept else None
-                if outer is not None and all(x.coefficient(outer) == x.coefficient(axis) * sizes[axis] for x in flat):
-                    # The two run through memory as one: the inner axis goes on with both lengths.
-                    self.sizes[axis] = self.sizes.pop(outer) * sizes[axis]
-                    self._map[outer] = (axis, 0)
-                    for a, (b, _) in self._map.items():
-                        if b == outer:
-                            self._map[a] = (axis, 0)
-                    kept[-1] = axis
-                else:
-                    kept.append(axis)
-                    self.sizes[axis] = sizes[axis]
-                self._map[axis] = (axis, 1)
-            self.order.append(kept)
-        self.names = [f"i{a}" for a in range(len(sizes))]
-
-    def index(self, index: Affine) -> Affine:
-        return index.substitute(self._map)
-
-    def wrap(self, axes: Sequence[int], body: Sequence[str], simd: bool, fast: bool = False) -> list[str]:
-        """`body` inside loops over `axes`, the last one vectorised where that is allowed."""
-        lines = list(body)
-        for depth, axis in enumerate(reversed(axes)):
-            n = self.sizes[axis]
-            mark = "@simd ivdep " if simd and depth == 0 and n >= _SIMD_FROM else ""
-            lines = [f"{mark}for {self.names[axis]} in 0:{n - 1}", *("    " + line for line in lines), "end"]
-        return lines
-
-
-def _best_last(axes: Sequence[int], sizes: Sequence[int], accesses: Sequence[tuple[int, Affine]]) -> list[int]:
-    """`axes` with the one that most accesses (by weight) step through by one moved to the end."""
-    live = [a for a in axes if sizes[a] > 1]
-    if len(live) < 2:
-        return list(axes)
-
-    def score(axis: int) -> float:
-        value = 0.0
-        for weight, index in accesses:
-            step = abs(index.coefficient(axis))
-            value += weight * (2 if step == 1 else 1.5 if step == 0 else 0)
-        # A very short inner loop is not worth its head.
-        return value * min(1.0, sizes[axis] / 8) + 1e-6 * axis
-
-    best = max(live, key=score)
-    if score(best) <= score(live[-1]) * 1.25:
-        return list(axes)
-    return [a for a in axes if a != best] + [best]
-
-
-def _body_lines(body: Body, nest: _Nest, values: Sequence[Scalar], dtype: np.dtype) -> tuple[list[str], list[str]]:
+def body_lines(body: Body, nest: Nest, values: Sequence[Scalar], dtype: np.dtype) -> tuple[list[str], list[str]]:
     """Statements that compute `values`, and the expressions that then are these."""
     code = straight_line(body.graph, values, dtype)
     reads = body.live_reads(values)
@@ -246,11 +182,11 @@ def _body_lines(body: Body, nest: _Nest, values: Sequence[Scalar], dtype: np.dty
     return [*lines, *code.statements], list(code.values)
 
 
-def _target(buffer: Buffer, index: Affine, nest: _Nest) -> str:
+def target_text(buffer: Buffer, index: Affine, nest: Nest) -> str:
     return access(buffer, nest.index(index), nest.names)
 
 
-def _converted(buffer: Buffer, value: str) -> str:
+def converted(buffer: Buffer, value: str) -> str:
     return f"Kernels.integer({value})" if buffer.kind == "int" else value
 
 
@@ -264,6 +200,8 @@ class Loop(Statement):
     accumulate: bool = False
     ordered: bool = False
     """Whether places may coincide, so that iterations must stay in order."""
+    apart: Apart = Apart(())
+    """Where places may coincide: the axes along which they don't."""
 
     def reads(self) -> set[Buffer]:
         accesses = list(self.body.live_reads([s for *_, s in self.stores]).values())
@@ -282,18 +220,18 @@ class Loop(Statement):
             return []
         reads = [index for _, index in self.body.live_reads([s for *_, s in self.stores]).values()]
         writes = [index for _, index, _ in self.stores]
-        axes = _best_last(range(len(self.sizes)), self.sizes, [(1, x) for x in reads] + [(2, x) for x in writes])
-        nest = _Nest(self.sizes, [axes], [*reads, *writes])
-        lines, values = _body_lines(self.body, nest, [value for *_, value in self.stores], dtype)
+        axes = best_last(range(len(self.sizes)), self.sizes, [(1, x) for x in reads] + [(2, x) for x in writes])
+        nest = Nest(self.sizes, [axes], [*reads, *writes])
+        lines, values = body_lines(self.body, nest, [value for *_, value in self.stores], dtype)
         for (buffer, index, _), value in zip(self.stores, values, strict=True):
-            target = _target(buffer, index, nest)
+            target = target_text(buffer, index, nest)
             value = f"{target} + ({value})" if self.accumulate else value
-            lines.append(f"{target} = {_converted(buffer, value)}")
+            lines.append(f"{target} = {converted(buffer, value)}")
         return nest.wrap(nest.order[0], lines, simd=not self.ordered)
 
 
-_START = {"sum": "zero(T)", "prod": "one(T)", "max": "convert(T, -Inf)", "min": "convert(T, Inf)", "any": "false", "all": "true"}
-_STEP = {"sum": "{0} + ({1})", "prod": "{0} * ({1})", "max": "max({0}, {1})", "min": "min({0}, {1})",
+START = {"sum": "zero(T)", "prod": "one(T)", "max": "convert(T, -Inf)", "min": "convert(T, Inf)", "any": "false", "all": "true"}
+STEP = {"sum": "{0} + ({1})", "prod": "{0} * ({1})", "max": "max({0}, {1})", "min": "min({0}, {1})",
          "any": "{0} | ({1})", "all": "{0} & ({1})"}  # fmt: skip
 
 
@@ -319,21 +257,21 @@ class Reduction(Statement):
         reads = [index for _, index in self.body.live_reads([self.value]).values()]
         weighted = [(1, x) for x in reads]
         outer = [a for a in range(len(self.sizes)) if a not in self.inner]
-        inner = _best_last(self.inner, self.sizes, weighted)
+        inner = best_last(self.inner, self.sizes, weighted)
         if 0 in (self.sizes[a] for a in outer):
             return []
-        nest = _Nest(self.sizes, [outer, inner], [*reads, place])
+        nest = Nest(self.sizes, [outer, inner], [*reads, place])
         outer, inner = nest.order
-        target = _target(buffer, place, nest)
-        start, step = _START[self.how], _STEP[self.how]
+        target = target_text(buffer, place, nest)
+        start, step = START[self.how], STEP[self.how]
         if 0 in self.sizes:
             return nest.wrap(outer, [f"{target} = {start}"], simd=True)
-        before, (value,) = _body_lines(self.body, nest, [self.value], dtype)
+        before, (value,) = body_lines(self.body, nest, [self.value], dtype)
 
         def stride(axis: int) -> int:
             return sum(min(abs(nest.index(x).coefficient(axis)), 2) for x in reads)
 
-        if outer and inner and nest.sizes[outer[-1]] >= _SIMD_FROM and stride(outer[-1]) < stride(inner[-1]):
+        if outer and inner and nest.sizes[outer[-1]] >= SIMD_FROM and stride(outer[-1]) < stride(inner[-1]):
             # The kept axis runs through memory: add whole rows, vectorised, to the result in place.
             *rest, row = outer
             clear = nest.wrap([row], [f"{target} = {start}"], simd=True)
@@ -341,63 +279,74 @@ class Reduction(Statement):
             return nest.wrap(rest, [*clear, *add], simd=False)
         fold = nest.wrap(inner, [*before, f"acc = {step.format('acc', value)}"], simd=self.how in ("sum", "prod"))
         fold = [line.replace("@simd ivdep", "@simd") for line in fold]
-        return nest.wrap(outer, [f"acc = {start}", *fold, f"{target} = {_converted(buffer, 'acc')}"], simd=False)
-
-
-def _along_axis(statement: ArgReduction | Scan, dtype: np.dtype) -> tuple[_Nest, list[str], str]:
-    """The loops with the statement's axis innermost, the lines of its body, and its value."""
-    reads = [index for _, index in statement.body.live_reads([statement.value]).values()]
-    outer = [a for a in range(len(statement.sizes)) if a != statement.axis]
-    nest = _Nest(statement.sizes, [outer, [statement.axis]], [*reads, statement.target[1]])
-    before, (value,) = _body_lines(statement.body, nest, [statement.value], dtype)
-    return nest, before, value
+        return nest.wrap(outer, [f"acc = {start}", *fold, f"{target} = {converted(buffer, 'acc')}"], simd=False)
 
 
 @dataclass
-class ArgReduction(Statement):
+class AlongAxis(Statement):
+    """Visits the elements along one axis in order, for each index of the others."""
+
+    sizes: tuple[int, ...]
+    axis: int
+    how: str
+    body: Body
+    value: Scalar
+    target: tuple[Buffer, Affine]
+
+    reads = Reduction.reads
+    writes = Reduction.writes
+
+    def start(self) -> list[str]:
+        """What comes before the first element."""
+        raise NotImplementedError
+
+    def step(self, before: list[str], value: str, nest: Nest) -> list[str]:
+        """What is done with each element, `value` after the lines `before`."""
+        raise NotImplementedError
+
+    def end(self, nest: Nest) -> list[str]:
+        """What comes after the last element."""
+        raise NotImplementedError
+
+    def emit(self, dtype: np.dtype) -> list[str]:
+        reads = [index for _, index in self.body.live_reads([self.value]).values()]
+        outer = [a for a in range(len(self.sizes)) if a != self.axis]
+        nest = Nest(self.sizes, [outer, [self.axis]], [*reads, self.target[1]])
+        before, (value,) = body_lines(self.body, nest, [self.value], dtype)
+        fold = nest.wrap(nest.order[1], self.step(before, value, nest), simd=False)
+        return nest.wrap(nest.order[0], [*self.start(), *fold, *self.end(nest)], simd=False)
+
+
+@dataclass
+class ArgReduction(AlongAxis):
     """The first place of the extreme along one axis."""
 
-    sizes: tuple[int, ...]
-    axis: int
-    how: str
-    body: Body
-    value: Scalar
-    target: tuple[Buffer, Affine]
+    def start(self) -> list[str]:
+        return [f"best = convert(T, {'-Inf' if self.how == 'max' else 'Inf'})", "place = 0"]
 
-    reads = Reduction.reads
-    writes = Reduction.writes
-
-    def emit(self, dtype: np.dtype) -> list[str]:
-        nest, before, value = _along_axis(self, dtype)
-        target = _target(*self.target, nest)
+    def step(self, before: list[str], value: str, nest: Nest) -> list[str]:
         name = nest.names[self.axis] if self.sizes[self.axis] > 1 else "0"
         better = ">" if self.how == "max" else "<"
-        start = "-Inf" if self.how == "max" else "Inf"
-        step = [*before, f"r = {value}", f"if r {better} best || (isnan(r) && !isnan(best))",
+        return [*before, f"r = {value}", f"if r {better} best || (isnan(r) && !isnan(best))",
                 "    best = r", f"    place = {name}", "end"]  # fmt: skip
-        fold = [f"best = convert(T, {start})", "place = 0", *nest.wrap(nest.order[1], step, simd=False)]
-        return nest.wrap(nest.order[0], [*fold, f"{target} = place"], simd=False)
+
+    def end(self, nest: Nest) -> list[str]:
+        return [f"{target_text(*self.target, nest)} = place"]
 
 
 @dataclass
-class Scan(Statement):
+class Scan(AlongAxis):
     """Running sums or products along one axis."""
 
-    sizes: tuple[int, ...]
-    axis: int
-    how: str
-    body: Body
-    value: Scalar
-    target: tuple[Buffer, Affine]
+    def start(self) -> list[str]:
+        return [f"acc = {START[self.how]}"]
 
-    reads = Reduction.reads
-    writes = Reduction.writes
+    def step(self, before: list[str], value: str, nest: Nest) -> list[str]:
+        return [*before, f"acc = {STEP[self.how].format('acc', value)}",
+                f"{target_text(*self.target, nest)} = {converted(self.target[0], 'acc')}"]  # fmt: skip
 
-    def emit(self, dtype: np.dtype) -> list[str]:
-        nest, before, value = _along_axis(self, dtype)
-        step = [*before, f"acc = {_STEP[self.how].format('acc', value)}",
-                f"{_target(*self.target, nest)} = {_converted(self.target[0], 'acc')}"]  # fmt: skip
-        return nest.wrap(nest.order[0], [f"acc = {_START[self.how]}", *nest.wrap(nest.order[1], step, simd=False)], simd=False)
+    def end(self, nest: Nest) -> list[str]:
+        return []
 
 
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:

@@ -23,6 +23,10 @@ class LoweredModel:
     ``jac_sparse!(nz, u, p, t, w)`` with the non-zeros in CSC order of `sparsity`,
     and ``f_oop(u, p, t) -> du``, out of place and free of mutation, for Zygote, Tracker and GPU arrays.
 
+    In the form ``"device"`` all vectors lie on a device, such as a GPU, and no element is read or written from the host: the
+    functions launch kernels (``Kernels.launch!``). They are those above but for ``jac_sparse!`` and ``f_oop``; ``workspace(like)``
+    takes a vector of that device, and has the model's constants moved there, too. Vectors have the model's element type.
+
     Attributes
     ----------
     functions
@@ -35,7 +39,7 @@ class LoweredModel:
 
     source: str
     functions: frozenset[str]
-    form: Literal["scalar", "array", "julia", "callback"]
+    form: Literal["scalar", "array", "julia", "callback", "device"]
     n: int
     n_params: int
     dtype: np.dtype

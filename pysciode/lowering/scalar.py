@@ -27,7 +27,9 @@ _CHUNK = 3000
 _HOPELESS = 60_000
 
 
-def lower_scalar(model: ScalarModel, dtype: np.dtype | type = np.float64, want: Collection[str] = FUNCTIONS) -> LoweredModel:
+def lower_scalar(
+    model: ScalarModel, dtype: np.dtype | type = np.float64, want: Collection[str] = FUNCTIONS, *, tables: str = ""
+) -> LoweredModel:
     """Julia source of `model`.
 
     Parameters
@@ -36,11 +38,13 @@ def lower_scalar(model: ScalarModel, dtype: np.dtype | type = np.float64, want: 
         ``float32`` or ``float64``: the type of the literals, and so of the arithmetic. Dual numbers of it pass through.
     want
         Names among :data:`FUNCTIONS`; only these are generated.
+    tables
+        Name of the argument that has the model's constants as fields; without one they are read as constants of the module.
     """
     unknown = set(want) - set(FUNCTIONS)
     if unknown:
         raise ValueError(f"unknown functions {sorted(unknown)}; there are {', '.join(FUNCTIONS)}")
-    writer = _Writer(model, np.dtype(dtype))
+    writer = _Writer(model, np.dtype(dtype), tables)
     parts = [_GENERATORS[name](writer) for name in FUNCTIONS if name in want]
     return LoweredModel(
         source="\n".join(["workspace(::Type{T}) where {T} = nothing", *parts]),
@@ -57,8 +61,9 @@ def lower_scalar(model: ScalarModel, dtype: np.dtype | type = np.float64, want: 
 class _Writer:
     """Generates the functions of one model; derivatives wanted by several of them are formed once."""
 
-    def __init__(self, model: ScalarModel, dtype: np.dtype) -> None:
+    def __init__(self, model: ScalarModel, dtype: np.dtype, given: str = "") -> None:
         self.model = model
+        self.given = given
         self.graph = model.graph
         self.dtype = dtype
         self.tables: dict[str, np.ndarray] = {}
@@ -114,9 +119,11 @@ class _Writer:
     def _rolled(self, name: str, stores: Sequence[Store]) -> list[str] | None:
         roller = Roller(self.graph, self.dtype, name[:-1])
         lines = roller.lines(stores)
-        if lines is not None:
-            self.tables.update(roller.tables)
-        return lines
+        if lines is None:
+            return None
+        self.tables.update(roller.tables)
+        given = [f"{table} = {self.given}.{table}" for table in roller.tables] if self.given else []
+        return [*given, *lines]
 
     def matrix(self, name: str, target: str, entries: dict[tuple[int, int], Scalar], n_columns: int) -> str:
         """A function that fills a flat column-major matrix; `entries` are by ``(column, row)``."""
