@@ -10,7 +10,9 @@ import importlib
 
 from measure import report
 
-TASKS = ("lotka_volterra", "spiral", "odenet", "flow", "latent_ode", "robertson", "crossing", "fitting_loop", "solve_ivp", "new_model", "startup")
+TASKS = tuple(
+    "lotka_volterra spiral odenet flow latent_ode robertson crossing fitting_loop solve_ivp new_model ensembles startup".split()
+)
 
 
 def main() -> None:

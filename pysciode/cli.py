@@ -81,7 +81,7 @@ def compare(
 
 @app.command()
 def install(
-    extra: Annotated[str | None, typer.Argument(help="A further part to install: optimization, diffeqflux or cuda.")] = None,
+    extra: Annotated[str | None, typer.Argument(help="A further part to install: optimization, diffeqflux, ensembles or cuda.")] = None,
     update: Annotated[bool, typer.Option("--update", help="Also move Julia packages to their newest versions.")] = False,
 ) -> None:
     """Install the Julia engine: Julia itself where it is missing, and SciML, resolved and precompiled."""

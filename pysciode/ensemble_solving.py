@@ -95,7 +95,7 @@ def _solve_one_by_one(
             member = ensemble.member(states[i if len(states) > 1 else 0], parameters[i if len(parameters) > 1 else 0])
             solutions[i] = solve(member, algorithm, **options)
 
-    workers = processors() if ensemblealg == EnsembleThreads() else getattr(ensemblealg, "workers", 1)
+    workers = 1 if isinstance(ensemblealg, EnsembleSerial) else ensemblealg.workers or processors()
     share(len(ensemble), run, _in_this_mode(problem.is_torch), workers, report)
     found = [x for x in solutions if x is not None]
     return EnsembleSolution(
@@ -160,9 +160,7 @@ def share(
     report: Callable[[int], None],
     first: int = 1,
 ) -> None:
-    """Have threads do ``run(start, stop)`` for all of ``0 … count``, a part after the other.
-
-    The first parts are this thread's own: what is made once for all members is made there, and how long a part takes is found.
+    """Have threads do ``run(start, stop)`` for all of ``0 … count``, part by part.
 
     Parameters
     ----------
@@ -171,50 +169,73 @@ def share(
     report
         Called with the number of members done, in this thread.
     first
-        Members of the first part.
+        Members of the first part, which is this thread's own: what is made once for all members is made there.
     """
-    done = min(first, count)
-    run(0, done)
-    report(done)
-    size = first
-    while done < count:  # the second part is the first that is timed: the first one may have had to compile
-        stop = min(done + size, count)
-        began = perf_counter()
-        run(done, stop)
-        each = max(perf_counter() - began, 1e-9) / (stop - done)
-        done = stop
-        report(done)
-        size = max(1, min(int(_SECONDS / each), 4 * size))
-        if workers > 1 and mode is not None and 4 * size * each > _SECONDS:
-            break
-    if done == count:
+    parts = _Parts(count, workers)
+    start, stop = parts.take(first)
+    run(start, stop)
+    parts.finish(stop - start)
+    report(parts.done)
+    if workers == 1 or mode is None:
+        _work(parts, run, nullcontext, first, report)
         return
-    _in_threads(done, count, size, run, mode, workers, report)
-
-
-def _in_threads(
-    done: int, count: int, size: int, run: Callable[[int, int], None], mode: Any, workers: int, report: Callable[[int], None]
-) -> None:
-    stopped = threading.Event()
-    step = max(1, min(size, -(-(count - done) // workers)))
-
-    def part(start: int) -> int:
-        stop = min(start + step, count)
-        if not stopped.is_set():
-            with mode():
-                run(start, stop)
-        return stop - start
-
     pool = ThreadPoolExecutor(workers, thread_name_prefix="pysciode-ensemble")
     try:
-        waiting = {pool.submit(part, start) for start in range(done, count, step)}
-        while waiting:
-            ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            done += sum(x.result() for x in ready)
-            report(done)
+        pending = {pool.submit(_work, parts, run, mode, first) for _ in range(workers)}
+        while pending:
+            ready, pending = wait(pending, timeout=_SECONDS, return_when=FIRST_COMPLETED)
+            for x in ready:
+                x.result()
+            report(parts.done)
     finally:
-        stopped.set()  # after Ctrl-C or an error: what is under way comes to its end by itself
-        pool.shutdown(wait=False, cancel_futures=True)
+        parts.stop()  # after Ctrl-C or an error: parts under way come to their end by themselves
+        pool.shutdown(wait=False)
+
+
+def _work(
+    parts: _Parts,
+    run: Callable[[int, int], None],
+    mode: Callable[[], Any],
+    size: int,
+    report: Callable[[int], None] | None = None,
+) -> None:
+    """Do parts while there are any, each of about the time that is worth its handing out."""
+    with mode():
+        while (part := parts.take(size)) is not None:
+            began = perf_counter()
+            run(*part)
+            length = part[1] - part[0]
+            each = max(perf_counter() - began, 1e-9) / length
+            size = max(1, min(int(_SECONDS / each), 4 * size))
+            parts.finish(length)
+            if report is not None:
+                report(parts.done)
+
+
+class _Parts:
+    """The members of an ensemble, handed out to threads."""
+
+    def __init__(self, count: int, workers: int) -> None:
+        self.done = 0
+        self._count = count
+        self._workers = workers
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> tuple[int, int] | None:
+        """The next part, of at most `size` members; None where none are left."""
+        with self._lock:
+            start, left = self._next, self._count - self._next
+            self._next += min(size, -(-left // self._workers))
+            return (start, self._next) if left else None
+
+    def finish(self, length: int) -> None:
+        with self._lock:
+            self.done += length
+
+    def stop(self) -> None:
+        with self._lock:
+            self._next = self._count
 
 
 class _Bar:

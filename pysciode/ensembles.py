@@ -138,7 +138,7 @@ def _check_structure(problem: ODEProblem, layout: ParameterLayout) -> None:
     wanted = problem.layout.entries[: problem.layout.n_leaves]
     if [name for name, _, _ in wanted] != [name for name, _, _ in layout.entries]:
         names = ", ".join(name for name, _, _ in wanted) or "none"
-        raise ValueError(f"p must have the structure of the problem's parameters ({names}), each with a leading axis of N members")
+        raise ValueError(f"p must have the structure of the problem's parameters ({names}), each with a leading axis of N")
     for (name, _, one), (_, _, found) in zip(wanted, layout.entries, strict=True):
         if len(found) != len(one) + 1 or found[1:] != one:
             shape = ", ".join(("N", *map(str, one)))

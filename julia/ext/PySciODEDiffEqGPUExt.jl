@@ -1,8 +1,9 @@
 """
-Ensembles with DiffEqGPU's steppers: each member is one thread of one kernel, and takes its own steps. None of it has run on a GPU yet.
+Ensembles with DiffEqGPU's steppers: each member is one thread of one kernel, and takes its own steps. None of it has run on a
+GPU yet.
 
-DiffEqGPU's own loop over the steps has neither a limit nor return codes, and throws inside the kernel where a step becomes too small, which
-would be the end of all other members. So the loop is here; a step is DiffEqGPU's.
+DiffEqGPU's own loop over the steps has neither a limit nor return codes, and throws inside the kernel where a step becomes too
+small, which would be the end of all other members. So the loop is here; a step is DiffEqGPU's.
 """
 module PySciODEDiffEqGPUExt
 
@@ -36,8 +37,8 @@ function PySciODE.static_model(source::String, n::Int)
     return StaticModel{n,typeof(f),typeof(jac),typeof(tgrad)}(f, jac, tgrad)
 end
 
-# The steppers go forwards, and hold absolute times below 1e-14 for nothing. So they have a time `s` of their own, from 0 upwards, and of
-# a short time span they see one of length 1.
+# The steppers go forwards, and hold absolute times below 1e-14 for nothing. So they have a time `s` of their own, from 0 upwards,
+# and of a short time span they see one of length 1.
 struct Clock{T}
     start::T
     unit::T
@@ -54,8 +55,8 @@ end
 """
 The right-hand side by the stepper's time, with the fields that it looks for in an `ODEFunction`.
 
-It is not a number where a stage lies less than `LEAST` behind the start of the step, at time `from` and state `u`: then the stepper, which
-would throw, ends its attempts at smaller and smaller steps.
+It is not a number where a stage lies less than `LEAST` behind the start of the step, at time `from` and state `u`: then the
+stepper, which would throw, ends its attempts at smaller and smaller steps.
 """
 struct Field{F,J,G,T,U} <: AbstractODEFunction{false}
     f::Derivative{F,T}
@@ -66,8 +67,10 @@ struct Field{F,J,G,T,U} <: AbstractODEFunction{false}
     u::U
 end
 
-Field(m::StaticModel, clock::Clock{T}, u) where {T} =
-    Field(Derivative(m.f, clock, clock.unit), Derivative(m.jac, clock, clock.unit), Derivative(m.tgrad, clock, clock.unit^2), I, zero(T), u)
+function Field(m::StaticModel, clock::Clock{T}, u) where {T}
+    f, jac = Derivative(m.f, clock, clock.unit), Derivative(m.jac, clock, clock.unit)
+    return Field(f, jac, Derivative(m.tgrad, clock, clock.unit^2), I, zero(T), u)
+end
 
 @inline at(x::Field, from, u) = Field(x.f, x.jac, x.tgrad, x.mass_matrix, from, u)
 
@@ -111,12 +114,14 @@ struct Nowhere end
 end
 
 """
-One member, from `u0` to the end: what became of it, and the stepper's time that it reached. A step that leads to something not finite is
-tried again with a fifth of its length.
+One member, from `u0` to the end: what became of it, and the stepper's time that it reached. A step that leads to something not
+finite is tried again with a fifth of its length.
 """
 @inline function trajectory!(us, alg, x::Field, u0, p, c::Control{T}, saveat) where {T}
     dt = c.dt > 0 ? c.dt : first_step(x, u0, p, DiffEqGPU.alg_order(alg), c)
-    integ = DiffEqGPU.init(alg, x, false, u0, zero(T), c.stop, dt, p, c.abstol, c.reltol, ODE_DEFAULT_NORM, nothing, CallbackSet(nothing), saveat)
+    integ = DiffEqGPU.init(
+        alg, x, false, u0, zero(T), c.stop, dt, p, c.abstol, c.reltol, ODE_DEFAULT_NORM, nothing, CallbackSet(nothing), saveat,
+    )
     integ.cur_t = 1
     @inbounds if saveat[1] <= 0
         us[1] = u0
@@ -192,7 +197,8 @@ function solve_members_on(device::Device, m::StaticModel{N}, ::Type{T}, a::Argum
     backend = get_backend(us)
     # On the processor one workgroup: it stays in the thread that called, and Python's threads are those that share the work.
     workgroupsize = backend isa CPU ? count : nothing
-    at_runtime(solve_each!(backend), us, outcomes, reached, ALGORITHMS[a["algorithm"]], field, u0s, ps, np <= FEW ? Val(np) : nothing, control,
+    width = np <= FEW ? Val(np) : nothing
+    at_runtime(solve_each!(backend), us, outcomes, reached, ALGORITHMS[a["algorithm"]], field, u0s, ps, width, control,
                Kernels.device_constant(reached, saveat); ndrange=count, workgroupsize)
     return nothing
 end

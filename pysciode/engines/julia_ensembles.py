@@ -31,7 +31,7 @@ EXPLICIT = ("Tsit5", "Vern7", "Vern9")
 IMPLICIT = ("Rosenbrock23", "Rodas4", "Rodas5P", "Kvaerno3", "Kvaerno5")
 """The algorithms that DiffEqGPU has."""
 
-# Their second stage belongs to t + 2γ dt, and is evaluated at t + γ dt (3.15.3): Kvaerno3 was found off by 10⁴ times its tolerance.
+# Their second stage belongs to t + 2γ dt, and is evaluated at t + γ dt (3.15.3): Kvaerno3 was found off by 10⁴ tolerances.
 _WRONG_STAGE = ("Kvaerno3", "Kvaerno5")
 _MOST_STATES = 20
 _MOST_OPERATIONS = 4000
@@ -69,8 +69,8 @@ def solve_in_kernel(
     model = _scalar_model(problem)
     if chosen in _WRONG_STAGE and depends_on_time(model):
         raise ValueError(
-            f"DiffEqGPU's {chosen} takes one of its stages at a wrong time, and is not accurate where the model depends on the time, "
-            "as this one does: take Rodas4() or Rodas5P()"
+            f"DiffEqGPU's {chosen} takes one of its stages at a wrong time, and is not accurate where the model depends on the "
+            "time, as this one does: take Rodas4() or Rodas5P()"
         )
     if engine.name != "julia":
         raise EngineUnavailable("EnsembleGPUKernel")
@@ -150,7 +150,9 @@ def _scalar_model(problem: ODEProblem) -> ScalarModel:
         )
     found = operations(model.graph, model.rhs)
     if found > _MOST_OPERATIONS:
-        raise ValueError(f"EnsembleGPUKernel needs a model of at most {_MOST_OPERATIONS} scalar operations, not {found}; {_WAY_OUT}")
+        raise ValueError(
+            f"EnsembleGPUKernel needs a model of at most {_MOST_OPERATIONS} scalar operations, not {found}; {_WAY_OUT}"
+        )
     return model
 
 

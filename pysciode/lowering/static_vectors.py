@@ -47,8 +47,8 @@ def depends_on_time(model: ScalarModel) -> bool:
     return model.t.id in model.graph.reachable(model.rhs)
 
 
-# A step calls its functions at six places or more. Beyond so many operations they are not written out at each of them, or compilation
-# takes a minute; a call costs a nanosecond.
+# A step calls its functions at six places or more. Beyond so many operations they are not written out at each of them, or
+# compilation takes a minute; a call costs a nanosecond.
 _INLINED = 60
 
 
