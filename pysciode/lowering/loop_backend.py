@@ -31,11 +31,21 @@ _SHORT_PRODUCT = 4
 
 
 class LoopBackend(Backend):
-    """Builds the program of one function."""
+    """Builds the program of one function.
 
-    def __init__(self, constants: Constants) -> None:
+    Parameters
+    ----------
+    constants
+        Takes the tensors that are part of the model.
+    again
+        A single number of at most this cost is computed again wherever it is needed, rather than kept in memory: on a device,
+        that costs less than to launch a kernel for it.
+    """
+
+    def __init__(self, constants: Constants, again: int = 0) -> None:
         self.program = Program()
         self.constants = constants
+        self.again = again
 
     # --- evaluation ---
 
@@ -79,8 +89,12 @@ class LoopBackend(Backend):
     def shared(self, x: Array) -> None:
         """`x` is used several times: keep it in memory, if it is not quicker to compute it again."""
         base = x.base if isinstance(x, Viewed) else x
-        if isinstance(base, Computed) and base.stored is None and base.cost >= _SHARED_COST:
+        if isinstance(base, Computed) and base.stored is None and self._is_dear(base):
             self.memory(base)
+
+    def _is_dear(self, x: Value) -> bool:
+        """Whether `x` is better kept in memory than computed several times."""
+        return x.cost >= _SHARED_COST and (math.prod(x.shape) > 1 or x.cost > self.again)
 
     # --- primitives ---
 
@@ -94,7 +108,7 @@ class LoopBackend(Backend):
     def pointwise(self, fn: ScalarFunction, args: Sequence[Value], shape: tuple[int, ...], kind: Kind) -> Value:
         for x in args:
             # What is spread over a larger shape is computed once, not for each copy.
-            if x.cost >= _SHARED_COST and math.prod(x.shape) < math.prod(shape):
+            if math.prod(x.shape) < math.prod(shape):
                 self.shared(x)
         args = [self.expand(x, shape) for x in args]
         if all(isinstance(x, Filled) for x in args):
@@ -126,7 +140,7 @@ class LoopBackend(Backend):
                 for a, k in terms:
                     strides[a] += s * k
             return Stored(x.buffer, shape, tuple(strides), offset)
-        if math.prod(shape) > math.prod(x.shape) and x.cost >= _SHARED_COST:
+        if math.prod(shape) > math.prod(x.shape) and self._is_dear(x):
             return self.affine(self.memory(x), shape, maps)
         return Viewed(x, shape, maps)
 
