@@ -117,6 +117,8 @@ SCATTERS: dict[str, tuple[Callable[..., torch.Tensor], tuple[int, ...]]] = {
     "repeated": (lambda u, t: torch.zeros_like(u).index_add(0, torch.arange(9) % 4, u) * u, (9, 2)),
     "rows_and_columns": (lambda u, t: u[[0, 0, 1], :][:, [1, 1, 0]].square().sum() * u, (3, 2)),
     "diagonal": (lambda u, t: torch.diag_embed(u.diagonal()) * u + u.diagonal().square().sum(), (4, 4)),
+    "permuted": (lambda u, t: u[(torch.arange(9) * 2) % 9] * u, (9, 2)),
+    "negative": (lambda u, t: u[torch.tensor([-1, 0, 8])].square().sum() * u, (9, 2)),
     "long_window": (lambda u, t: u * u.unfold(0, 200, 1).square().sum(), (210, 1)),
 }
 
@@ -134,6 +136,19 @@ def test_overlapping_windows_are_added_window_by_window():
     f, shape = SCATTERS["overlapping"]
     source = lowered_torch(Rhs(f), torch.zeros(shape), ("vjp!",)).source
     assert re.search(r"for i\d in 0:2\n\s+Kernels\.launch!\(kernel\d+, 14, [^\n]*, i\d\)", source)
+
+
+def test_constant_indices_that_differ_take_a_thread_each():
+    f, shape = SCATTERS["permuted"]
+    source = lowered_torch(Rhs(f), torch.zeros(shape), ("vjp!",)).source
+    assert "for i" not in source
+    assert re.search(r"2\*a\d\[1 \+ i0\]\] = ", source)
+
+
+def test_neighbouring_threads_use_neighbouring_memory():
+    """They differ in the axis that runs through memory, also where it is short."""
+    source = lowered_torch(Rhs(lambda u, t: F.pad(u[:, 1:].sin(), (1, 0))), torch.zeros(100, 3), ("f!",)).source
+    assert re.search(r"i1 = Int\(j % 0x00000002\)\n\s+j = [^\n]*\n\s+i0 = Int\(j\)\n[^\n]*3\*i0 \+ i1\]", source)
 
 
 @pytest.mark.julia
