@@ -5,6 +5,10 @@ What has to run on a GPU itself is in tests/gpu.
 
 from __future__ import annotations
 
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 import torch
 from device_checks import CHECKS, decay
@@ -39,6 +43,24 @@ def test_solves_go_on_after_the_cache_is_emptied():
         for _ in range(2):
             assert ps.solve(problem, ps.Tsit5(), saveat=[1.0]).u[0, 0].item() == pytest.approx(0.36788, rel=1e-3)
             devices.empty_cache()
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
+
+
+@pytest.mark.julia
+@pytest.mark.extra("jlarrays")
+@pytest.mark.parametrize("kind", ["gpu", "stand-in"])
+def test_the_code_of_the_documentation(kind):
+    (code,) = re.findall(rf"^```python {kind}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    names = {"torch": torch, "ps": ps}
+    with devices.stand_in() if kind == "gpu" else nullcontext():
+        exec(code.replace('"cuda:0"', '"cpu"'), names)
+    assert names["problem"].device == devices.STAND_IN
+    if kind == "gpu":
+        assert names["u"].shape == (2, 1000, 64) and names["net"][0].weight.grad.abs().sum() > 0
+    else:
+        assert names["u"][0, 0].item() == pytest.approx(0.13534, rel=1e-3)
 
 
 REASONS = {
