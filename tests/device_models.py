@@ -38,7 +38,8 @@ end
 function Base.setindex!(x::Watched, value, i::Int)
     THREAD[] == 0 && error("an entry is written from the host")
     for (launch, thread) in (x.written[i], x.read[i])
-        launch == LAUNCHES[] && thread != THREAD[] && error("entry $i is written by thread $(THREAD[]), and used by thread $thread")
+        launch == LAUNCHES[] && thread != THREAD[] &&
+            error("entry $i is written by thread $(THREAD[]), and used by thread $thread")
     end
     x.written[i] = (LAUNCHES[], THREAD[])
     x.data[i] = value
@@ -114,8 +115,8 @@ class DeviceModel:
     Parameters
     ----------
     device
-        Type of its vectors. Without one, vectors that raise an error where two threads of one launch use the same entry and one of them
-        writes it, and where the host reads or writes one.
+        Type of its vectors. Without one, vectors that raise an error where two threads of one launch use the same entry and one
+        of them writes it, and where the host reads or writes one.
     """
 
     def __init__(self, lowered: LoweredModel, device: Any = None) -> None:

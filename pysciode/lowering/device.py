@@ -1,7 +1,7 @@
 """Models on a graphics processor: the functions of a model as launches of kernels on vectors of the device.
 
-Nothing here reads or writes single elements from the host. Arithmetic is that of the model's element type throughout; dual numbers
-don't pass.
+Nothing here reads or writes single elements from the host. Arithmetic is that of the model's element type throughout; dual
+numbers don't pass.
 """
 
 from __future__ import annotations
