@@ -65,6 +65,16 @@ def torch_device(device: str | None) -> str:
     return "cpu" if device is None or device == STAND_IN else device
 
 
+def empty_cache() -> None:
+    """Give the memory of GPUs that CUDA.jl keeps for later solves back, as ``torch.cuda.empty_cache()`` does with torch's.
+
+    Where nothing was solved on a GPU, nothing happens. It collects Julia's garbage, which takes some tenths of a second.
+    """
+    from .engines import get_engine
+
+    get_engine("julia").empty_device_caches()
+
+
 _ON_THE_MACHINE = f"Install it on the machine that has the GPU: {INSTALL_COMMAND} cuda --update"
 _ADVICE = {
     "driver too old": "Update NVIDIA's driver: CUDA.jl needs one for CUDA 12 or newer, which is version 525 or later",

@@ -142,7 +142,7 @@ def _gpu() -> Iterator[Check]:
             yield Check("GPU", "note", f"none that torch can use ({_why_no_gpu(torch)}); models run on the CPU")
             return
         if torch.version.cuda is None:
-            yield Check("GPU", "note", "torch is built for ROCm: only the embedded engine solves on such GPUs")
+            yield Check("GPU", "note", "torch is built for ROCm, and solves run on NVIDIA's GPUs only; models run on the CPU")
             return
         devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     except Exception as error:
@@ -153,7 +153,7 @@ def _gpu() -> Iterator[Check]:
         memory = f"{device.total_memory / 2**30:.1f} GiB"
         yield Check(f"  cuda:{i}", "ok", f"{device.name}, {memory}, compute capability {device.major}.{device.minor}")
     install = f"{INSTALL_COMMAND} cuda"
-    yield from _extra("cuda", "not installed: only the embedded engine solves CUDA tensors without it", install)
+    yield from _extra("cuda", "not installed: CUDA tensors can't be solved without it", install)
 
 
 def _why_no_gpu(torch: ModuleType) -> str:

@@ -70,9 +70,9 @@ def _value(saveat: Any) -> Hashable:
         return saveat
     if kind is not np.ndarray and is_tensor(saveat):
         try:
-            saveat = saveat.detach().numpy()
+            saveat = saveat.numpy(force=True)
         except (RuntimeError, TypeError):
-            return object()  # of another device or layout, which checking refuses, or inside a torch.func transformation
+            return object()  # of another layout, which checking refuses, or inside a torch.func transformation
         kind = np.ndarray
     if kind is np.ndarray and saveat.dtype.kind in "fiu":
         return saveat.tobytes(), saveat.dtype, saveat.shape

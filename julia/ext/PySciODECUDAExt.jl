@@ -45,6 +45,10 @@ PySciODE.reclaim(d::CUDADevice) = (CUDA.device!(d.index); CUDA.reclaim())
 
 PySciODE.out_of_memory(::CUDA.OutOfGPUMemoryError) = true
 
+# By libdevice: what the processor calls is a C function.
+CUDA.@device_override Kernels.lgamma(x::Float64) = ccall("extern __nv_lgamma", llvmcall, Cdouble, (Cdouble,), x)
+CUDA.@device_override Kernels.lgamma(x::Float32) = ccall("extern __nv_lgammaf", llvmcall, Cfloat, (Cfloat,), x)
+
 # Row-major C = A B is column-major C' = B' A'. One of each operand's strides is 1.
 for (T, gemm) in ((Float32, :cublasSgemmStridedBatched), (Float64, :cublasDgemmStridedBatched))
     @eval function Kernels.device_product!(

@@ -49,8 +49,6 @@ processor, and give NaN on a GPU.
 """
 module OnDevice
 
-import ..SpecialFunctions
-
 @inline nan(x) = oftype(x, NaN)
 @inline sqrt(x) = ifelse(x < 0, nan(x), Base.sqrt(abs(x)))
 @inline log(x) = ifelse(x < 0, nan(x), Base.log(abs(x)))
@@ -66,6 +64,5 @@ import ..SpecialFunctions
 @inline atanh(x) = abs(x) > 1 ? nan(x) : Base.atanh(x)
 @inline pow(x, y::Integer) = x^y
 @inline pow(x, y) = x < 0 && isfinite(y) && y != Base.trunc(y) ? nan(x) : x^y
-@inline lgamma(x) = first(SpecialFunctions.logabsgamma(x))
 
 end

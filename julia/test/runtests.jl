@@ -157,6 +157,7 @@ end
     include("events.jl")
     include("objective.jl")
     installed(package) = Base.identify_package(package) !== nothing
+    installed("JLArrays") ? include("devices.jl") : @info "JLArrays is not here: not tested"
     installed("OptimizationOptimJL") ? include("optimization.jl") : @info "OptimizationOptimJL is not here: not tested"
     installed("DiffEqFlux") ? include("diffeqflux.jl") : @info "DiffEqFlux is not here: not tested"
 end

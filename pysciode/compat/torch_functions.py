@@ -133,7 +133,7 @@ class Adapter:
         return Reached(self.func, counting, frozenset() if self.in_python else known.changing)
 
     def _try_out(self, t0: float, u0: torch.Tensor) -> None:
-        t, u = torch.tensor(t0, dtype=u0.dtype), u0.detach().clone()
+        t, u = u0.new_tensor(t0), u0.detach().clone()
         constants = [x for x, _ in self._reached.constants.values()]
         with NumbersTaken(constants) as taken:
             _, counters = counted(self._reached.numbers, lambda: self.f(u, None, t))
@@ -150,7 +150,7 @@ class Adapter:
 
     def _unsolvable(self, u0: torch.Tensor) -> str | None:
         for name, x in self.tensors().items():
-            if x.dtype != u0.dtype or x.device.type != "cpu":
+            if x.dtype != u0.dtype or x.device != u0.device:
                 return f"{name} is of {x.dtype} on {x.device}, but the state of {u0.dtype} on {u0.device}"
         return None
 
@@ -279,7 +279,7 @@ def _changed(old: tuple[torch.Tensor, int] | None, new: tuple[torch.Tensor, int]
     if old is None or (old[0] is new[0] and old[1] == new[1]):
         return False
     x = new[0]
-    return old[0].shape == x.shape and x.dtype == u0.dtype and x.device.type == "cpu"
+    return old[0].shape == x.shape and x.dtype == u0.dtype and x.device == u0.device
 
 
 def _forget_oldest(kept: dict) -> None:

@@ -14,7 +14,7 @@ each method stands in :mod:`pysciode.compat.torchdiffeq_methods`. Where they dif
   torchdiffeq's on dissipative equations. Parameters are no part of the error control, so that ``"seminorm"`` is what always
   happens; ``adjoint_method`` and ``adjoint_options`` have no effect.
 - A function that can't be captured is called from the solver, with one :class:`~pysciode.errors.CallbackWarning`; what only
-  torchdiffeq can do (a norm of one's own, ``perturb``, hooks at steps, other devices than the CPU) it does itself, with one
+  torchdiffeq can do (a norm of one's own, ``perturb``, hooks at steps, functions on a GPU that can't be captured) it does itself, with one
   :class:`~pysciode.errors.FallbackWarning`.
 
 On the embedded engine torchdiffeq itself solves.
@@ -220,6 +220,8 @@ def _prepared(
         adapter.look(t[0].item(), u0)
         if adapter.not_here is not None:
             return adapter.not_here, None
+        if u0.device.type != "cpu" and (adapter.in_python or method.norm is not None):
+            return f"a function that stays in Python, of tensors on {u0.device}", None
         rtol = rtol if isinstance(rtol, float) else float(rtol.min())
     found = None if adjoint is None else adjoint.on_julia(func, settings["method"])
     return Job(adapter, method, rtol, atol, found, get_engine()), u0

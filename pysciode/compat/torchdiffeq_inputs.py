@@ -83,7 +83,7 @@ def tolerance(value: Any, name: str, form: Form) -> Any:
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name} must be a number or a tensor, not {value!r}") from None
     try:
-        return form.tolerance(whole).numpy()
+        return form.tolerance(whole).numpy(force=True)
     except RuntimeError:
         raise InputError(f"{name} has shape {tuple(whole.shape)}, but the state has {tuple(form.shape)}") from None
 
@@ -105,10 +105,12 @@ def _parts(value: Any, name: str, count: int) -> Sequence[Any]:
 
 def not_here(func: Any, y0: Any, t: torch.Tensor) -> str | None:
     """Why Julia can't solve this; None if it can."""
-    for y in (y0, t) if isinstance(y0, torch.Tensor) else (*y0, t):
-        if y.device.type != "cpu":
+    parts = (y0,) if isinstance(y0, torch.Tensor) else y0
+    for y in parts:
+        if y.device.type not in ("cpu", "cuda"):
             return f"a tensor on the device {y.device}"
-    for y in (y0,) if isinstance(y0, torch.Tensor) else y0:
+        if y.device != parts[0].device:
+            return f"tensors on the devices {parts[0].device} and {y.device}"
         if y.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
             return f"a state of {y.dtype}"
     for name in STEP_HOOKS:

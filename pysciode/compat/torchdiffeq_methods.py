@@ -225,7 +225,7 @@ def _fixed(
 
 
 def _grid(step: Any, constructor: Callable[..., Any] | None, func: Any, y0: Any, t: torch.Tensor) -> np.ndarray:
-    given = t.detach().numpy().astype(np.float64)
+    given = t.numpy(force=True).astype(np.float64)
     if constructor is not None:
         grid = constructor(func, y0, t.detach())
         grid = np.asarray(grid.detach() if torch.is_tensor(grid) else grid, np.float64)

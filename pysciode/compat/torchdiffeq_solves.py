@@ -88,19 +88,19 @@ class Job:
 
     def _on_lines(self, u0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """States on a fixed grid, with straight lines between."""
-        steps, times = self.method.steps, t.detach().numpy().astype(np.float64)
+        steps, times = self.method.steps, t.numpy(force=True).astype(np.float64)
         if len(steps) == len(times) and (steps == times).all():
             return self._solve(u0, (t[0], times[-1]), saveat=t).u
         states = self._solve(u0, (t[0], steps[-1]), saveat=steps).u
         direction = 1.0 if steps[-1] > steps[0] else -1.0
         left = np.clip(np.searchsorted(direction * steps, direction * times, side="right") - 1, 0, len(steps) - 2)
-        before, after = (torch.from_numpy(steps[i]).to(t.dtype) for i in (left, left + 1))
-        share = ((t - before) / (after - before)).to(u0.dtype).reshape(-1, *[1] * u0.ndim)
+        before, after = (torch.from_numpy(steps[i]).to(t) for i in (left, left + 1))
+        share = ((t - before) / (after - before)).to(u0).reshape(-1, *[1] * u0.ndim)
         return torch.lerp(states[torch.from_numpy(left)], states[torch.from_numpy(left + 1)], share)
 
     def _over_jumps(self, u0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """A solve for each smooth piece: up to just before a jump of the right-hand side, and on from just behind it."""
-        times, jumps = t.detach().numpy(), self.method.jumps
+        times, jumps = t.numpy(force=True), self.method.jumps
         dtype = np.dtype(str(u0.dtype).removeprefix("torch."))
         ends = [np.nextafter(dtype.type(x), dtype.type(times[0])) for x in jumps]
         starts = [np.nextafter(dtype.type(x), dtype.type(times[-1])) for x in jumps]

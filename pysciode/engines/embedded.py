@@ -193,6 +193,8 @@ def _tensors(request: SolveRequest) -> tuple[torch.Tensor, torch.Tensor]:
 def _plan(request: SolveRequest) -> _Run:
     """What torchdiffeq is asked for; refuses what it can't do."""
     problem, options = request.problem, request.options
+    if problem.device is not None:
+        raise EngineUnavailable(f"a solve on {problem.device}")
     if problem.mass_matrix is not None:
         raise EngineUnavailable("a mass matrix")
     if options.events or options.steps:

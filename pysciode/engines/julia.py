@@ -26,7 +26,7 @@ from .commands import toml
 from .julia_callback import norm_function, step_function
 from .julia_devices import Devices, contiguous, empty, wait_for_torch
 from .julia_models import Plan, RegisteredModels, cuts_badly, make_plan
-from .julia_runtime import keep_threads_safe, start_julia
+from .julia_runtime import julia_runs, keep_threads_safe, start_julia
 
 _OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED, _OUT_OF_MEMORY, _NO_DEVICE = range(7)
 _STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp", "allocated")
@@ -86,6 +86,11 @@ class JuliaEngine(Engine):
     def is_installed() -> bool:
         """Whether the engine can start without installing anything."""
         return julia_environment_is_resolved()
+
+    def empty_device_caches(self) -> None:
+        """Have Julia give the memory of devices that it keeps for later solves back; see :func:`pysciode.devices.empty_cache`."""
+        if julia_runs():
+            self._devices.empty_caches()
 
     def start(self) -> None:
         """Start Julia, unless it runs."""

@@ -66,6 +66,11 @@ class Devices:
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
 
+    def empty_caches(self) -> None:
+        """Have Julia give what is free on each device that was solved on back to its driver."""
+        for device in self._ready:
+            self._command("reclaim", device_arguments(device))
+
 
 def wait_for_torch(device: str) -> None:
     """Until what torch was told to do on its current stream there is done: Julia works on streams of its own."""

@@ -99,11 +99,11 @@ def _color_tables(jacobian: SparseJacobian) -> dict[str, np.ndarray]:
     }
 
 
-def array_program(name: str, model: ArrayModel, constants: Constants) -> Program:
-    """The statements of one function of `model`; its temporaries have no place yet."""
+def array_program(name: str, model: ArrayModel, constants: Constants, again: int = 0) -> Program:
+    """The statements of one function of `model`; its temporaries have no place yet. See :class:`LoopBackend` for `again`."""
     traced, outputs, inputs = TRACED[name]
     graph = model.f if traced == "f" else model.trace(traced)
-    backend = LoopBackend(constants)
+    backend = LoopBackend(constants, again)
     results = interpret(graph, backend, _inputs(inputs, model))
     destinations = _destinations(outputs, model)
     for result, (buffer, shift) in zip(results, destinations, strict=True):

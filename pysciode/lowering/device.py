@@ -1,7 +1,7 @@
 """Models on a graphics processor: the functions of a model as launches of kernels on vectors of the device.
 
-Nothing here reads or writes single elements from the host. Arithmetic is that of the model's element type throughout; dual numbers
-don't pass.
+Nothing here reads or writes single elements from the host. Arithmetic is that of the model's element type throughout; dual
+numbers don't pass.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from .scalar import lower_scalar
 FUNCTIONS = ("f!", "vjp!", "vjp_p!", "vjp_both!", "jvp!", "tgrad!", "jac!", "paramjac!")
 """What can be generated."""
 
+# What the launch of a kernel is worth in each thread of another, in units of an addition: a few transcendental functions.
+_LAUNCH = 80
 JULIA_TYPES = {"float32": "Float32", "float64": "Float64"}
 
 
@@ -62,7 +64,7 @@ def lower_array_to_device(model: ArrayModel, want: Collection[str] = FUNCTIONS) 
 
 
 def _function(name: str, model: ArrayModel, constants: Constants, workspace: Workspace, kernels: Kernels) -> str:
-    program = array_program(name, model, constants)
+    program = array_program(name, model, constants, again=_LAUNCH)
     split_reductions(program)
     workspace.place(program)
     arguments = function_arguments(name)

@@ -10,9 +10,23 @@ import numpy as np
 
 from .device_reductions import PartialReduction
 from .kernel_calls import Matrix, Product, Solve
-from .loops import START, STEP, AlongAxis, Loop, Reduction, Statement, body_lines, converted, target_text
+from .loops import (
+    START,
+    STEP,
+    Affine,
+    AlongAxis,
+    Indirect,
+    Loop,
+    Reduction,
+    Statement,
+    body_lines,
+    converted,
+    target_text,
+)
 from .nest import Nest, best_last
 
+# Steps in memory from which on it does not matter how far they go: a few dozen bytes are read at once.
+_FAR = 32
 _VECTOR = re.compile(r"\b([A-Za-z]\w*)\[")
 
 
@@ -87,7 +101,7 @@ class Kernels:
         if loop.accumulate or loop.ordered:
             parallel, steps = list(loop.apart.axes), list(loop.apart.steps)
         serial = [a for a in axes if a not in parallel and a not in steps]
-        parallel = best_last(parallel, loop.sizes, [(1, x) for x in reads] + [(2, x) for x in writes])
+        parallel = _coalesced(parallel, [(1, x) for x in reads] + [(2, x) for x in writes])
         nest = Nest(loop.sizes, [parallel, steps, serial], [*reads, *writes])
         lines, values = body_lines(loop.body, nest, values, self.dtype)
         for (buffer, index, _), value in zip(loop.stores, values, strict=True):
@@ -107,7 +121,7 @@ class Kernels:
         buffer, place = fold.target
         reads = [index for _, index in fold.body.live_reads([fold.value]).values()]
         inner = best_last(fold.inner, fold.sizes, [(1, x) for x in reads])
-        outer = best_last(kept, fold.sizes, [(1, x) for x in reads] + [(1, place)])
+        outer = _coalesced(kept, [(1, x) for x in [*reads, place]])
         nest = Nest(fold.sizes, [outer, inner], [*reads, place])
         first, count = _thread(nest, nest.order[0])
         target = target_text(buffer, place, nest)
@@ -152,7 +166,7 @@ class Kernels:
             return []
         buffer, place = statement.target
         reads = [index for _, index in statement.body.live_reads([statement.value]).values()]
-        outer = best_last(kept, statement.sizes, [(1, x) for x in [*reads, place]])
+        outer = _coalesced(kept, [(1, x) for x in [*reads, place]])
         nest = Nest(statement.sizes, [outer, [statement.axis]], [*reads, place])
         before, (value,) = body_lines(statement.body, nest, [statement.value], self.dtype)
         parallel, along = nest.order
@@ -172,6 +186,21 @@ class Kernels:
     def _solve(self, x: Solve) -> str:
         self.used |= {x.a.name, x.b.name}
         return f"Kernels.device_solve!({x.a.name}, {x.a.shift}, {x.b.name}, {x.b.shift}, {x.batch}, {x.n}, {x.k})"
+
+
+def _coalesced(axes: Sequence[int], accesses: Sequence[tuple[int, Affine]]) -> list[int]:
+    """`axes` in the order in which neighbouring threads read and write neighbouring memory, by the weights of `accesses`."""
+
+    def spread(axis: int) -> int:
+        total = 0
+        for weight, index in accesses:
+            total += weight * min(abs(index.coefficient(axis)), _FAR)
+            for variable, _ in index.terms:
+                if isinstance(variable, Indirect) and variable.index.coefficient(axis):
+                    total += weight * _FAR
+        return total
+
+    return sorted(axes, key=spread, reverse=True)
 
 
 def _thread(nest: Nest, axes: Sequence[int]) -> tuple[list[str], int]:

@@ -14,6 +14,8 @@ from .ops import aten, axis_of, cast, pointwise, row, takes_bool, total
 
 def _wrapped(b: Backend, index: Array, n: int) -> Array:
     """`index` with the negative ones counted from the end."""
+    if index.nonnegative:
+        return index
     fn = lambda g, i: g.apply("select", g.apply("lt", i, g.const(0.0)), i + n, i)  # noqa: E731
     return pointwise(b, fn, index, kind="int")
 

@@ -42,6 +42,8 @@ class Array:
 
     shape: tuple[int, ...]
     kind: Kind
+    nonnegative: bool = False
+    """Whether it is known that no element is negative, as of most constant indices."""
 
     @property
     def ndim(self) -> int:

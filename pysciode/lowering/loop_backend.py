@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from ..capture.graph import Scalar, ScalarGraph
@@ -17,7 +18,7 @@ from .constants import Constants
 from .interpreter import Array, AxisMap, Backend, Kind, ScalarFunction, as_number, kind_of, run_scalar
 from .kernel_calls import Matrix, Product, Solve, matrix_strides
 from .loops import Affine, ArgReduction, Body, Buffer, Loop, Reduction, Scan
-from .places import apart
+from .places import Apart, apart
 from .program import Program
 from .reshapes import reshaped, split_maps
 from .values import Computed, Filled, Stored, Taken, Value, Viewed, at_index, axes_of, mapped
@@ -31,11 +32,21 @@ _SHORT_PRODUCT = 4
 
 
 class LoopBackend(Backend):
-    """Builds the program of one function."""
+    """Builds the program of one function.
 
-    def __init__(self, constants: Constants) -> None:
+    Parameters
+    ----------
+    constants
+        Takes the tensors that are part of the model.
+    again
+        A single number of at most this cost is computed again wherever it is needed, rather than kept in memory: on a device,
+        that costs less than to launch a kernel for it.
+    """
+
+    def __init__(self, constants: Constants, again: int = 0) -> None:
         self.program = Program()
         self.constants = constants
+        self.again = again
 
     # --- evaluation ---
 
@@ -79,14 +90,20 @@ class LoopBackend(Backend):
     def shared(self, x: Array) -> None:
         """`x` is used several times: keep it in memory, if it is not quicker to compute it again."""
         base = x.base if isinstance(x, Viewed) else x
-        if isinstance(base, Computed) and base.stored is None and base.cost >= _SHARED_COST:
+        if isinstance(base, Computed) and base.stored is None and self._is_dear(base):
             self.memory(base)
+
+    def _is_dear(self, x: Value) -> bool:
+        """Whether `x` is better kept in memory than computed several times."""
+        return x.cost >= _SHARED_COST and (math.prod(x.shape) > 1 or x.cost > self.again)
 
     # --- primitives ---
 
     def constant(self, value: torch.Tensor) -> Value:
         kind = kind_of(value.dtype)
-        return Stored(self.constants.buffer(value, kind), tuple(value.shape))
+        out = Stored(self.constants.buffer(value, kind), tuple(value.shape))
+        out.nonnegative = kind == "int" and bool((value >= 0).all())
+        return out
 
     def full(self, shape: Sequence[int], value: float | bool, kind: Kind) -> Value:
         return Filled(tuple(shape), value, kind)
@@ -94,7 +111,7 @@ class LoopBackend(Backend):
     def pointwise(self, fn: ScalarFunction, args: Sequence[Value], shape: tuple[int, ...], kind: Kind) -> Value:
         for x in args:
             # What is spread over a larger shape is computed once, not for each copy.
-            if x.cost >= _SHARED_COST and math.prod(x.shape) < math.prod(shape):
+            if math.prod(x.shape) < math.prod(shape):
                 self.shared(x)
         args = [self.expand(x, shape) for x in args]
         if all(isinstance(x, Filled) for x in args):
@@ -126,7 +143,7 @@ class LoopBackend(Backend):
                 for a, k in terms:
                     strides[a] += s * k
             return Stored(x.buffer, shape, tuple(strides), offset)
-        if math.prod(shape) > math.prod(x.shape) and x.cost >= _SHARED_COST:
+        if math.prod(shape) > math.prod(x.shape) and self._is_dear(x):
             return self.affine(self.memory(x), shape, maps)
         return Viewed(x, shape, maps)
 
@@ -273,6 +290,20 @@ class LoopBackend(Backend):
         at = [c if isinstance(c, int) else self._place(c) for c in coordinates]
         return Taken(self.memory(x), at, shape)
 
+    def _never_meet(self, at: Sequence[int | Stored], target: Stored, shape: tuple[int, ...]) -> bool:
+        """Whether all coordinates are constants, and no two of them the same place."""
+        place = np.zeros(shape, np.int64)
+        for c, stride in zip(at, target.strides, strict=True):
+            if isinstance(c, int):
+                along = np.arange(shape[c]).reshape([-1 if a == c else 1 for a in range(len(shape))])
+            elif c.buffer.name in self.constants.arrays:
+                values = self.constants.arrays[c.buffer.name]
+                along = np.lib.stride_tricks.as_strided(values[c.offset :], shape, [s * values.itemsize for s in c.strides])
+            else:
+                return False
+            place = place + stride * along
+        return np.unique(place).size == place.size
+
     def _place(self, index: Value) -> Stored:
         return self.memory(index)
 
@@ -284,7 +315,10 @@ class LoopBackend(Backend):
         if values.kind == "bool" and base.kind != "bool":
             value = as_number(body.graph, value)
         self.store(base, target)
-        distinct = apart(values.shape, [((c, 1),) if isinstance(c, int) else None for c in at])
+        if self._never_meet(at, target, values.shape):
+            distinct = Apart(tuple(range(values.ndim)))
+        else:
+            distinct = apart(values.shape, [((c, 1),) if isinstance(c, int) else None for c in at])
         stores = [(target.buffer, target.place(at_index(at, index)), value)]
         self.program.statements.append(
             Loop(values.shape, body, stores, accumulate=accumulate, ordered=True, apart=distinct)

@@ -24,8 +24,9 @@ class LoweredModel:
     and ``f_oop(u, p, t) -> du``, out of place and free of mutation, for Zygote, Tracker and GPU arrays.
 
     In the form ``"device"`` all vectors lie on a device, such as a GPU, and no element is read or written from the host: the
-    functions launch kernels (``Kernels.launch!``). They are those above but for ``jac_sparse!`` and ``f_oop``; ``workspace(like)``
-    takes a vector of that device, and has the model's constants moved there, too. Vectors have the model's element type.
+    functions launch kernels (``Kernels.launch!``). They are those above but for ``jac_sparse!`` and ``f_oop``;
+    ``workspace(like)`` takes a vector of that device, and has the model's constants moved there, too. Vectors have the model's
+    element type.
 
     Attributes
     ----------

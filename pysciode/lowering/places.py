@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 Terms = Sequence[tuple[int, int]]
-"""Where a loop writes along one axis of its target, up to a constant: ``Σ coefficient * index`` over pairs ``(axis, coefficient)``."""
+"""Where a loop writes along one axis of its target, up to a constant: ``Σ coefficient * index`` over ``(axis, coefficient)``."""
 
 # Axes that share places are taken one index after another up to this many indices together.
 _MOST_STEPS = 128

@@ -216,7 +216,7 @@ _END = np.array([1.0])
 
 
 def _check_times(times: Any, name: str, dims: tuple[int, ...], batch: int | None = None) -> None:
-    values = times.detach().numpy() if isinstance(times, torch.Tensor) else times
+    values = times.numpy(force=True) if isinstance(times, torch.Tensor) else times
     if values.ndim not in dims or values.shape[-1] < 2:
         shapes = " or ".join(("(k,)", "(batch, k)")[d - 1] for d in dims)
         raise ValueError(f"{name} has shape {values.shape}; it must have shape {shapes}, with k at least 2")
