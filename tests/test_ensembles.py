@@ -217,6 +217,19 @@ def test_second_order_problems(engine: str) -> None:
     np.testing.assert_allclose(sol.v, [-np.sin(t), -2 * np.sin(2 * t)], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("ensemblealg", [ps.EnsembleSerial(), ps.EnsembleThreads(2)])
+def test_what_a_model_raises_arrives(julia_engine: str, ensemblealg: Any) -> None:
+    def f(u, p, t):
+        if p[0] > 30:
+            raise ZeroDivisionError("a large rate")
+        return -p * u
+
+    problem = ps.ODEProblem(f, [1.0], (0.0, 1.0), [0.0], capture="callback")
+    ensemble = ps.EnsembleProblem(problem, p=np.arange(60.0)[:, None])
+    with pytest.raises(ZeroDivisionError, match="a large rate"):
+        ps.solve(ensemble, ps.Tsit5(), ensemblealg=ensemblealg, engine=julia_engine)
+
+
 def test_indexing_gives_the_members_problem() -> None:
     ensemble, _ = lorenz_ensemble(3)
     member = ensemble[2]
