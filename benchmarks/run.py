@@ -10,7 +10,10 @@ import importlib
 
 from measure import report
 
-TASKS = ("lotka_volterra", "spiral", "odenet", "flow", "latent_ode", "robertson", "crossing", "fitting_loop", "solve_ivp", "new_model", "startup")
+TASKS = (
+    "lotka_volterra", "spiral", "odenet", "flow", "latent_ode", "robertson", "crossing", "fitting_loop", "solve_ivp", "new_model", "startup",
+    "gpu",
+)  # fmt: skip
 
 
 def main() -> None:
