@@ -1,9 +1,9 @@
-"""Neural ODEs and a continuous flow on a GPU, from small to large, against other libraries and against what the GPU can do at most.
+"""Neural ODEs and a continuous flow on a GPU, against other libraries and against what the GPU can do at most.
 
 Run by itself: python benchmarks/gpu.py [--device cuda:0] [--precision high] [--quick] [--json] [contestant …]
 
-Each contestant has a process of its own, so that nobody's memory or libraries are in another's way. JAX takes memory as it needs it,
-and not most of the GPU at once.
+Each contestant has a process of its own, so that nobody's memory or libraries are in another's way. JAX takes memory as it
+needs it, and not most of the GPU at once.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ PATIENCE = 1200.0
 def workloads(device: str, dtype: str, *, quick: bool) -> list[Workload]:
     """Networks of 10⁴ to 10⁷ parameters on batches of 10² to 10⁵, forwards and with the gradient, and flows of two sizes.
 
-    The flows have the dimension, widths and batch of those for MINIBOONE in Grathwohl et al. (2019, arXiv:1810.01367), table 4, and ten
+    The flows are of the size of those for the data set MINIBOONE in Grathwohl et al. (2019, arXiv:1810.01367), and on ten
     times that batch.
     """
     if quick:
         networks, flows = itertools.product((32, 128), (16, 64)), [(2, 32, 64)]
     else:
-        networks, flows = itertools.product((55, 256, 937, 3098), (100, 1000, 10_000, 100_000)), [(43, 860, 1000), (43, 860, 10_000)]
-    found = [Workload(kind, 64, hidden, batch, device, dtype) for hidden, batch in networks for kind in ("forward", "gradient")]
+        networks = itertools.product((55, 256, 937, 3098), (100, 1000, 10_000, 100_000))
+        flows = [(43, 860, 1000), (43, 860, 10_000)]
+    kinds = ("forward", "gradient")
+    found = [Workload(kind, 64, hidden, batch, device, dtype) for hidden, batch in networks for kind in kinds]
     return found + [Workload("flow", *sizes, device, dtype) for sizes in flows]
 
 
@@ -133,7 +135,8 @@ def _julia_pool() -> Any:
     import juliacall
 
     return juliacall.Main.seval("""
-        let CUDA = only(m for (id, m) in Base.loaded_modules if id.name == "CUDA"), Core = isdefined(CUDA, :CUDACore) ? CUDA.CUDACore : CUDA
+        let CUDA = only(m for (id, m) in Base.loaded_modules if id.name == "CUDA")
+            Core = isdefined(CUDA, :CUDACore) ? CUDA.CUDACore : CUDA
             pool() = Core.pool_create(CUDA.device())
             (reset = () -> Core.attribute!(pool(), Core.MEMPOOL_ATTR_USED_MEM_HIGH, UInt64(0)),
              peak = () -> Int(Core.attribute(UInt64, pool(), Core.MEMPOOL_ATTR_USED_MEM_HIGH)))
@@ -163,8 +166,9 @@ def figures(name: str, works: list[Workload], arguments: list[str]) -> Iterator[
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | dict(os.environ)
         try:
             done = subprocess.run(
-                command, env=environment, stdout=subprocess.PIPE, text=True, timeout=PATIENCE * len(left), cwd=Path(__file__).parent
-            )
+                command, env=environment, stdout=subprocess.PIPE, text=True, timeout=PATIENCE * len(left),
+                cwd=Path(__file__).parent,
+            )  # fmt: skip
             lines, reason = done.stdout, f"its process ended with status {done.returncode}"
         except subprocess.TimeoutExpired as error:
             lines, reason = (error.stdout or b"").decode(), "it took too long"
@@ -184,7 +188,7 @@ def main() -> None:
     parser.add_argument("contestants", nargs="*", metavar="contestant", help=", ".join(CONTESTANTS))
     parser.add_argument("--device", default="cuda:0", help="cuda:0, …, or cpu to see that all of it works")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
-    parser.add_argument("--precision", default="highest", choices=("highest", "high"), help="of float32 products; high takes TF32")
+    parser.add_argument("--precision", default="highest", choices=("highest", "high"), help="of float32 products; high: TF32")
     parser.add_argument("--quick", action="store_true", help="small networks, little time")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
@@ -215,7 +219,7 @@ def results() -> list[Result]:
     """For run.py: the quick workloads, where there is a GPU; run by itself, this file tells more."""
     device = "cuda:0"
     if not torch.cuda.is_available():
-        return [Result("solves on a GPU", notes={"all": "torch sees none (python benchmarks/gpu.py --device cpu --quick does without)"})]
+        return [Result("on a GPU", notes={"all": "torch sees none (python benchmarks/gpu.py --device cpu --quick does without)"})]
     works = workloads(device, "float32", quick=True)
     rows = [Result(f"on a GPU: {_title(work)}") for work in works]
     for name in CONTESTANTS:
@@ -237,12 +241,15 @@ def _device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "the CPU"
 
 
-def _report(works: list[Workload], found: dict[str, dict[int, Figure]], limits: dict[str, float], asked: argparse.Namespace) -> None:
+def _report(
+    works: list[Workload], found: dict[str, dict[int, Figure]], limits: dict[str, float], asked: argparse.Namespace
+) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=180)
-    console.print(f"On {_device_name(asked.device)}, {asked.dtype}, products of precision {asked.precision}. At most:", highlight=False)
+    where = f"On {_device_name(asked.device)}, {asked.dtype}, products of precision {asked.precision}"
+    console.print(f"{where}. At most:", highlight=False)
     for name, value in limits.items():
         console.print(f"  {name}: {value / 1e9:.4g} {'GB/s' if name == 'bandwidth' else 'GFLOP/s'}", highlight=False)
-    rate = limits["float64" if asked.dtype == "float64" else "TF32" if asked.precision == "high" and "TF32" in limits else "float32"]
+    rate = limits["TF32" if asked.dtype == "float32" and asked.precision == "high" and "TF32" in limits else asked.dtype]
     table = Table("solve", "parameters", "batch", "contestant", "median", "ratio", "first", "memory", "of the rate", "differs by")
     for index, work in enumerate(works):
         row = {name: by_work[index] for name, by_work in found.items() if index in by_work}
@@ -253,7 +260,8 @@ def _report(works: list[Workload], found: dict[str, dict[int, Figure]], limits: 
                 continue
             ratio = "" if reference is None else f"{figure.milliseconds / reference:.2g}×"
             memory = ", ".join(f"{who} {size / 2**20:.4g} MiB" for who, size in (figure.memory or {}).items())
-            reached = "" if not figure.evaluations else f"{work.flops * figure.evaluations / (1e-3 * figure.milliseconds * rate):.1%}"
+            flops = work.flops * (figure.evaluations or 0)
+            reached = f"{flops / (1e-3 * figure.milliseconds * rate):.1%}" if flops else ""
             table.add_row(
                 _KINDS[work.kind], f"{work.parameters:.1e}", str(work.batch), name, f"{figure.milliseconds:.4g} ms", ratio,
                 f"{figure.first:.2g} s", memory, reached, _difference(figure.norms, expected),
@@ -263,7 +271,8 @@ def _report(works: list[Workload], found: dict[str, dict[int, Figure]], limits: 
     for name, by_work in found.items():
         for note in dict.fromkeys(figure.note for figure in by_work.values() if figure.note):
             where = [_title(works[i]) for i, figure in sorted(by_work.items()) if figure.note == note]
-            console.print(f"{name}, {'everywhere' if len(where) == len(by_work) else '; '.join(where)}: {note}", highlight=False, markup=False)
+            places = "everywhere" if len(where) == len(by_work) else "; ".join(where)
+            console.print(f"{name}, {places}: {note}", highlight=False, markup=False)
 
 
 def _difference(norms: list[float] | None, expected: list[float] | None) -> str:

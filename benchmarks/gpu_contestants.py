@@ -241,7 +241,11 @@ def _diffrax(adjoint_name: str) -> Callable[[Workload], Run]:
             )  # fmt: skip
 
         if work.kind == "forward":
-            solve = jax.jit(lambda p: (lambda s: (s.ys[-1], s.stats["num_steps"]))(end(lambda t, u, p: network(u, p), u0, p, (0.0, 1.0))))
+
+            @jax.jit
+            def solve(p):
+                solution = end(lambda t, u, p: network(u, p), u0, p, (0.0, 1.0))
+                return solution.ys[-1], solution.stats["num_steps"]
 
             def forward() -> Outcome:
                 value, steps = jax.block_until_ready(solve(parameters))

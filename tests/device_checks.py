@@ -1,6 +1,7 @@
 """What must hold of solves on a device, whichever it is: tests run these on the stand-in, and on GPUs.
 
-Each takes torch's name of the device where the tensors are to lie. References are exact, or torchdiffeq's in double precision on the CPU.
+Each takes torch's name of the device where the tensors are to lie. References are exact, or torchdiffeq's in double precision
+on the CPU.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def check_single_precision(device: str) -> None:
 def check_images(device: str) -> None:
     """Convolutions and norms over states of four dimensions."""
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv2d(4, 2, 3, padding=1)).to(DOUBLE).to(device)
+    layers = (nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv2d(4, 2, 3, padding=1))
+    module = nn.Sequential(*layers).to(DOUBLE).to(device)
     u0 = start(3, 2, 4, 4, device=device).requires_grad_()
     sol = ps.solve(ps.ODEProblem(module, u0, (0.0, 1.0)), ps.Tsit5(), saveat=[1.0], **TIGHT)
     gradients = torch.autograd.grad(sol.u.sin().sum(), [u0, *module.parameters()])
@@ -96,7 +98,8 @@ def check_parameters_and_times(device: str) -> None:
     u = ps.solve(problem, ps.Tsit5(), saveat=[-0.5], **TIGHT).u[-1]
     exact = u0 @ torch.linalg.matrix_exp(-3.0 * A)
     check_close([u, *torch.autograd.grad(u.sum(), A)], [exact.detach(), *torch.autograd.grad(exact.sum(), A)], device, 1e-6)
-    forced = ps.remake(problem, u0=torch.zeros_like(u0), tspan=(0.0, 2.0), p={"A": torch.zeros_like(A), "rate": 1.0, "force": 3.0})
+    parameters = {"A": torch.zeros_like(A), "rate": 1.0, "force": 3.0}
+    forced = ps.remake(problem, u0=torch.zeros_like(u0), tspan=(0.0, 2.0), p=parameters)
     u = ps.solve(forced, ps.Tsit5(), saveat=[2.0], **TIGHT).u[-1]
     check_close([u], [torch.full_like(u, 3 * (1 - np.cos(2.0)))], device, 1e-7)
 
@@ -109,7 +112,8 @@ def check_stiff(device: str) -> None:
     # GaussAdjoint's nodes miss what the fast decay adds to the gradient, on the CPU as well.
     sol = ps.solve(problem, ps.Rodas5P(), saveat=[1.0], sensealg=ps.InterpolatingAdjoint(), **TIGHT)
     exact = u0 @ torch.linalg.matrix_exp(A)
-    check_close([sol.u[-1], *torch.autograd.grad(sol.u.sum(), A)], [exact.detach(), *torch.autograd.grad(exact.sum(), A)], device, 1e-5)
+    found, expected = (torch.autograd.grad(x.sum(), A) for x in (sol.u, exact))
+    check_close([sol.u[-1], *found], [exact.detach(), *expected], device, 1e-5)
     assert sol.stats.naccept < 500  # an explicit method would need as many for the fast decay alone
 
 
@@ -205,7 +209,8 @@ def check_gradient_that_is_not_finite(device: str) -> None:
 
 def check_single_solve(device: str) -> None:
     """After something went wrong, solves are as ever."""
-    problem = ps.ODEProblem(decay, torch.ones(3, dtype=DOUBLE, device=device), (0.0, 1.0), torch.tensor(2.0, dtype=DOUBLE, device=device))
+    u0, rate = torch.ones(3, dtype=DOUBLE, device=device), torch.tensor(2.0, dtype=DOUBLE, device=device)
+    problem = ps.ODEProblem(decay, u0, (0.0, 1.0), rate)
     u = ps.solve(problem, ps.Tsit5(), saveat=[1.0], **TIGHT).u[-1]
     check_close([u], [torch.full((3,), np.exp(-2.0), dtype=DOUBLE)], device, 1e-7)
 
@@ -223,6 +228,7 @@ def check_what_is_refused(device: str) -> None:
         "callback": lambda: ps.solve(problem, ps.Tsit5(), callback=ps.ContinuousCallback(upwards, terminal=True)),
         "internalnorm": lambda: ps.solve(problem, ps.Tsit5(), internalnorm=lambda x: abs(x).max()),
         "sensealg": lambda: ps.solve(problem, ps.Tsit5(), sensealg=ps.ForwardDiffSensitivity()),
+        "algorithm": lambda: ps.solve(ps.SplitODEProblem(decay, decay, u0, (0.0, 0.5), 1.0), ps.KenCarp4()),
     }
     for argument, call in refused.items():
         with pytest.raises(ValueError, match=f"^{argument}"):

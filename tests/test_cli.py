@@ -197,6 +197,19 @@ def test_an_extra_is_asked_of_juliapkg_and_taken_back_where_that_fails(monkeypat
     assert set(json.loads(asked.read_text())["packages"]) == {"Mooncake", "OptimizationOptimJL"}
 
 
+def test_cuda_is_asked_for_within_its_bounds(monkeypatch, tmp_path):
+    import juliapkg
+
+    asked = tmp_path / "juliapkg.json"
+    monkeypatch.delenv("PYTHON_JULIACALL_PROJECT", raising=False)
+    for key, value in {"deps": str(asked), "project": str(tmp_path), "resolved": None}.items():
+        monkeypatch.setitem(juliapkg.state.STATE, key, value)
+    monkeypatch.setattr(installation, "extra_is_installed", lambda name: False)
+    monkeypatch.setattr(installation, "resolve", lambda progress, *, update: None)
+    assert CliRunner().invoke(app, ["install", "CUDA"]).exit_code == 0
+    assert json.loads(asked.read_text())["packages"] == installation.EXTRAS["cuda"].packages
+
+
 def test_bounds_of_extras_are_those_of_the_julia_package():
     described = (ROOT / "julia" / "Project.toml").read_text()
     for extra in installation.EXTRAS.values():

@@ -1,4 +1,4 @@
-"""Solves on a device, where JLArrays stands in for the GPU; and what is said about devices that can't be used or have no memory left.
+"""Solves on a device, where JLArrays stands in for the GPU; what is said of devices that can't be used or have no memory left.
 
 What has to run on a GPU itself is in tests/gpu.
 """
@@ -111,7 +111,7 @@ def test_out_of_memory_says_who_holds_what(monkeypatch):
         "total": 16 * GIB, "free": 4 * GIB, "torch_allocated": GIB, "torch_reserved": 4 * GIB, "julia_reserved": 10 * GIB,
         "julia_limit": 11 * GIB,
     }  # fmt: skip
-    for part in ("37.2 GiB", "4 GiB of 16 GiB are free", "3 GiB of these in no tensor", "empty_cache", "JULIA_CUDA_HARD_MEMORY_LIMIT"):
+    for part in ("37.2 GiB", "4 GiB of 16 GiB are free", "3 GiB of these in no tensor", "empty_cache", "HARD_MEMORY_LIMIT"):
         assert part in str(error)
 
 

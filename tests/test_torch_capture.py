@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import pysciode as ps
 from pysciode.capture.torch_fx import capture_torch, discover_parameters, infer_signature
 from pysciode.errors import CaptureError
 from pysciode.lowering.array import lower_array
@@ -313,3 +315,17 @@ def test_layers_in_training_mode_are_refused(layer):
     with pytest.raises(CaptureError, match=r"\.eval\(\)"):
         capture_torch(net, U)
     capture_torch(net.eval(), U)
+
+
+@pytest.mark.parametrize("engine", [pytest.param("julia", marks=pytest.mark.julia), "embedded"])
+def test_gradients_stop_where_the_user_stops_them_on_every_engine(engine):
+    def f(u, p, t):
+        with torch.no_grad():
+            scale = p * 2
+        return -scale * u * p.detach() * p
+
+    p = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    u = ps.solve(ps.ODEProblem(f, torch.ones(1, dtype=torch.float64), (0.0, 1.0), p), ps.Tsit5(), saveat=[1.0], engine=engine, rtol=1e-9, atol=1e-9).u
+    (slope,) = torch.autograd.grad(u.sum(), [p])
+    # u = exp(-2 a² p t) with a = p held fixed
+    assert slope.item() == pytest.approx(-2 * 0.25 * math.exp(-2 * 0.125), rel=1e-6)

@@ -132,7 +132,7 @@ WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 @pytest.mark.parametrize("way", ["script", "trace"])
 def test_scripts_that_torch_has_optimised(way, engine):
-    """From its second call on, TorchScript computes with parameters that are cut off from their gradients."""
+    """From its second call on, TorchScript detaches the parameters and carries their gradients itself: a trace has to undo that."""
     for _ in range(3):
         net = network()
         made = WAYS[way](net)

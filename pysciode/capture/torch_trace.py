@@ -16,8 +16,7 @@ from .torch_source import IN_PLACE, user_line
 
 class quiet_torch:
     """Settings that keep a trace to ordinary operations: no fused attention or encoder kernels, nothing that torch.compile
-    made (which refuses to be traced otherwise, where it could call what it was made from), no optimised TorchScript (which
-    from the second call on computes with parameters cut off from their gradients, and carries these itself)."""
+    made (which refuses to be traced otherwise, where it could call what it was made from)."""
 
     def __enter__(self) -> None:
         from torch._dynamo import config
@@ -28,11 +27,8 @@ class quiet_torch:
         torch.backends.mha.set_fastpath_enabled(False)
         self._sdpa = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
         self._sdpa.__enter__()
-        self._script = torch.jit.optimized_execution(False)
-        self._script.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self._script.__exit__(*error)
         self._sdpa.__exit__(*error)
         torch.backends.mha.set_fastpath_enabled(self._fastpath)
         self._config.__exit__(*error)
@@ -68,6 +64,7 @@ def drop_unused(graph: torch.fx.GraphModule) -> None:
         # Tracing leaves checks behind that count as impure; mutations, which must stay, are seen by their schema.
         if node.op in ("call_function", "get_attr") and not node.users and not mutates(node):
             graph.graph.erase_node(node)
+    graph.recompile()  # whoever calls the module runs its code, which is that of the nodes when it was last compiled
 
 
 def mutates(node: torch.fx.Node) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..algorithms import OWN_FORM
 from ..capture.model import CallbackModel
 from ..devices import require_cuda, torch_device
 from ..sensitivity import ForwardDiffSensitivity, ForwardSensitivity
@@ -92,6 +93,10 @@ def check_request(request: SolveRequest) -> None:
     move = f"move the problem to the CPU, or do without on {problem.device}"
     if isinstance(problem.model, CallbackModel):
         raise ValueError(f"capture: a model that stays in Python is solved in main memory only: {move}")
+    algorithm = request.algorithm
+    if algorithm is not None and algorithm.family in OWN_FORM[problem.kind]:
+        name = type(problem).__name__
+        raise ValueError(f"algorithm: {algorithm.name} takes a {name} in parts, which is solved so in main memory only: {move}")
     if options.events or options.steps:
         raise ValueError(f"callback: events and calls after steps are looked for in main memory only: {move}")
     if options.norm is not None:

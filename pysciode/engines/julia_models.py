@@ -112,7 +112,7 @@ class RegisteredModels:
         constants = {name: np.ascontiguousarray(value).reshape(-1) for name, value in lowered.constants.items()}
         size = sum(x.nbytes for x in constants.values())
         content = None
-        if lowered.form in ("scalar", "array", "device") and size <= _SHARED_BYTES:
+        if not isinstance(model, JuliaModel) and size <= _SHARED_BYTES:
             values = tuple((name, x.dtype.char, x.tobytes()) for name, x in constants.items())
             content = (dtype.char, device, n, n_params, lowered.source, values, want)
             found = self._by_content.get(content)

@@ -1,4 +1,5 @@
-"""Tests in this directory need a GPU that torch and CUDA.jl can use: skipped without, or failed where PYSCIODE_REQUIRE_GPU=1 demands one."""
+"""Tests in this directory need a GPU that torch and CUDA.jl can use: skipped without, or failed where PYSCIODE_REQUIRE_GPU=1
+demands one."""
 
 from __future__ import annotations
 
