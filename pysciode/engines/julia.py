@@ -195,6 +195,7 @@ class JuliaEngine(Engine):
         report = _Report()
         u = contiguous(request, u)
         du = empty(request, (request.problem.n,))
+        wait_for_torch(request.problem.device)
         status = self._calls["rhs"](plan.id, _input(u), _input(request.p), t, _output(du), ctypes.addressof(report))
         self._check(status, report, request)
         return du
@@ -272,8 +273,7 @@ class JuliaEngine(Engine):
         du = contiguous(request, du)
         du0 = empty(request, (request.problem.n,))
         dp = empty(request, (request.problem.layout.size,))
-        if request.problem.device is not None:
-            wait_for_torch(request.problem.device)
+        wait_for_torch(request.problem.device)
         catch_what_ctypes_drops()
         status = self._calls["pullback"](answer.id, _input(du), _output(du0), _output(dp), ctypes.addressof(report))
         self._check(status, report, request)
@@ -286,6 +286,7 @@ class JuliaEngine(Engine):
         report = _Report()
         times = np.ascontiguousarray(times, dtype=np.float64)
         out = empty(request, (len(times), width))
+        wait_for_torch(request.problem.device)
         status = self._calls["interpolate"](
             answer.id, _input(times), len(times), derivative, _output(out), ctypes.addressof(report)
         )

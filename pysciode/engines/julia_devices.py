@@ -73,9 +73,12 @@ class Devices:
             self._command("reclaim", device_arguments(device))
 
 
-def wait_for_torch(device: str) -> None:
-    """Until what torch was told to do on its current stream there is done: Julia works on streams of its own."""
-    if device.startswith("cuda"):
+def wait_for_torch(device: str | None) -> None:
+    """Until what torch was told to do on its current stream there is done: Julia works on streams of its own.
+
+    New tensors count, too: their memory may be that of older ones, which work that waits still reads.
+    """
+    if device is not None and device.startswith("cuda"):
         import torch
 
         torch.cuda.current_stream(torch.device(device)).synchronize()
