@@ -49,6 +49,12 @@ PySciODE.out_of_memory(::CUDA.OutOfGPUMemoryError) = true
 CUDA.@device_override Kernels.lgamma(x::Float64) = ccall("extern __nv_lgamma", llvmcall, Cdouble, (Cdouble,), x)
 CUDA.@device_override Kernels.lgamma(x::Float32) = ccall("extern __nv_lgammaf", llvmcall, Cfloat, (Cfloat,), x)
 
+# cuBLAS reads one and zero from the device: kept there, so that no product has to bring them.
+const SCALARS = Dict{Tuple{Int,DataType},Any}()
+const SCALARS_LOCK = ReentrantLock()
+scalars(::Type{T}) where {T} =
+    @lock SCALARS_LOCK get!(() -> (CuRef(one(T)), CuRef(zero(T))), SCALARS, (CUDA.deviceid(), T))
+
 # Row-major C = A B is column-major C' = B' A'. One of each operand's strides is 1.
 for (T, gemm) in ((Float32, :cublasSgemmStridedBatched), (Float64, :cublasDgemmStridedBatched))
     @eval function Kernels.device_product!(
@@ -58,9 +64,10 @@ for (T, gemm) in ((Float32, :cublasSgemmStridedBatched), (Float64, :cublasDgemmS
         operation(rows, columns) = by_rows(rows, columns) ? CUBLAS.CUBLAS_OP_N : CUBLAS.CUBLAS_OP_T
         leading(rows, columns, least) = max(by_rows(rows, columns) ? rows : columns, least, 1)
         at(x, offset) = pointer(x) + offset * sizeof($T)
+        unit, null = scalars($T)
         GC.@preserve A B C CUBLAS.$gemm(
-            CUBLAS.handle(), operation(br, bc), operation(ar, ac), n, m, k, one($T), at(B, bo), leading(br, bc, by_rows(br, bc) ? n : k), bb,
-            at(A, ao), leading(ar, ac, by_rows(ar, ac) ? k : m), ab, zero($T), at(C, co), max(cr, n, 1), cb, batch,
+            CUBLAS.handle(), operation(br, bc), operation(ar, ac), n, m, k, unit, at(B, bo), leading(br, bc, by_rows(br, bc) ? n : k), bb,
+            at(A, ao), leading(ar, ac, by_rows(ar, ac) ? k : m), ab, null, at(C, co), max(cr, n, 1), cb, batch,
         )
         return nothing
     end
