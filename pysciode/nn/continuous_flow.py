@@ -279,7 +279,9 @@ class ContinuousFlow(LatestCall, nn.Module):
         size = torch.Size((n,) if isinstance(n, int) else n)
         if context is not None:
             size += FlowBatch.batch_of(context, self.shape)
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        # A seed reseeds the GPUs' generators too.
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices=devices, enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
             z = self.base.rsample(size) if differentiable else self.base.sample(size)
