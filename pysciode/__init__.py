@@ -34,7 +34,7 @@ _HOMES = {
     "engines": "set_engine get_engine",
     "errors": (
         "PysciodeError CaptureError SolveFailed GradientFailed EngineUnavailable OutOfDeviceMemory JuliaError CallbackWarning "
-        "FallbackWarning"
+        "FallbackWarning AccuracyWarning"
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

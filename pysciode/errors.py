@@ -185,5 +185,9 @@ class FallbackWarning(UserWarning):
     """A stand-in hands a call to the library that it stands in for, or leaves an option out; the message says why."""
 
 
+class AccuracyWarning(UserWarning):
+    """What was asked for is known to be less accurate than its tolerances say; the message says why, and what to take."""
+
+
 class CallbackWarning(UserWarning):
     """A function can't be captured, so the solver calls Python, which is slow; said once for each function."""

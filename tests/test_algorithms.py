@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -85,3 +87,22 @@ def test_julia_knows_every_algorithm():
     assert present > 200
     newer = {"Rodas3d", "NordsieckBDF", "DNordsieckBDF"}
     assert {name for name in missing if not name.startswith("AlJahdali")} <= newer
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("name", ["Kvaerno3", "Kvaerno4", "SDIRK2"])
+def test_methods_that_take_a_stage_at_a_wrong_time_say_so(name):
+    """If one of these gets accurate, SciML has mended it, and the warning goes."""
+    algorithm = getattr(ps, name)()
+    exact = math.sin(3.0)
+
+    def error(f, u0):
+        problem = ps.ODEProblem(f, u0, (0.0, 3.0))
+        return abs(ps.solve(problem, algorithm, saveat=[3.0], rtol=1e-6, atol=1e-6, engine="julia").u[0, 0] - exact)
+
+    with pytest.warns(ps.AccuracyWarning, match=f"{name} takes a stage at a wrong time"):
+        pushed = error(lambda u, p, t: [np.cos(t) - 10 * (u[0] - np.sin(t))], [0.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_state = error(lambda u, p, t: [np.cos(u[1]) - 10 * (u[0] - np.sin(u[1])), 1.0 + 0 * u[0]], [0.0, 0.0])
+    assert pushed > 10 * as_state

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -438,3 +440,14 @@ class TestKernel:
             sol = ps.solve(ps.EnsembleProblem(failing, p=rates), ps.Tsit5(), throw=False, **self.kernel)
             assert sol.failed.tolist() == [1] and sol.u[1].isnan().all()
             assert sol.u[0].item() == pytest.approx(1.25, rel=1e-4)
+
+
+@pytest.mark.julia
+@pytest.mark.extra("ensembles")
+def test_the_code_of_the_documentation() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
+    (code,) = re.findall(r"^```python ensembles\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names = {"ps": ps, "np": np}
+    exec(code, names)
+    assert names["sol"].success
+    assert names["sol"].u.shape == (1000, 2, 3)
