@@ -1,4 +1,4 @@
-"""Neural ODEs and a continuous flow on a GPU, against other libraries and against what the GPU can do at most.
+"""Neural ODEs, a continuous flow and an ensemble on a GPU, against other libraries and against what the GPU can do at most.
 
 Run by itself: python benchmarks/gpu.py [--device cuda:0] [--precision high] [--quick] [--json] [contestant …]
 
@@ -33,19 +33,21 @@ PATIENCE = 1200.0
 
 
 def workloads(device: str, dtype: str, *, quick: bool) -> list[Workload]:
-    """Networks of 10⁴ to 10⁷ parameters on batches of 10² to 10⁵, forwards and with the gradient, and flows of two sizes.
+    """Networks of 10⁴ to 10⁷ parameters on batches of 10² to 10⁵, forwards and with the gradient, flows of two sizes, and
+    10⁶ Lorenz systems.
 
     The flows are of the size of those for the data set MINIBOONE in Grathwohl et al. (2019, arXiv:1810.01367), and on ten
     times that batch.
     """
     if quick:
-        networks, flows = itertools.product((32, 128), (16, 64)), [(2, 32, 64)]
+        networks, flows, members = itertools.product((32, 128), (16, 64)), [(2, 32, 64)], 1000
     else:
         networks = itertools.product((55, 256, 937, 3098), (100, 1000, 10_000, 100_000))
-        flows = [(43, 860, 1000), (43, 860, 10_000)]
+        flows, members = [(43, 860, 1000), (43, 860, 10_000)], 1_000_000
     kinds = ("forward", "gradient")
     found = [Workload(kind, 64, hidden, batch, device, dtype) for hidden, batch in networks for kind in kinds]
-    return found + [Workload("flow", *sizes, device, dtype) for sizes in flows]
+    found += [Workload("flow", *sizes, device, dtype) for sizes in flows]
+    return [*found, Workload("ensemble", 3, 0, members, device, dtype)]
 
 
 @dataclass
@@ -160,7 +162,7 @@ def run_contestant(name: str, works: list[tuple[int, Workload]], budget: float) 
 
 def figures(name: str, works: list[Workload], arguments: list[str]) -> Iterator[tuple[int, Figure]]:
     """Of one contestant at all workloads that it takes part in; a process that dies costs one of them."""
-    left = [i for i, work in enumerate(works) if work.kind != "forward" or "djoint" not in name]
+    left = [i for i, work in enumerate(works) if work.kind in ("gradient", "flow") or "djoint" not in name]
     while left:
         command = [sys.executable, __file__, "--contestant", name, "--only", ",".join(map(str, left)), *arguments]
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | dict(os.environ)
@@ -230,11 +232,17 @@ def results() -> list[Result]:
     return rows
 
 
-_KINDS = {"forward": "neural ODE", "gradient": "neural ODE with gradient", "flow": "continuous flow, training step"}
+_KINDS = {
+    "forward": "neural ODE",
+    "gradient": "neural ODE with gradient",
+    "flow": "continuous flow, training step",
+    "ensemble": "Lorenz systems, each by itself",
+}
 
 
 def _title(work: Workload) -> str:
-    return f"{_KINDS[work.kind]}, {work.parameters:.1e} parameters, batch {work.batch}"
+    size = f"{work.batch} of them" if work.kind == "ensemble" else f"{work.parameters:.1e} parameters, batch {work.batch}"
+    return f"{_KINDS[work.kind]}, {size}"
 
 
 def _device_name(device: str) -> str:

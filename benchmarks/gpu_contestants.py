@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu_ensemble import ensemble_run
 from torch import nn
 
 RTOL, ATOL = 1e-4, 1e-6
@@ -21,7 +22,7 @@ class Workload:
     ----------
     kind
         ``"forward"``; ``"gradient"``, of the mean square at the end to all weights; or ``"flow"``, that of a continuous
-        flow's mean log likelihood with Hutchinson's trace.
+        flow's mean log likelihood with Hutchinson's trace. Or ``"ensemble"``, which has no network: `batch` Lorenz systems.
     """
 
     kind: str
@@ -112,6 +113,8 @@ def _pysciode(sensealg_name: str | None = None) -> Callable[[Workload], Run]:
         import pysciode as ps
         from pysciode.nn import ContinuousFlow
 
+        if work.kind == "ensemble":
+            return ensemble_run("pysciode", work, RTOL, ATOL)
         network, u0 = work.network(), work.start()
         sensealg = getattr(ps, sensealg_name)() if sensealg_name else None
         options = {"rtol": RTOL, "atol": ATOL, "sensealg": sensealg, "engine": "julia"}
@@ -158,6 +161,8 @@ def _torchdiffeq(solver_name: str) -> Callable[[Workload], Run]:
     def prepare(work: Workload) -> Run:
         import torchdiffeq
 
+        if work.kind == "ensemble":
+            return ensemble_run("torchdiffeq", work, RTOL, ATOL)
         rates, u0 = _Rates(work), work.start()
         times = torch.tensor([1.0, 0.0] if work.kind == "flow" else [0.0, 1.0], **work.tensors())
 
@@ -191,6 +196,8 @@ def _torchode(adjoint_name: str) -> Callable[[Workload], Run]:
     def prepare(work: Workload) -> Run:
         import torchode
 
+        if work.kind == "ensemble":
+            return ensemble_run("torchode", work, RTOL, ATOL)
         if work.kind == "flow":
             raise NotImplementedError("not written for torchode, whose states are flat vectors")
         network, u0 = work.network(), work.start()
@@ -223,6 +230,8 @@ def _diffrax(adjoint_name: str) -> Callable[[Workload], Run]:
         import jax
         import jax.numpy as jnp
 
+        if work.kind == "ensemble":
+            return ensemble_run("diffrax", work, RTOL, ATOL)
         jax.config.update("jax_enable_x64", work.dtype == "float64")
         exact = torch.get_float32_matmul_precision() == "highest"
         jax.config.update("jax_default_matmul_precision", "float32" if exact else "tensorfloat32")

@@ -94,7 +94,8 @@ class SolveRequest:
     problem
         The problem, whose ``model`` is the captured right-hand side (a :data:`~pysciode.capture.model.CapturedModel`).
     u0, p
-        Flat, C-contiguous arrays of one floating dtype; not kept or written to by the engine.
+        Flat, C-contiguous arrays of one floating dtype, tensors where the problem is on a device; not kept or written to by
+        the engine.
     tspan
         Start and end; the end may lie before the start.
     algorithm
@@ -106,13 +107,18 @@ class SolveRequest:
     """
 
     problem: ODEProblem
-    u0: np.ndarray
-    p: np.ndarray
+    u0: Any
+    p: Any
     tspan: tuple[float, float]
     algorithm: Algorithm | None
     options: SolveOptions
     sensealg: SensitivityAlgorithm | None = None
     wants: frozenset[str] = frozenset()
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the arrays; a reference may be computed in another than the problem's."""
+        return self.u0.dtype if isinstance(self.u0, np.ndarray) else self.problem.dtype
 
 
 @dataclass(slots=True, eq=False)

@@ -121,7 +121,7 @@ def empty(request: SolveRequest, shape: tuple[int, ...]) -> np.ndarray | torch.T
     """An uninitialised array of the problem's dtype where its vectors lie."""
     problem = request.problem
     if problem.device is None:
-        return np.empty(shape, dtype=problem.dtype)
+        return np.empty(shape, dtype=request.dtype)
     import torch
 
     return torch.empty(shape, dtype=problem.u0.dtype, device=torch_device(problem.device))
@@ -131,5 +131,5 @@ def contiguous(request: SolveRequest, x: Any) -> np.ndarray | torch.Tensor:
     """`x`, which lies where the problem's vectors do, as a contiguous array of its dtype."""
     problem = request.problem
     if problem.device is None:
-        return np.ascontiguousarray(x, dtype=problem.dtype)
+        return np.ascontiguousarray(x, dtype=request.dtype)
     return x.to(problem.u0.dtype).contiguous()

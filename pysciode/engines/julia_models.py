@@ -86,7 +86,7 @@ class RegisteredModels:
 
     def get(self, model: CapturedModel, want: frozenset[str], request: SolveRequest) -> Registered:
         """The model with at least the functions `want`, lowered and compiled now if it lacks some."""
-        key = (id(model), request.problem.dtype.name, request.problem.device)
+        key = (id(model), request.dtype.name, request.problem.device)
         with self.lock:
             generations = self._known.get(key)
             if generations is None:
@@ -101,7 +101,7 @@ class RegisteredModels:
             return registered
 
     def _register(self, model: CapturedModel, want: frozenset[str], request: SolveRequest) -> Registered:
-        n, n_params, dtype = request.problem.n, request.problem.layout.size, request.problem.dtype
+        n, n_params, dtype = request.problem.n, request.problem.layout.size, request.dtype
         device = request.problem.device
         if isinstance(model, CallbackModel):
             functions = PythonFunctions(model, tuple(request.problem.u0.shape), n_params, dtype)
@@ -173,7 +173,7 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         and latest.algorithm is request.algorithm
         and latest.sensealg is request.sensealg
         and latest.wants == request.wants
-        and latest.dtype is problem.dtype
+        and latest.dtype is request.dtype
         and latest.device == problem.device
         and latest.jac_sparsity is problem.jac_sparsity
         and problem.mass_matrix is None
@@ -184,7 +184,7 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         request.algorithm,
         request.sensealg,
         request.wants,
-        problem.dtype.char,
+        request.dtype.char,
         problem.device,
         options.rtol,
         atol if type(atol) is float else np.asarray(atol).tobytes(),
@@ -213,7 +213,7 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
                 kept[key] = plan
     if problem.mass_matrix is None:
         plans[_Latest] = _Latest(
-            options, request.algorithm, request.sensealg, request.wants, problem.dtype, problem.device, problem.jac_sparsity, plan
+            options, request.algorithm, request.sensealg, request.wants, request.dtype, problem.device, problem.jac_sparsity, plan
         )
     return plan
 
