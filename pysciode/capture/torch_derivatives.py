@@ -92,6 +92,7 @@ def _with_outputs(graph: torch.fx.GraphModule, pick: Callable[[Any], Any]) -> to
     nodes.output(pick(out))
     part = torch.fx.GraphModule(graph, nodes)
     drop_unused(part)
+    part.recompile()
     return part
 
 

@@ -113,6 +113,7 @@ def capture_torch(
         for node in graph.graph.nodes:
             if node.target is torch.ops.aten.copy.default:
                 _rewrite_copy(graph, node)
+        graph.recompile()  # once, since torch keeps all code: whoever calls the module runs what was compiled last
     return ArrayModel(
         f=decomposed(graph, inputs),
         u_shape=tuple(u0.shape),
@@ -286,7 +287,6 @@ def _lift(graph: torch.fx.GraphModule, parameters: Sequence[torch.Tensor]) -> No
         if "val" not in new.meta:
             new.meta["val"] = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
         last = new
-    graph.recompile()
 
 
 def _output(graph: torch.fx.GraphModule) -> torch.fx.Node:

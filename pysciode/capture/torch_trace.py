@@ -64,7 +64,6 @@ def drop_unused(graph: torch.fx.GraphModule) -> None:
         # Tracing leaves checks behind that count as impure; mutations, which must stay, are seen by their schema.
         if node.op in ("call_function", "get_attr") and not node.users and not mutates(node):
             graph.graph.erase_node(node)
-    graph.recompile()  # whoever calls the module runs its code, which is that of the nodes when it was last compiled
 
 
 def mutates(node: torch.fx.Node) -> bool:
