@@ -4,6 +4,7 @@ without, or failed where PYSCIODE_REQUIRE_JULIA=1 demands them."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -21,18 +22,18 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def julia_is_installed() -> bool:
-    """Whether the Julia engine can start here."""
+@functools.cache
+def _julia_is_installed() -> bool:
     return julia_environment_is_resolved()
 
 
-@pytest.fixture(autouse=True)
-def _julia_where_it_is_needed(request: pytest.FixtureRequest) -> None:
-    node, missing = request.node, None
-    if node.get_closest_marker("julia") is not None and not request.getfixturevalue("julia_is_installed"):
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture of a test, which may start Julia, is made."""
+    missing = None
+    if item.get_closest_marker("julia") is not None and not _julia_is_installed():
         missing = "python -m pysciode install"
-    for marker in node.iter_markers("extra"):
+    for marker in item.iter_markers("extra"):
         if not extra_is_installed(*marker.args):
             missing = f"python -m pysciode install {marker.args[0]}"
     if missing is not None:
