@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .real_values import whole_number
+
 
 @dataclass(frozen=True)
 class EnsembleSerial:
@@ -29,10 +31,7 @@ class EnsembleThreads:
 
     def __post_init__(self) -> None:
         if self.workers is not None:
-            if isinstance(self.workers, bool) or not isinstance(self.workers, int):
-                raise TypeError(f"workers must be an integer or None, not {self.workers!r}")
-            if self.workers < 1:
-                raise ValueError(f"workers must be at least 1, not {self.workers}")
+            whole_number(self.workers, "workers", 1)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class JuliaEngine(Engine):
         self._lock = threading.Lock()
         self._calls: dict[str, Callable[..., int]] = {}
         self._models: RegisteredModels | None = None
-        self._devices = Devices(self.command)
+        self.devices = Devices(self.command)
         self._process: int | None = None  # that started it
 
     def __reduce__(self) -> tuple:
@@ -90,7 +90,7 @@ class JuliaEngine(Engine):
     def empty_device_caches(self) -> None:
         """Have Julia give the memory of devices that it keeps for later solves back; see :func:`pysciode.devices.empty_cache`."""
         if julia_runs():
-            self._devices.empty_caches()
+            self.devices.empty_caches()
 
     def start(self) -> None:
         """Start Julia, unless it runs."""
@@ -210,7 +210,7 @@ class JuliaEngine(Engine):
         """What Julia keeps of a request: all but `u0`, `p`, the time span and the saved times; starts Julia."""
         self.start()
         if request.problem.device is not None:
-            self._devices.prepare(request)
+            self.devices.prepare(request)
         return make_plan(self.command, self._models, request)
 
     def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer]:
@@ -325,7 +325,7 @@ class JuliaEngine(Engine):
             raise GradientFailed(name, message, _ADVICE.get(name, "") if ours else "") from JuliaError(message + stack)
         if status == _OUT_OF_MEMORY and device is not None:
             error = out_of_device_memory(device, message)  # says who holds what before all of it is given back
-            self._devices.reclaim(device)
+            self.devices.reclaim(device)
             raise error from JuliaError(stack)
         if status == _NO_DEVICE:
             raise device_unavailable(device, message)

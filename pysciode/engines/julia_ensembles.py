@@ -21,7 +21,7 @@ from ..options import solve_options
 from ..parameters import is_tensor
 from . import get_engine
 from .base import SolveOptions, SolveRequest
-from .julia_devices import Devices, device_arguments
+from .julia_devices import device_arguments
 
 if TYPE_CHECKING:
     from ..problems import ODEProblem
@@ -237,7 +237,7 @@ def _on_device(
     arrays = {"u0": u0, "p": p, "u": u, "outcomes": outcomes, "reached": reached}
     rows = {"count": shape[0], "u0_rows": len(u0), "p_rows": len(p)}
     request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, None, options)
-    Devices(engine.command).prepare(request)  # waits for torch's part too
+    engine.devices.prepare(request)  # waits for torch's part too
     addresses = {name: x.data_ptr() for name, x in arrays.items()}
     engine.command("solve_members", arguments | rows | addresses | device_arguments(problem.device))
     report(shape[0])

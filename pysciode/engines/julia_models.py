@@ -27,8 +27,8 @@ from ..sensitivity import (
     SensitivityAlgorithm,
 )
 from .base import EventRequest, SolveOptions, SolveRequest
-from .julia_devices import device_arguments
 from .julia_callback import PythonFunctions
+from .julia_devices import device_arguments
 
 if TYPE_CHECKING:
     from ..problems import ODEProblem

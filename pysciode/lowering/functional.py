@@ -1,6 +1,6 @@
 """Array models as Julia functions without mutation: broadcasts, products and reductions of whole arrays.
 
-For automatic differentiation by Zygote, Tracker and ReverseDiff, and for arrays on a GPU.  A torch array of shape ``(a, b, c)`` is a
+For automatic differentiation by Zygote, Tracker and ReverseDiff.  A torch array of shape ``(a, b, c)`` is a
 Julia array of size ``(c, b, a)`` over the same memory; a single number is a vector of length one.
 """
 

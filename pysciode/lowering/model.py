@@ -21,7 +21,7 @@ class LoweredModel:
     ``vjp_both!(dlam, dp, lam, u, p, t, w)``, ``jvp!(dv, v, u, p, t, w)``, ``tgrad!(dT, u, p, t, w)``,
     ``jac!(J, u, p, t, w)`` and ``paramjac!(pJ, u, p, t, w)`` with `J` and `pJ` flat column-major matrices of ``n`` rows,
     ``jac_sparse!(nz, u, p, t, w)`` with the non-zeros in CSC order of `sparsity`,
-    and ``f_oop(u, p, t) -> du``, out of place and free of mutation, for Zygote, Tracker and GPU arrays.
+    and ``f_oop(u, p, t) -> du``, out of place and free of mutation, for Zygote and Tracker.
 
     In the form ``"device"`` all vectors lie on a device, such as a GPU, and no element is read or written from the host: the
     functions launch kernels (``Kernels.launch!``). They are those above but for ``jac_sparse!`` and ``f_oop``;
