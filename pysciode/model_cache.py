@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .parameters import is_module, is_tensor
+from .capture.parts import MODELS
 
 if TYPE_CHECKING:
     from .capture.model import CapturedModel
-
-_ATTRIBUTE = "_pysciode_models"
-_SIMPLE = (int, float, complex, str, bool, type(None))
 
 
 @dataclass(eq=False)
@@ -54,9 +51,16 @@ class Captured:
 
 
 class _Store(dict):
-    """A function's latest captures. Copies of the function start without: they may lead other lives."""
+    """A function's latest captures. Copies of the function start without: they may lead other lives.
+
+    Attributes
+    ----------
+    counting
+        Identities of the places of integers that the function changes when it runs: they are no part of what it depends on.
+    """
 
     limit = 32
+    counting: frozenset[Hashable] = frozenset()
 
     def __setitem__(self, key: Hashable, value: Any) -> None:
         super().__setitem__(key, value)
@@ -82,11 +86,11 @@ def store(f: Any) -> _Store:
     if isinstance(f, types.MethodType):
         owner = store(f.__self__)
         return owner.setdefault(f.__func__, _Store())
-    found = getattr(f, "__dict__", {}).get(_ATTRIBUTE)
+    found = getattr(f, "__dict__", {}).get(MODELS)
     if found is None:
         found = _Store()
         try:
-            object.__setattr__(f, _ATTRIBUTE, found)  # not Module.__setattr__, which would look for parameters
+            object.__setattr__(f, MODELS, found)  # not Module.__setattr__, which would look for parameters
         except (AttributeError, TypeError):
             # A string or a tuple of SymPy expressions: equal ones are the same model.
             try:
@@ -99,115 +103,15 @@ def store(f: Any) -> _Store:
     return found
 
 
-ADAPTER = "_pysciode_adapter"
-"""Attribute of a function that only brings another one into the form ``f(u, p, t)``: an object with `func`, the other function,
-``fingerprint()`` and ``tensors()``, which say what `func` depends on."""
-
-
-def adapter_of(f: Any) -> Any:
-    """The :data:`ADAPTER` of `f`, or None."""
-    return getattr(f, "__dict__", {}).get(ADAPTER)
-
-
 def share(f: Any, captures: _Store) -> None:
     """Have `f` keep its captures in a store that others use too: functions that can be told apart by their fingerprints alone."""
-    setattr(f, _ATTRIBUTE, captures)
-
-
-class _Same:
-    """An object that equals itself alone; held, so that no other one can come to have its number."""
-
-    __slots__ = ("thing",)
-
-    def __init__(self, thing: Any) -> None:
-        self.thing = thing
-
-    def __hash__(self) -> int:
-        return id(self.thing)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.thing is self.thing
-
-
-def fingerprint(f: Any) -> Hashable:
-    """What a capture of `f` bakes in and can be seen cheaply: globals, closure cells and default arguments of a function,
-    and the layers of a module, their modes, hooks, buffers and frozen parameters, and their attributes that are floats, bools or
-    strings (integers may count calls).
-
-    A plain number is compared by value and a tensor by its version too; so ``K = 0.3`` changed to ``K = 0.4`` between two
-    problems gives a new capture, as do new weights in a frozen network. Other things are compared by identity: arrays and
-    attributes of objects changed in place are not noticed, see `clear_models`.
-    """
-    if is_module(f):
-        return _seen(f)
-    adapter = adapter_of(f)
-    if adapter is not None:
-        return adapter.fingerprint()
-    if isinstance(f, types.MethodType):
-        return (_seen(f.__self__), fingerprint(f.__func__))
-    code = getattr(f, "__code__", None)
-    if code is None:
-        return None
-    scope = f.__globals__
-    seen = [_seen(scope[name]) for name in code.co_names if name in scope]
-    for cell in f.__closure__ or ():
-        try:
-            seen.append(_seen(cell.cell_contents))
-        except ValueError:  # a cell that is not filled yet
-            seen.append(None)
-    if f.__defaults__:
-        seen.extend(map(_seen, f.__defaults__))
-    return tuple(seen)
-
-
-def _seen(value: Any) -> Hashable:
-    if isinstance(value, _SIMPLE):
-        return (type(value).__name__, repr(value))
-    if is_module(value):
-        frozen = [_version(x) for x in value.parameters() if not x.requires_grad]
-        layers = [y for x in value.modules() for y in (_Same(x), *_state_of(x))]
-        return (*layers, *frozen, *(_version(x) for x in value.buffers()))
-    if is_tensor(value):
-        return (_Same(value), value.requires_grad, 0 if value.requires_grad else _version(value))
-    return _Same(value)
-
-
-def _state_of(module: Any) -> Iterator[Hashable]:
-    """Of one layer: its mode, numbers and strings among its attributes, and its hooks."""
-    for name, value in module.__dict__.items():
-        kind = type(value)
-        if kind is bool or kind is str:
-            yield name, value
-        elif kind is float:  # not integers: many modules count their calls
-            yield name, repr(value)
-        elif name in ("_forward_hooks", "_forward_pre_hooks", "forward"):
-            yield from map(_Same, value.values() if isinstance(value, dict) else (value,))
-
-
-def _version(x: Any) -> int:
-    """How often a tensor was changed in place; inference tensors can't be, outside of inference mode."""
-    return 0 if x.is_inference() else x._version
-
-
-def is_plain(f: Any) -> bool:
-    """Whether `f` is a function that reaches nothing but numbers, strings and Python modules: then it reaches no tensors."""
-    if type(f) is not types.FunctionType or f.__defaults__ or f.__kwdefaults__ or hasattr(f, "__wrapped__"):
-        return False
-    code, scope = f.__code__, f.__globals__
-    if any(isinstance(x, types.CodeType) for x in code.co_consts):
-        return False
-    reached = [scope[name] for name in code.co_names if name in scope]
-    for cell in f.__closure__ or ():
-        try:
-            reached.append(cell.cell_contents)
-        except ValueError:
-            return False
-    return all(isinstance(x, (*_SIMPLE, types.ModuleType)) for x in reached)
+    setattr(f, MODELS, captures)
 
 
 def clear_models(f: Any) -> None:
-    """Forget the captures of `f`: after an array or attribute that the model uses as a constant was changed in place.
+    """Forget the captures of `f`: after a change of an object that can't be looked into, such as one of a compiled library.
 
-    Problems that exist already keep their model.
+    All that Python can see (attributes, globals, closures, arrays and tensors, what helper functions read) is looked at whenever
+    a problem is made. Problems that exist already keep their model.
     """
     store(f).clear()

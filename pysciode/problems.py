@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from .devices import device_of, torch_device
-from .model_cache import Captured, fingerprint, is_plain, store
+from .capture.reach import Reached, reached_by
+from .capture.parts import Same
+from .capture.state_changes import counted, left_as_they_were, place_id
+from .model_cache import Captured, store
 from .parameters import ParameterLayout, flat_array, is_tensor
 from .torch_compile import opaque
 from .validation import TimeSpan, check_function, check_leaves, check_matrix, check_resolution, check_time_span, state_of
@@ -29,8 +32,9 @@ class ODEProblem:
     f
         ``f(u, p, t) -> du`` or, in place, ``f(du, u, p, t)``, in plain Python, NumPy or torch; an ``nn.Module`` with
         ``forward(t, u)`` or ``forward(u)``; a tuple of SymPy expressions; or Julia source as a string. It is captured when
-        it is first needed, and the result is kept with `f` for other problems: constants of the model (globals, closure,
-        attributes) are taken as they are then, see :func:`pysciode.clear_models`.
+        it is first needed, and the result is kept with `f` for other problems. A problem sees what `f` reads elsewhere
+        (globals, closure, attributes, containers, what its helper functions read) as it is when the problem is made; where no
+        model for that is known yet, when it is first solved.
     u0
         The state at ``tspan[0]``: a number or an array of any shape, NumPy or torch. Integers become float64.
     tspan
@@ -113,9 +117,12 @@ class ODEProblem:
         mass_matrix: Any,
         name: str | None,
         modules: list[tuple[str, Any]] | None = None,
+        reached: Reached | None = None,
     ) -> None:
+        if reached is None:
+            reached = reach(f)
         if modules is None:
-            modules = module_parameters(f)
+            modules = [] if reached is None else list(reached.tensors.items())
         layout, leaves = ParameterLayout.of(p, modules)
         leaves.extend(x for _, x in modules)
         is_torch = is_tensor(u0) or any(is_tensor(x) for x in leaves)
@@ -167,6 +174,7 @@ class ODEProblem:
             n=n,
             _flat_p=flat,
             _modules=modules,
+            _reached=reached,
             _values=None,
             captured=None,
         )
@@ -248,6 +256,11 @@ class ODEProblem:
             key = self._key()
             captured = shared.get(key)
             if captured is None:
+                # The trace sees everything as it is now.
+                self.__dict__["_reached"] = reach(self.f)
+                key = self._key()
+                captured = shared.get(key)
+            if captured is None:
                 captured = shared[key] = self._new_capture()
             self.__dict__.update(captured=captured, _captured_key=key)
         return self.captured
@@ -258,7 +271,10 @@ class ODEProblem:
         return (self.kind, shape, self.dtype, self.is_torch, self.layout, self.capture, self._fingerprint())
 
     def _fingerprint(self) -> Any:
-        return tuple(map(fingerprint, self.functions))
+        if self.capture == "callback":
+            # Python sees everything as it is, but for the tensors that a solve puts values into.
+            return (Same(self.f), *(Same(x) for _, x in self._modules))
+        return source_key(self.f) if self._reached is None else self._reached.key
 
     def _new_capture(self) -> Captured:
         return Captured(self._capturing(self.f))
@@ -274,16 +290,29 @@ class ODEProblem:
     def _capturing(self, f: Any) -> Callable[[], CapturedModel]:
         # Lists of numbers are arrays by now.
         p = self.layout.rebuild(self.leaves[: self.layout.n_leaves])
-        u0, t0, choice = self.u0, self.tspan[0], self.capture
+        u0, t0, choice, reached, key = self.u0, self.tspan[0], self.capture, self._reached, self._key()
+        is_torch = self.is_torch
 
-        def build() -> CapturedModel:
+        def trace() -> CapturedModel:
             from .capture import capture
 
-            if self.is_torch:
+            if is_torch:
                 from .torch_transforms import captured_outside
 
                 return captured_outside(lambda u0, p: capture(f, u0, p, t0, capture=choice), f, u0, p)
             return capture(f, u0, p, t0, capture=choice)
+
+        def build() -> CapturedModel:
+            if reached is None or choice == "callback":
+                return trace()
+            with left_as_they_were(reached.containers):
+                model, counters = counted(reached.numbers, trace)
+            if counters:
+                # From now on what counts evaluations is not looked at.
+                shared = store(f)
+                shared.counting |= {place_id(place) for place, _ in counters}
+                shared.setdefault((*key[:-1], reach(f).key), shared.get(key))
+            return model
 
         return build
 
@@ -319,8 +348,8 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
         out.__init__(**{key: changes[key] if key in changes else problem._argument(key) for key in known})
         return out
     out.__dict__["functions"] = problem.functions
-    # Looking for modules takes longer than all the rest, and the fingerprint tells whether they are as they were.
-    known_model = problem.captured is not None and problem._fingerprint() == problem._captured_key[-1]
+    reached = reach(problem.f)
+    as_before = reached is problem._reached or (reached is not None and reached.key == problem._reached.key)
     out._prepare(
         problem.f,
         problem._changed_state(changes),
@@ -330,9 +359,10 @@ def remake(problem: ODEProblem, **changes: Any) -> ODEProblem:
         changes.get("jac_sparsity", problem.jac_sparsity),
         changes.get("mass_matrix", problem.mass_matrix),
         changes.get("name", problem.name),
-        problem._modules if known_model else None,
+        problem._modules if as_before else None,
+        reached,
     )
-    if known_model and out._key() == problem._captured_key:
+    if problem.captured is not None and out._key() == problem._captured_key:
         out.__dict__.update(captured=problem.captured, _captured_key=problem._captured_key)
     return out
 
@@ -386,20 +416,24 @@ def with_values(problem: ODEProblem, u0: Any, p: Any) -> ODEProblem:
 
 
 def posed(f: Any, u0: Any, tspan: Any, modules: list[tuple[str, Any]], capture: str = "auto") -> ODEProblem:
-    """An `ODEProblem` without `p`, for which it is known already what :func:`module_parameters` finds."""
+    """An `ODEProblem` without `p`, with these as the trainable tensors that `f` reaches."""
     problem = object.__new__(ODEProblem)
     problem.__dict__["functions"] = (f,)
     problem._prepare(f, u0, tspan, None, capture, None, None, None, modules)
     return problem
 
 
-def module_parameters(f: Any) -> list[tuple[str, Any]]:
-    """``(name, parameter)`` of the trainable tensors that `f` reaches without being given them."""
-    if "torch" not in sys.modules or not callable(f) or is_plain(f):
-        return []  # no module can exist
-    from .capture.torch_fx import discover_parameters
+def reach(f: Any) -> Reached | None:
+    """What `f` reaches now; None for what is no function, such as Julia source."""
+    return reached_by(f, store(f).counting) if callable(f) else None
 
-    return list(discover_parameters(f).items())
+
+def source_key(f: Any) -> Any:
+    """What tells a file of Julia source from what it was before."""
+    if not isinstance(f, (str, os.PathLike)) or not os.path.isfile(f):
+        return None
+    status = os.stat(f)
+    return (status.st_mtime_ns, status.st_size)
 
 
 def _as_floats_of(leaves: list[Any], u0: Any) -> Any:

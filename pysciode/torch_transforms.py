@@ -57,10 +57,10 @@ def captured_outside(capture: Callable[[Any, Any], T], f: Any, u0: Any, p: Any) 
 
 @contextmanager
 def _stood_in_for(f: Any) -> Iterator[None]:
-    from .capture.torch_parameters import reached_modules
+    from .capture.reach import reached_by
 
     replaced = []
-    for module in reached_modules(f):
+    for module in reached_by(f).modules:
         for name, x in module._parameters.items():
             if x is not None and is_wrapped(x):
                 replaced.append((module, name, x))

@@ -12,7 +12,9 @@ import pytest
 from scipy.integrate import solve_ivp as scipys
 
 import pysciode as ps
-from pysciode.compat.reach import FLOATS, NOTHING, Reached, Substituted
+from pysciode.capture.parts import FLOATS, NOTHING, NUMBERS
+from pysciode.capture.reach import Reached
+from pysciode.capture.substituted import Substituted
 from pysciode.compat.scipy_model import _functions
 
 RATE = 1.0
@@ -215,15 +217,16 @@ def test_reach_finds_numbers_and_keys_the_rest():
     def f(t, y):
         return rate * y[:size] * table[0] * RATE
 
-    reached = Reached(f, (2.0, "name"))
+    reached = Reached(f, (2.0, "name"), NUMBERS)
     assert sorted(map(float, reached.values)) == sorted([rate, float(size), RATE, 2.0])
-    assert Reached(f, (3.0, "name")).key == reached.key
-    assert Reached(f, (3.0, "other")).key != reached.key
+    assert Reached(f, (3.0, "name"), NUMBERS).key == reached.key
+    assert Reached(f, (3.0, "other"), NUMBERS).key != reached.key
     assert sorted(map(float, Reached(f, (2.0, "name"), FLOATS).values)) == sorted([rate, RATE, 2.0])
     assert Reached(f, (2.0, "name"), NOTHING).values == []
     table[5] = -1.0
-    assert Reached(f, (2.0, "name")).key != reached.key
-    changed = Substituted(f, (2.0, "name"), FLOATS, [10 * x for x in Reached(f, (2.0, "name"), FLOATS).values])
+    assert Reached(f, (2.0, "name"), NUMBERS).key != reached.key
+    floats = Reached(f, (2.0, "name"), FLOATS)
+    changed = Substituted(f, (2.0, "name"), floats, [10 * x for x in floats.values])
     assert changed.args == (20.0, "name")
     np.testing.assert_allclose(changed.f(0.0, np.ones(4)), 0.0)
     table[0] = 1.0
@@ -234,4 +237,4 @@ def test_reach_of_functions_that_call_themselves():
     def f(t, y, depth=2.0):
         return -y if depth < 0 else f(t, y, depth - 1.0)
 
-    assert Reached(f).level == NOTHING
+    assert Reached(f, (), NUMBERS).level == NOTHING

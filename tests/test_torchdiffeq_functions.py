@@ -12,7 +12,7 @@ import torchdiffeq
 
 import pysciode as ps
 from pysciode.compat.torch_functions import Adapter
-from pysciode.compat.torch_reach import Reached
+from pysciode.capture.reach import Reached
 from pysciode.compat.torch_states import Form
 from pysciode.errors import CallbackWarning, FallbackWarning
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import CaptureError
 from .model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
+from .reach import mentions_torch
 
 if TYPE_CHECKING:
     from ..parameters import ParameterLayout
@@ -77,11 +78,7 @@ def capture(f: Any, u0: Any, p: Any = None, t0: float = 0.0, *, capture: str = "
 
 
 def _uses_torch(f: Any) -> bool:
-    if "torch" not in sys.modules or not callable(f):
-        return False
-    from .rebind import mentions_torch
-
-    return mentions_torch(f)
+    return "torch" in sys.modules and callable(f) and mentions_torch(f)
 
 
 def _julia(f: Any) -> JuliaModel:
@@ -116,8 +113,6 @@ def _python(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: lis
 def _torch(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float, plain: bool) -> CapturedModel:
     """Unrolled where the model is small, as arrays otherwise."""
     import torch
-
-    from .rebind import mentions_torch
 
     state = u0 if isinstance(u0, torch.Tensor) else torch.as_tensor(np.asarray(u0))
     if plain and not isinstance(f, torch.nn.Module) and not mentions_torch(f):

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 
-from ..model_cache import adapter_of
+from .code_reads import is_users_function, is_users_module, reads_of
 from .graph import Scalar
 from .numpy_protocol import ScalarArray, apply_op, scalar_method
 from .sparse import SparseOperator, is_sparse
-
-_STORES_GLOBALS = {"STORE_GLOBAL", "DELETE_GLOBAL"}
 
 
 def _holds_scalars(x: Any) -> bool:
@@ -176,15 +173,15 @@ class _Rebinder:
     def function(self, f: FunctionType) -> FunctionType:
         if id(f) in self.done:
             return self.done[id(f)]
-        names = _global_names(f.__code__)
-        if names is None or f.__code__.co_filename.startswith("<__array_function__"):
+        reads = reads_of(f.__code__)
+        if reads.writes_globals or f.__code__.co_filename.startswith("<__array_function__"):
             return f
         scope = dict(f.__globals__)
         copy = FunctionType(f.__code__, scope, f.__name__, f.__defaults__, f.__closure__)
         copy.__kwdefaults__ = f.__kwdefaults__
         copy.__qualname__ = f.__qualname__
         self.done[id(f)] = copy
-        for name in names:
+        for name in reads.globals:
             if name in scope:
                 scope[name] = self.value(scope[name])
             elif name in _BUILTINS:
@@ -204,7 +201,7 @@ class _Rebinder:
         if isinstance(x, FunctionType):
             if x in _FUNCTIONS:
                 return _FUNCTIONS[x]
-            return self.function(x) if _is_model_code(x) else x
+            return self.function(x) if is_users_function(x) else x
         if isinstance(x, BuiltinFunctionType):
             return _FUNCTIONS.get(x, x)
         if isinstance(getattr(x, "py_func", None), FunctionType):
@@ -260,80 +257,6 @@ def _is_model_class(cls: type) -> bool:
     return (
         cls.__mro__[1:] != ()
         and type(cls) is type
-        and all(b.__module__ == "__main__" or _is_users_module(b.__module__) for b in cls.__mro__[:-1])
+        and all(is_users_module(base.__module__) for base in cls.__mro__[:-1])
         and not hasattr(cls, "__slots__")
     )
-
-
-def _is_users_module(name: str) -> bool:
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return file is not None and _is_users_file(file)
-
-
-def _is_users_file(filename: str) -> bool:
-    filename = filename.replace("\\", "/")
-    return "/site-packages/" not in filename and "/lib/python" not in filename
-
-
-def _is_model_code(f: FunctionType) -> bool:
-    """Whether `f` is the user's, and not a library's."""
-    root = (f.__module__ or "").partition(".")[0]
-    return _is_users_file(f.__code__.co_filename) and root not in ("numpy", "scipy", "torch")
-
-
-@functools.lru_cache(maxsize=1024)
-def _global_names(code: CodeType) -> frozenset[str] | None:
-    """Names that `code` and the code in it may look up globally; None if it also writes globals."""
-    import dis
-
-    names: set[str] = set()
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in _STORES_GLOBALS:
-            return None
-        if instruction.opname == "LOAD_GLOBAL" or instruction.opname == "LOAD_NAME":
-            names.add(instruction.argval)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            inner = _global_names(constant)
-            if inner is None:
-                return None
-            names |= inner
-    return frozenset(names)
-
-
-def mentions_torch(f: Callable[..., Any]) -> bool:
-    """Whether `f`, or a function of the user's that it calls, names anything of torch's."""
-    adapter = adapter_of(f)
-    return _mentions_torch(f if adapter is None else adapter.func, set())
-
-
-def _mentions_torch(x: Any, seen: set[int]) -> bool:
-    if id(x) in seen:
-        return False
-    seen.add(id(x))
-    if isinstance(x, (MethodType, functools.partial)):
-        parts = [x.__self__, x.__func__] if isinstance(x, MethodType) else [x.func, x.args, x.keywords]
-        return any(_mentions_torch(part, seen) for part in parts)
-    if isinstance(x, (list, tuple)):
-        return any(_mentions_torch(y, seen) for y in x)
-    if isinstance(x, dict):
-        return any(_mentions_torch(y, seen) for y in x.values())
-    if isinstance(x, FunctionType) and _is_model_code(x):
-        names = _global_names(x.__code__) or x.__code__.co_names
-        reached = [x.__globals__[name] for name in names if name in x.__globals__]
-        for cell in x.__closure__ or ():
-            try:
-                reached.append(cell.cell_contents)
-            except ValueError:
-                continue
-        return any(_mentions_torch(y, seen) for y in [*reached, *(x.__defaults__ or ())])
-    if isinstance(x, ModuleType):
-        return x.__name__.partition(".")[0] in ("torch", "functorch", "torch_geometric", "torchvision")
-    if any((base.__module__ or "").partition(".")[0] == "torch" for base in type(x).__mro__):
-        return True
-    if (getattr(x, "__module__", None) or "").partition(".")[0] == "torch":
-        return True
-    call = getattr(type(x), "__call__", None)
-    if isinstance(call, FunctionType) and not isinstance(x, type):
-        return _mentions_torch(call, seen) or _mentions_torch(getattr(x, "__dict__", {}), seen)
-    return False

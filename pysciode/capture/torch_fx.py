@@ -20,10 +20,12 @@ import torch.utils._pytree as pytree
 
 from ..errors import CaptureError
 from .model import ArrayModel
+from .reach import reached_by
+from .state_changes import left_as_they_were
 from .torch_arguments import infer_signature
 from .torch_derivatives import Derivatives, decomposed
 from .torch_device import move_to_main_memory
-from .torch_parameters import discover_parameters, no_traces_in_modules, refuse_training_mode
+from .torch_parameters import discover_parameters, refuse_training_mode
 from .torch_source import IN_PLACE, SourceLines, explain, name_of, stops_gradient, user_line
 from .torch_trace import drop_unused, make_graph, mutates, pure, quiet_torch
 
@@ -68,10 +70,11 @@ def capture_torch(
     if u0.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"u0 is {u0.dtype}; the state must be float32 or float64")
     roles = tuple(signature) if signature is not None else infer_signature(f)
-    refuse_training_mode(f)
+    reached = reached_by(f)
+    refuse_training_mode(reached.modules)
     leaves, spec = pytree.tree_flatten(() if p is None else p)
     leaves = [_leaf(x, u0, i) for i, x in enumerate(leaves)]
-    found = discover_parameters(f)
+    found = reached.tensors
     for name, tensor in found.items():
         if tensor.dtype != u0.dtype:
             raise TypeError(f"the parameter {name} is {tensor.dtype}, but the state is {u0.dtype}: convert one of them")
@@ -93,7 +96,7 @@ def capture_torch(
     state = torch.zeros(u0.shape, dtype=u0.dtype, device=u0.device)
     inputs = [time, state, *leaves]
     with quiet_torch():
-        with no_traces_in_modules(f):
+        with left_as_they_were(reached.containers):
             graph = _trace(flat, inputs, f)
         out = _output(graph).meta["val"]
         if tuple(out.shape) != tuple(u0.shape) or out.dtype != u0.dtype:

@@ -205,7 +205,7 @@ def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
     leaves
         Tensors for the problem's parameters, those of modules being the modules' own.
     """
-    from ..capture.rebind import mentions_torch
+    from ..capture.reach import mentions_torch
     from ..capture.torch_arguments import infer_signature
 
     f, shape = problem.f, tuple(problem.u0.shape)

@@ -54,7 +54,7 @@ def _no_form(what: str) -> EngineUnavailable:
 
 def _array_form(problem: ODEProblem) -> ArrayModel | None:
     """A small torch model, which was unrolled into scalars for Julia, as the arrays that its JAX twin would be written in."""
-    from ..capture.rebind import mentions_torch
+    from ..capture.reach import mentions_torch
     from ..capture.torch_fx import capture_torch
     from ..torch_transforms import captured_outside
 

@@ -15,7 +15,10 @@ import numpy as np
 
 from ..capture.check import check_capture
 from ..capture.model import CallbackModel, CapturedModel, ScalarModel
+from ..capture.parts import NOTHING, NUMBERS
+from ..capture.reach import Reached
 from ..capture.rebind import rebind
+from ..capture.substituted import Substituted
 from ..capture.trace import trace_roles
 from ..errors import CallbackWarning, CaptureError
 from ..model_cache import Captured, store
@@ -23,7 +26,6 @@ from ..parameters import ParameterLayout
 from ..problems import ODEProblem
 from ..validation import TimeSpan
 from .complex_states import Complex, pairs, parts, whole
-from .reach import NOTHING, NUMBERS, Reached, Substituted
 
 KEPT = 64
 """Captures of one function, with different constants, that are kept; the one not used for longest goes first."""
@@ -164,7 +166,7 @@ def model_of(
     """
     with _lock:
         known = _known(fun)
-        reached = Reached(fun, args)
+        reached = Reached(fun, args, NUMBERS)
         outline = (form, reached.key)
         level = known.levels.find(outline)
         if level is None:
@@ -277,7 +279,7 @@ def _trace(fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: float, form: For
     def on_symbols(u: Any, p: Any, t: Any) -> list[Any]:
         if form.is_complex:
             u, p, t = pairs(u), whole(p), Complex(t)
-        changed = Substituted(fun, args, reached.level, _like(reached.values, p))
+        changed = Substituted(fun, args, reached, _like(reached.values, p))
         out = form.call_on_symbols(rebind(changed.f), t, u, changed.args)
         return parts(out) if form.is_complex else list(out)
 

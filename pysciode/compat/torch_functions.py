@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
-from ..capture.torch_parameters import _global_names
+from ..capture.code_reads import reads_of
+from ..capture.parts import ADAPTER
+from ..capture.reach import Reached
+from ..capture.state_changes import Place, counted, number_at, place_id, put_number
 from ..errors import CallbackWarning, CaptureError, FallbackWarning
-from ..model_cache import ADAPTER, _Same, _Store, share, store
+from ..model_cache import _Store, share, store
 from ..problems import ODEProblem, posed
 from .torch_numbers import NumbersTaken
-from .torch_reach import Place, Reached, counted, number_at, place_id, put_number
 from .torch_states import Form
 
 _KEPT = 8
@@ -97,11 +99,10 @@ class Adapter:
     def _findings(self) -> Findings:
         return self._known.findings.get(self._reached.key, Findings())
 
-    def fingerprint(self) -> Hashable:
-        if self.in_python:
-            # Python sees everything else as it is.
-            return (_Same(self.func), *map(_Same, self._reached.tensors.values()))
-        return self._reached.key
+    @property
+    def reached(self) -> Reached:
+        """What `func` reaches, as it was when it was looked at last."""
+        return self._reached
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return self._reached.tensors
@@ -130,7 +131,7 @@ class Adapter:
     def _reach(self) -> Reached:
         known = self._known
         counting = frozenset(place_id(place) for place, _ in known.counters)
-        return Reached(self.func, counting, frozenset() if self.in_python else known.changing)
+        return Reached(self.func, counting=counting, changing=frozenset() if self.in_python else known.changing)
 
     def _try_out(self, t0: float, u0: torch.Tensor) -> None:
         t, u = u0.new_tensor(t0), u0.detach().clone()
@@ -258,7 +259,7 @@ def _home(func: Any) -> tuple[Any, Hashable]:
     if not isinstance(func, FunctionType) or "<locals>" not in func.__qualname__ and "<lambda>" not in func.__qualname__:
         return None, None
     reached = [cell.cell_contents for cell in func.__closure__ or () if _is_filled(cell)]
-    reached += [func.__globals__[name] for name in _global_names(func.__code__) if name in func.__globals__]
+    reached += [func.__globals__[name] for name in reads_of(func.__code__).globals if name in func.__globals__]
     for kind in (torch.nn.Module, torch.Tensor):
         for x in reached:
             if isinstance(x, kind):
