@@ -339,4 +339,5 @@ def _remake_function(f: FunctionType, parts: list[Part], new: list[Any]) -> Func
     out = FunctionType(f.__code__, scope, f.__name__, tuple(defaults) or None, closure)
     out.__kwdefaults__ = keywords
     out.__qualname__ = f.__qualname__
+    out.__dict__.update(f.__dict__)
     return out

@@ -180,6 +180,7 @@ class _Rebinder:
         copy = FunctionType(f.__code__, scope, f.__name__, f.__defaults__, f.__closure__)
         copy.__kwdefaults__ = f.__kwdefaults__
         copy.__qualname__ = f.__qualname__
+        copy.__dict__.update(f.__dict__)
         self.done[id(f)] = copy
         for name in reads.globals:
             if name in scope:
@@ -191,6 +192,7 @@ class _Rebinder:
             closed = FunctionType(f.__code__, scope, f.__name__, f.__defaults__, cells)
             closed.__kwdefaults__ = f.__kwdefaults__
             closed.__qualname__ = f.__qualname__
+            closed.__dict__.update(f.__dict__)
             self.done[id(f)] = closed
             return closed
         return copy
