@@ -451,3 +451,20 @@ def test_a_constant_is_copied_when_it_is_captured(chosen_engine):
     np.testing.assert_allclose(ps.solve(first).u[-1], np.full(2, math.exp(-1.0)), rtol=1e-4)
     box[0] = torch.full((500, 2), 1.0, dtype=torch.float64)
     np.testing.assert_allclose(ps.solve(ps.ODEProblem(f, start, (0.0, 1.0))).u[-1], np.full(2, math.exp(-1.0)), rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_attribute_of_a_scripted_module(chosen_engine):
+    class Scripted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.k = 1
+
+        def forward(self, t, u):
+            return -self.k * u
+
+    net = torch.jit.script(Scripted())
+    for k in (1, 2, 1):
+        net.k = k
+        sol = ps.solve(ps.ODEProblem(net, torch.ones(2, dtype=torch.float64), (0.0, 1.0)))
+        np.testing.assert_allclose(sol.u[-1], np.full(2, math.exp(-k)), rtol=1e-4)

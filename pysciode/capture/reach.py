@@ -250,6 +250,11 @@ class Reached:
                 continue
             self._key.append(part)
             self._visit(value, _join(name, part), NOTHING)
+        compiled = own.get("_concrete_type")
+        if compiled is not None:  # TorchScript keeps attributes where Python does not see them
+            for part in compiled.get_attributes():
+                self._key.append(part)
+                self._visit(module._c.getattr(part), _join(name, part), NOTHING)
         for hooks in (own.get("_forward_hooks"), own.get("_forward_pre_hooks"), own.get("forward")):
             if hooks:
                 self._visit(tuple(hooks.values()) if hasattr(hooks, "values") else hooks, name, NOTHING)
