@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import tomllib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,11 @@ from hypothesis import strategies as st
 import pysciode as ps
 from pysciode.algorithms import julia_text
 from pysciode.engines.commands import toml
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # which pytest brings there
 
 F64 = torch.float64
 TIGHT = dict(rtol=1e-8, atol=1e-10)

@@ -45,7 +45,7 @@ def test_errors_on_the_embedded_engine_and_of_peers_are_those_against_the_exact_
     assert (("diffrax", "Tsit5") in names) == diffrax_is_installed()
     assert [row.rtol for row in report.rows] == sorted((row.rtol for row in report.rows), reverse=True)
     for name in names:
-        loose, tight = rows[*name, 1e-4], rows[*name, 1e-8]
+        loose, tight = rows[(*name, 1e-4)], rows[(*name, 1e-8)]
         assert loose.status == tight.status == "ok", (loose, tight)
         assert (loose.atol, tight.atol) == (pytest.approx(1e-6), 1e-9)
         assert tight.error < 1e-5 < loose.error < 0.1, (loose, tight)
