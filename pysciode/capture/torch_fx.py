@@ -26,7 +26,7 @@ from .torch_arguments import infer_signature
 from .torch_derivatives import Derivatives, decomposed
 from .torch_device import move_to_main_memory
 from .torch_parameters import discover_parameters, refuse_training_mode
-from .torch_source import IN_PLACE, SourceLines, explain, name_of, stops_gradient, user_line
+from .torch_source import IN_PLACE, SourceLines, explain, name_of, refuse_functions, stops_gradient, user_line
 from .torch_trace import drop_unused, make_graph, mutates, pure, quiet_torch
 
 __all__ = ["capture_torch", "discover_parameters", "infer_signature"]
@@ -142,7 +142,9 @@ def _trace(flat: Callable[..., Any], inputs: Sequence[torch.Tensor], f: Any) -> 
 
     def watched(*inputs: torch.Tensor) -> torch.Tensor:
         with torch.fx.traceback.preserve_node_meta(), torch.enable_grad(), SourceLines():
-            return flat(*inputs)
+            out = flat(*inputs)
+            refuse_functions(out)
+            return out
 
     try:
         graph = make_graph(watched, inputs, decomposition_table=_REWRITTEN)

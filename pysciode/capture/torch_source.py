@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+from types import FrameType
 from typing import Any
 
 import torch
@@ -27,6 +28,11 @@ _WITHOUT_GRADIENT = "model without gradient"
 
 _DETACHING = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.data.__get__})
 
+_HOOKING = frozenset({torch.Tensor.register_hook, torch.Tensor.register_post_accumulate_grad_hook})
+
+_HARMLESS = ("_NoopSaveInputs",)
+"""Functions of torch's whose output is of no use: checkpoints without re-entry keep their inputs by this one."""
+
 
 def name_of(f: Any) -> str:
     return getattr(f, "__qualname__", None) or type(f).__name__
@@ -44,6 +50,10 @@ class SourceLines(TorchFunctionMode):
         frame = sys._getframe(1)
         while frame is not None and _ours(frame.f_code.co_filename):
             frame = frame.f_back
+        if func in (torch.Tensor.detach_, torch.detach_):
+            raise CaptureError("a capture does not see x.detach_(); write x = x.detach()", operation="detach_", where=_line(frame))
+        if func in _HOOKING:
+            raise lost_gradient("a hook on the gradient of a tensor", where=_line(frame))
         if frame is not None:
             file, number = frame.f_code.co_filename, frame.f_lineno
             line = linecache.getline(file, number).strip()
@@ -53,6 +63,48 @@ class SourceLines(TorchFunctionMode):
         if func is torch.Tensor.__getitem__:
             args = _without_scalar_indices(*args)
         return func(*args, **(kwargs or {}))
+
+
+def refuse_functions(out: torch.Tensor) -> None:
+    """Refuse a result that a ``torch.autograd.Function`` takes part in: a trace holds its ``forward``, and not its ``backward``.
+
+    Raises
+    ------
+    CaptureError
+        Naming the function.
+    """
+    waiting, seen = [out.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            name = type(node).__name__.removesuffix("Backward")
+            if name == "CheckpointFunction":
+                raise lost_gradient("torch.utils.checkpoint with use_reentrant=True", "Pass use_reentrant=False")
+            if name == "BackwardHookFunction":
+                raise lost_gradient("a backward hook of a module", "Remove it")
+            if name not in _HARMLESS:
+                raise lost_gradient(f"the torch.autograd.Function {name.removeprefix('GeneratedBackwardFor_')}")
+        waiting += [following for following, _ in node.next_functions]
+
+
+def lost_gradient(what: str, instead: str = "Write it with torch's operations", where: str | None = None) -> CaptureError:
+    """What to raise where the model makes a gradient that a trace does not hold."""
+    return CaptureError(
+        f"the model uses {what}: a capture would lose the gradient that it makes. {instead}, or leave the model in Python with "
+        "capture='callback'",
+        operation=what,
+        where=where,
+    )
+
+
+def _line(frame: FrameType | None) -> str | None:
+    if frame is None:
+        return None
+    file, number = frame.f_code.co_filename, frame.f_lineno
+    return f"{os.path.basename(file)}:{number}: {linecache.getline(file, number).strip()}"
 
 
 def _without_scalar_indices(x: torch.Tensor, index: Any) -> tuple[torch.Tensor, Any]:
