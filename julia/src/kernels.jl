@@ -95,6 +95,56 @@ end
 @inline stop(x::ForwardDiff.Dual) = oftype(x, stop(ForwardDiff.value(x)))
 @inline stop(x::Real) = hasfield(typeof(x), :value) ? x.value : throw(ArgumentError("can't stop derivatives of $(typeof(x))"))
 
+# Functions with kinks, whose derivatives there are torch's, whatever numbers carry them (dual numbers, numbers on a tape).
+
+"""The larger one; equal ones share the derivative, and NaN wins."""
+@inline larger(x::T, y::T) where {T<:BlasReal} = max(x, y)
+@inline larger(x::Bool, y::Bool) = x | y
+@inline larger(x, y) = x > y ? x : y > x ? y : x / 2 + y / 2
+
+"""The smaller one; equal ones share the derivative, and NaN wins."""
+@inline smaller(x::T, y::T) where {T<:BlasReal} = min(x, y)
+@inline smaller(x::Bool, y::Bool) = x & y
+@inline smaller(x, y) = x < y ? x : y < x ? y : x / 2 + y / 2
+
+"""The larger one, of equal ones the first; NaN wins."""
+@inline first_larger(x::T, y::T) where {T<:BlasReal} = max(x, y)
+@inline first_larger(x, y) = (y > x) | (isnan(y) & !isnan(x)) ? y : x
+
+"""The smaller one, of equal ones the first; NaN wins."""
+@inline first_smaller(x::T, y::T) where {T<:BlasReal} = min(x, y)
+@inline first_smaller(x, y) = (y < x) | (isnan(y) & !isnan(x)) ? y : x
+
+"""The absolute value, with derivative 0 at 0."""
+@inline magnitude(x::BlasReal) = abs(x)
+@inline magnitude(x) = x > 0 ? x : x < 0 ? -x : x - x
+
+"""`atan(y, x)`, with derivatives 0 at the origin."""
+@inline angle(y::BlasReal, x::BlasReal) = atan(y, x)
+@inline angle(y, x) = (y == 0) & (x == 0) ? stop(y - y + atan(stop(y), stop(x))) : atan(y, x)
+
+"""`x^y`, NaN where that is not real; with derivative 0 to `x` where `y` is 0, and to `y` where `x` is 0."""
+@inline power(x, y) = NaNMath.pow(x, y)
+@inline function power(x::D, y::Real) where {D<:ForwardDiff.Dual}
+    a, b = ForwardDiff.value(x), y
+    slope = b == 0 ? zero(a) : b * NaNMath.pow(a, b - 1)
+    return D(NaNMath.pow(a, b), slope * ForwardDiff.partials(x))
+end
+@inline function power(x::Real, y::D) where {D<:ForwardDiff.Dual}
+    a, b = x, ForwardDiff.value(y)
+    z = NaNMath.pow(a, b)
+    return D(z, _exponent_slope(a, b, z) * ForwardDiff.partials(y))
+end
+@inline function power(x::D, y::D) where {D<:ForwardDiff.Dual}
+    iszero(ForwardDiff.partials(y)) && return power(x, ForwardDiff.value(y))
+    iszero(ForwardDiff.partials(x)) && return power(ForwardDiff.value(x), y)
+    a, b = ForwardDiff.value(x), ForwardDiff.value(y)
+    z = NaNMath.pow(a, b)
+    slope = b == 0 ? zero(a) : b * NaNMath.pow(a, b - 1)
+    return D(z, slope * ForwardDiff.partials(x) + _exponent_slope(a, b, z) * ForwardDiff.partials(y))
+end
+@inline _exponent_slope(a, b, z) = (a == 0) & (b >= 0) ? zero(z) : z * NaNMath.log(a)
+
 """A number that is whole, as an index."""
 @inline integer(x::BlasReal) = unsafe_trunc(Int, x)
 @inline integer(x) = trunc(Int, x)

@@ -60,13 +60,27 @@ def _round_half_even(x: float) -> float:
     return float(round(x))
 
 
+def _where(g: Any, comparison: str, x: Scalar, bound: float, then: Scalar | float, otherwise: Scalar) -> Scalar:
+    """``then if x <comparison> bound else otherwise``."""
+    then = g.const(then) if isinstance(then, float) else then
+    return g.apply("select", g.apply(comparison, x, g.const(bound)), then, otherwise)
+
+
 def _pow_base(g: Any, y: Scalar, a: Scalar, b: Scalar) -> Scalar:
-    return b * a ** (b - 1)
+    slope = b * a ** (b - 1)
+    # As torch: d(0**0)/da is 0, not 0 * inf = NaN.
+    return slope if b.constant is not None and b.constant != 0 else _where(g, "eq", b, 0.0, 0.0, slope)
 
 
 def _pow_exponent(g: Any, y: Scalar, a: Scalar, b: Scalar) -> Scalar:
     # As torch: d(0**b)/db is 0, not 0 * log(0) = NaN.
-    return g.apply("select", g.apply("eq", a, g.const(0.0)), g.const(0.0), y * g.apply("log", a))
+    return _where(g, "eq", a, 0.0, 0.0, y * g.apply("log", a))
+
+
+def _over_square(g: Any, x: Scalar, a: Scalar, b: Scalar) -> Scalar:
+    """``x / (a² + b²)``, and 0 at the origin, as torch has it."""
+    square = a * a + b * b
+    return _where(g, "eq", square, 0.0, 0.0, x / square)
 
 
 def _winner(g: Any, comparison: str, a: Scalar, b: Scalar) -> Scalar:
@@ -82,7 +96,7 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "mul": ScalarOp("({0} * {1})", lambda a, b: a * b, (lambda g, y, a, b: b, lambda g, y, a, b: a), commutative=True),
     "div": ScalarOp("({0} / {1})", lambda a, b: a / b, (lambda g, y, a, b: 1 / b, lambda g, y, a, b: -(y / b))),
     "neg": ScalarOp("(-{0})", lambda a: -a, (_c(-1.0),)),
-    "pow": ScalarOp("NaNMath.pow({0}, {1})", lambda a, b: a**b, (_pow_base, _pow_exponent)),
+    "pow": ScalarOp("Kernels.power({0}, {1})", lambda a, b: a**b, (_pow_base, _pow_exponent)),
     "mod": ScalarOp(
         "mod({0}, {1})", None, (_c(1.0), lambda g, y, a, b: -g.apply("floor", a / b))
     ),
@@ -104,9 +118,9 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "acos": ScalarOp("NaNMath.acos({0})", math.acos, (lambda g, y, a: -1 / g.apply("sqrt", 1 - a * a),)),
     "atan": ScalarOp("atan({0})", math.atan, (lambda g, y, a: 1 / (1 + a * a),)),
     "atan2": ScalarOp(
-        "atan({0}, {1})",
+        "Kernels.angle({0}, {1})",
         math.atan2,
-        (lambda g, y, a, b: b / (a * a + b * b), lambda g, y, a, b: -a / (a * a + b * b)),
+        (lambda g, y, a, b: _over_square(g, b, a, b), lambda g, y, a, b: _over_square(g, -a, a, b)),
     ),
     "sinh": ScalarOp("sinh({0})", math.sinh, (lambda g, y, a: g.apply("cosh", a),)),
     "cosh": ScalarOp("cosh({0})", math.cosh, (lambda g, y, a: g.apply("sinh", a),)),
@@ -123,10 +137,10 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "digamma": ScalarOp("Kernels.digamma({0})", None, (lambda g, y, a: g.apply("trigamma", a),)),
     "trigamma": ScalarOp("Kernels.trigamma({0})"),
     # absolute value, extremes, rounding
-    "abs": ScalarOp("abs({0})", abs, (lambda g, y, a: g.apply("sign", a),)),
+    "abs": ScalarOp("Kernels.magnitude({0})", abs, (lambda g, y, a: g.apply("sign", a),)),
     "sign": ScalarOp("sign({0})", lambda a: math.nan if math.isnan(a) else float((a > 0) - (a < 0))),
     "max": ScalarOp(
-        "max({0}, {1})",
+        "Kernels.larger({0}, {1})",
         lambda a, b: math.nan if math.isnan(a) or math.isnan(b) else max(a, b),
         (
             lambda g, y, a, b: _winner(g, "gt", a, b),
@@ -134,7 +148,7 @@ SCALAR_OPS: dict[str, ScalarOp] = {
         ),
     ),
     "min": ScalarOp(
-        "min({0}, {1})",
+        "Kernels.smaller({0}, {1})",
         lambda a, b: math.nan if math.isnan(a) or math.isnan(b) else min(a, b),
         (
             lambda g, y, a, b: _winner(g, "lt", a, b),

@@ -160,7 +160,7 @@ class JaxBackend(Backend):
         return Value(jnp.concatenate([x.data for x in xs], axis), xs[0].kind)
 
     def reduce(self, how: str, x: Value, axes: tuple[int, ...]) -> Value:
-        return Value(getattr(jnp, how)(x.data, axis=axes), x.kind)
+        return Value(getattr(jnp, how.removeprefix("first_"))(x.data, axis=axes), x.kind)
 
     def arg_reduce(self, how: str, x: Value, axis: int) -> Value:
         return Value({"max": jnp.argmax, "min": jnp.argmin}[how](x.data, axis=axis), "int")

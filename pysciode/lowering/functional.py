@@ -190,7 +190,7 @@ class FunctionalBackend(Backend):
     def reduce(self, how: str, x: Named, axes: tuple[int, ...]) -> Named:
         x = self._array(x)
         shape = tuple(n for a, n in enumerate(x.shape) if a not in axes)
-        function = {"max": "maximum", "min": "minimum"}.get(how, how)
+        function = {"max": "maximum", "min": "minimum"}.get(how.removeprefix("first_"), how)
         places = ", ".join(str(x.ndim - a) for a in axes)
         return self._let(f"reshape({function}({x.name}; dims=({places},)), {_size(shape)})", shape, x.kind)
 

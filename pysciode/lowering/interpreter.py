@@ -81,7 +81,10 @@ class Backend(ABC):
 
     @abstractmethod
     def reduce(self, how: str, x: Array, axes: tuple[int, ...]) -> Array:
-        """``"sum"``, ``"prod"``, ``"max"``, ``"min"`` (NaN wins), ``"any"`` or ``"all"`` over `axes`, which disappear."""
+        """``"sum"``, ``"prod"``, ``"max"``, ``"min"`` (NaN wins), ``"any"`` or ``"all"`` over `axes`, which disappear.
+
+        Equal extremes share the derivative; with ``"first_max"`` and ``"first_min"`` the first of them has it.
+        """
 
     @abstractmethod
     def arg_reduce(self, how: str, x: Array, axis: int) -> Array:

@@ -230,9 +230,11 @@ class Loop(Statement):
         return nest.wrap(nest.order[0], lines, simd=not self.ordered)
 
 
-START = {"sum": "zero(T)", "prod": "one(T)", "max": "convert(T, -Inf)", "min": "convert(T, Inf)", "any": "false", "all": "true"}
-STEP = {"sum": "{0} + ({1})", "prod": "{0} * ({1})", "max": "max({0}, {1})", "min": "min({0}, {1})",
-         "any": "{0} | ({1})", "all": "{0} & ({1})"}  # fmt: skip
+START = {"sum": "zero(T)", "prod": "one(T)", "max": "convert(T, -Inf)", "min": "convert(T, Inf)", "any": "false", "all": "true",
+         "first_max": "convert(T, -Inf)", "first_min": "convert(T, Inf)"}  # fmt: skip
+STEP = {"sum": "{0} + ({1})", "prod": "{0} * ({1})", "max": "Kernels.larger({0}, {1})", "min": "Kernels.smaller({0}, {1})",
+         "any": "{0} | ({1})", "all": "{0} & ({1})",
+         "first_max": "Kernels.first_larger({0}, {1})", "first_min": "Kernels.first_smaller({0}, {1})"}  # fmt: skip
 
 
 @dataclass

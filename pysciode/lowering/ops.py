@@ -128,6 +128,17 @@ for _name, _op in _UNARY.items():
     ROWS[getattr(aten, _name).default] = _unary(_op)
 
 
+def choose(g: ScalarGraph, comparison: str, x: Scalar, y: Scalar, then: Scalar, otherwise: Scalar) -> Scalar:
+    """``then if x <comparison> y else otherwise``: at a kink the derivative is that of the branch taken, as torch chooses them."""
+    return g.apply("select", g.apply(comparison, x, y), then, otherwise)
+
+
+def safe_root(g: ScalarGraph, x: Scalar, root: ScalarFunction) -> Scalar:
+    """``root(x)``, whose derivative is 0 where `x` is, as torch has it for norms and deviations."""
+    zero = g.apply("eq", x, g.const(0.0))
+    return g.apply("select", zero, g.const(0.0), root(g, g.apply("select", zero, g.const(1.0), x)))
+
+
 def _simple(fn: ScalarFunction) -> Row:
     return lambda b, *x: pointwise(b, fn, *x)
 
@@ -135,7 +146,7 @@ def _simple(fn: ScalarFunction) -> Row:
 ROWS[aten.reciprocal.default] = _simple(lambda g, x: 1 / x)
 ROWS[aten.rsqrt.default] = _simple(lambda g, x: 1 / g.apply("sqrt", x))
 ROWS[aten.square.default] = _simple(lambda g, x: x * x)
-ROWS[aten.relu.default] = _simple(lambda g, x: g.apply("max", x, g.const(0.0)))
+ROWS[aten.relu.default] = _simple(lambda g, x: choose(g, "le", x, g.const(0.0), g.const(0.0), x))
 ROWS[aten.frac.default] = _simple(lambda g, x: x - g.apply("trunc", x))
 ROWS[aten.logical_not.default] = lambda b, x: pointwise(b, takes_bool(apply("not")), to_bool(b, x), kind="bool")
 
@@ -203,18 +214,17 @@ for _op, _name in {"mul": "mul", "pow": "pow", "fmod": "fmod", "mod": "remainder
 ROWS[aten.pow.Scalar] = _simple(apply("pow"))
 
 
-def _f_extreme(op: str) -> ScalarFunction:
-    """The extreme that ignores NaN."""
+def _f_extreme(comparison: str) -> ScalarFunction:
+    """The extreme that ignores NaN, and of equals takes the first."""
 
     def fn(g: ScalarGraph, x: Scalar, y: Scalar) -> Scalar:
-        y_or = g.apply("select", g.apply("isnan", y), x, g.apply(op, x, y))
-        return g.apply("select", g.apply("isnan", x), y, y_or)
+        return g.apply("select", g.apply("or", g.apply(comparison, x, y), g.apply("isnan", y)), x, y)
 
     return fn
 
 
-ROWS[aten.fmax.default] = _simple(_f_extreme("max"))
-ROWS[aten.fmin.default] = _simple(_f_extreme("min"))
+ROWS[aten.fmax.default] = _simple(_f_extreme("ge"))
+ROWS[aten.fmin.default] = _simple(_f_extreme("le"))
 ROWS[aten.hypot.default] = _simple(lambda g, x, y: g.apply("sqrt", x * x + y * y))
 
 
@@ -278,21 +288,52 @@ def _clamp(b: Backend, x: Array, min: Any = None, max: Any = None) -> Array:
     def fn(g: ScalarGraph, x: Scalar, *bounds: Scalar) -> Scalar:
         rest = iter(bounds)
         if min is not None:
-            x = g.apply("max", x, next(rest))
+            x = _at_least(g, x, next(rest))
         if max is not None:
-            x = g.apply("min", x, next(rest))
+            x = _at_most(g, x, next(rest))
         return x
 
     return pointwise(b, fn, x, *(v for v in (min, max) if v is not None))
 
 
-ROWS[aten.clamp_min.default] = ROWS[aten.clamp_min.Tensor] = _simple(apply("max"))
-ROWS[aten.clamp_max.default] = ROWS[aten.clamp_max.Tensor] = _simple(apply("min"))
+def _at_least(g: ScalarGraph, x: Scalar, bound: Scalar) -> Scalar:
+    return choose(g, "lt", x, bound, bound, x)
+
+
+def _at_most(g: ScalarGraph, x: Scalar, bound: Scalar) -> Scalar:
+    return choose(g, "gt", x, bound, bound, x)
+
+
+ROWS[aten.clamp_min.default] = ROWS[aten.clamp_min.Tensor] = _simple(_at_least)
+ROWS[aten.clamp_max.default] = ROWS[aten.clamp_max.Tensor] = _simple(_at_most)
 
 
 @row(aten.hardtanh.default)
 def _hardtanh(b: Backend, x: Array, min_val: float = -1.0, max_val: float = 1.0) -> Array:
-    return _clamp(b, x, min_val, max_val)
+    # Unlike clamp's, its derivative is 0 at the bounds.
+    def fn(g: ScalarGraph, x: Scalar) -> Scalar:
+        low, high = g.const(min_val), g.const(max_val)
+        return choose(g, "le", x, low, low, choose(g, "ge", x, high, high, x))
+
+    return pointwise(b, fn, x)
+
+
+@row(aten.hardsigmoid.default)
+def _hardsigmoid(b: Backend, x: Array) -> Array:
+    def fn(g: ScalarGraph, x: Scalar) -> Scalar:
+        low, high = g.const(-3.0), g.const(3.0)
+        return choose(g, "le", x, low, g.const(0.0), choose(g, "ge", x, high, g.const(1.0), (x + 3.0) * (1 / 6)))
+
+    return pointwise(b, fn, x)
+
+
+@row(aten.hardswish.default)
+def _hardswish(b: Backend, x: Array) -> Array:
+    def fn(g: ScalarGraph, x: Scalar) -> Scalar:
+        low, high = g.const(-3.0), g.const(3.0)
+        return choose(g, "le", x, low, g.const(0.0), choose(g, "ge", x, high, x, x * (x + 3.0) * (1 / 6)))
+
+    return pointwise(b, fn, x)
 
 
 @row(aten.threshold_backward.default)

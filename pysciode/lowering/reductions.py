@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..capture.graph import Scalar, ScalarGraph
 from .interpreter import Array, Backend
-from .ops import aten, axis_of, cast, node_kind, pointwise, reduce, row, to_bool, total
+from .ops import apply, aten, axis_of, cast, node_kind, pointwise, reduce, row, safe_root, to_bool, total
 
 
 def _axes(x: Array, axes: int | Sequence[int] | None) -> list[int]:
@@ -76,12 +77,12 @@ def _argmin(b: Backend, x: Array, axis: int | None = None, keepdim: bool = False
 
 @row(aten.max.dim)
 def _max_dim(b: Backend, x: Array, axis: int, keepdim: bool = False) -> tuple[Array, Array]:
-    return reduce(b, "max", x, [axis], keepdim), _arg(b, "max", x, axis, keepdim)
+    return reduce(b, "first_max", x, [axis], keepdim), _arg(b, "max", x, axis, keepdim)
 
 
 @row(aten.min.dim)
 def _min_dim(b: Backend, x: Array, axis: int, keepdim: bool = False) -> tuple[Array, Array]:
-    return reduce(b, "min", x, [axis], keepdim), _arg(b, "min", x, axis, keepdim)
+    return reduce(b, "first_min", x, [axis], keepdim), _arg(b, "min", x, axis, keepdim)
 
 
 @row(aten.any.default, aten.any.dim, aten.any.dims)
@@ -115,6 +116,19 @@ def _var_mean(
     return var, mean
 
 
+@row(aten.std.correction)
+def _std(b: Backend, x: Array, axes: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Array:
+    return _std_mean(b, x, axes, correction=correction, keepdim=keepdim)[0]
+
+
+@row(aten.std_mean.correction)
+def _std_mean(
+    b: Backend, x: Array, axes: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Array, Array]:
+    var, mean = _var_mean(b, x, axes, correction=correction, keepdim=keepdim)
+    return pointwise(b, lambda g, v: safe_root(g, v, apply("sqrt")), var), mean
+
+
 @row(aten.cumsum.default)
 def _cumsum(b: Backend, x: Array, axis: int, dtype: Any = None) -> Array:
     return b.scan("sum", cast(b, x, node_kind(b)), axis_of(axis, x.ndim)) if x.ndim else x
@@ -138,5 +152,12 @@ def _vector_norm(
     if order == 0:
         present = pointwise(b, lambda g, x: g.apply("ne", x, g.const(0.0)), x, kind="bool")
         return cast(b, total(b, present, axes, keepdim), "float")
-    powers = pointwise(b, lambda g, x: g.apply("pow", x, g.const(order)), x if order % 2 == 0 else absolute)
-    return pointwise(b, lambda g, s: g.apply("pow", s, g.const(1 / order)), total(b, powers, axes, keepdim))
+    def power(g: ScalarGraph, x: Scalar) -> Scalar:
+        return g.apply("pow", x, g.const(order))
+
+    def one(g: ScalarGraph, x: Scalar) -> Scalar:
+        return power(g, x) if order >= 1 else safe_root(g, x, power)
+
+    powers = pointwise(b, one, x if order % 2 == 0 else absolute)
+    summed = total(b, powers, axes, keepdim)
+    return pointwise(b, lambda g, s: safe_root(g, s, lambda g, s: g.apply("pow", s, g.const(1 / order))), summed)

@@ -87,13 +87,31 @@ class Unroller(Backend):
     def _fold(self, how: str, items: Sequence[Scalar]) -> Scalar:
         if how == "sum":
             return self.graph.total(list(items))
+        g = self.graph
         op = {"prod": "mul", "any": "or", "all": "and"}.get(how, how)
         if not len(items):
-            return self.graph.const({"prod": 1.0, "any": False, "all": True}[how])
+            return g.const({"prod": 1.0, "any": False, "all": True}[how])
         out = items[0]
         for item in items[1:]:
-            out = self.graph.apply(op, out, item)
-        return out
+            out = self._wins(how, item, out)[1] if how.startswith("first_") else g.apply(op, out, item)
+        return self._shared(out, items) if how in ("max", "min") and len(items) > 2 else out
+
+    def _wins(self, how: str, item: Scalar, best: Scalar) -> tuple[Scalar, Scalar]:
+        """Whether `item` is beyond `best`, and which of them is the extreme: a NaN wins, and the first of equals."""
+        g = self.graph
+        wins = g.apply("gt" if how.endswith("max") else "lt", item, best)
+        wins = g.apply("or", wins, g.apply("and", g.apply("isnan", item), g.apply("not", g.apply("isnan", best))))
+        return wins, g.apply("select", wins, item, best)
+
+    def _shared(self, extreme: Scalar, items: Sequence[Scalar]) -> Scalar:
+        """The extreme with the derivative that torch gives it: the mean of those of all items that are equal to it."""
+        g = self.graph
+        zero, extreme = g.const(0.0), g.apply("stop", extreme)
+        equal = [g.apply("eq", item, extreme) for item in items]
+        count = g.total([g.apply("select", x, g.const(1.0), zero) for x in equal])
+        # Of value zero, with the derivative of the item.
+        moves = [g.apply("select", x, item - g.apply("stop", item), zero) for x, item in zip(equal, items, strict=True)]
+        return extreme + g.total(moves) / count
 
     def _rows(self, x: Elements, axes: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
         self._spend(x.data.size)
@@ -113,10 +131,8 @@ class Unroller(Backend):
         for row in rows:
             best, place = row[0], g.const(0.0)
             for i, item in enumerate(row[1:], 1):
-                # A NaN wins, and the first of equals.
-                wins = g.apply("gt" if how == "max" else "lt", item, best)
-                wins = g.apply("or", wins, g.apply("and", g.apply("isnan", item), g.apply("not", g.apply("isnan", best))))
-                best, place = g.apply("select", wins, item, best), g.apply("select", wins, g.const(i), place)
+                wins, best = self._wins(how, item, best)
+                place = g.apply("select", wins, g.const(i), place)
             out.append(place)
         return self._checked(_objects(out, shape), "int")
 

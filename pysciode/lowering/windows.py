@@ -237,7 +237,7 @@ def _max_pool(n: int) -> Any:
         pool = _Pool(x.shape, b.node.meta["val"][0].shape, kernel, stride, padding, dilation, n)
         windows = pool.windows(b, x, -math.inf)
         flat = b.reshape(windows, (*pool.out, math.prod(pool.kernel)))
-        best = b.reduce("max", flat, (x.ndim,))
+        best = b.reduce("first_max", flat, (x.ndim,))
         # The place in the input, counted over its window axes, of each place in the window.
         places = torch.zeros((*pool.out[pool.lead :], *pool.kernel), dtype=torch.int64)
         for i in range(n):
@@ -302,7 +302,7 @@ def _adaptive_max(n: int) -> Any:
         taken = b.take(flat, [*range(len(lead)), index], shape)
         winner = b.arg_reduce("max", taken, len(shape) - 1)
         where = b.take(b.constant(places), [*range(len(lead), len(out)), winner], out)
-        return b.reduce("max", taken, (len(shape) - 1,)), where
+        return b.reduce("first_max", taken, (len(shape) - 1,)), where
 
     return rule
 
