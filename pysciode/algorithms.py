@@ -55,6 +55,9 @@ class Algorithm:
         A type of Julia's: ``"Tsit5"``; or one of the functions that stand for Fortran's solvers, such as ``"lsoda"``.
     arguments
         Positional arguments: other algorithms (``AutoTsit5(Rosenbrock23())``), numbers.
+    package
+        The Julia package that exports it, for a name that is not known here: ``Algorithm("CVODE_BDF", package="Sundials")``. The
+        package must be in the Julia environment of pysciode, where ``juliapkg.add`` puts it.
     options
         SciML's keyword arguments: numbers, bools, other algorithms, or the text of a Julia constructor such as
         ``"KLUFactorization"`` or ``"NLNewton(max_iter = 20)"``, which may consist of capitalised names, numbers,
@@ -72,14 +75,13 @@ class Algorithm:
     family
         A key of the families described in this module; None if the name is not known here.
     package
-        The Julia package that exports it; None if not known here.
+        The Julia package that exports it; None if it is not known.
     fixed_step
         Whether it has no step size control and so needs ``dt``.
     """
 
-    __slots__ = ("name", "arguments", "options", "_julia")
+    __slots__ = ("name", "arguments", "options", "_julia", "_package")
     family: ClassVar[str | None] = None
-    package: ClassVar[str | None] = None
     fixed_step: ClassVar[bool] = False
 
     def __new__(cls, name: str | None = None, *arguments: Any, **options: Any) -> Algorithm:
@@ -87,7 +89,9 @@ class Algorithm:
         known = _CLASSES.get(name) if cls is Algorithm and isinstance(name, str) else None
         return object.__new__(known or cls)
 
-    def __init__(self, name: str, *arguments: Any, **options: Any) -> None:
+    def __init__(self, name: str, *arguments: Any, package: str | None = None, **options: Any) -> None:
+        if package is not None and not (isinstance(package, str) and _is_identifier(package)):
+            raise ValueError(f"package must be the name of a Julia package, such as 'Sundials', not {package!r}")
         if not isinstance(name, str) or not (_is_identifier(name) and (name[0].isupper() or name in _FORTRAN)):
             raise ValueError(f"an algorithm's name is the name of a Julia type, such as 'Tsit5', not {name!r}")
         for key in options:
@@ -97,10 +101,15 @@ class Algorithm:
         set_(self, "name", name)
         set_(self, "arguments", arguments)
         set_(self, "options", options)
+        set_(self, "_package", package)
         set_(self, "_julia", _julia_call(name, arguments, options) if arguments or options else f"{name}()")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("an algorithm does not change; make another")
+
+    @property
+    def package(self) -> str | None:
+        return self._package
 
     @property
     def julia(self) -> str:
@@ -116,16 +125,18 @@ class Algorithm:
         inside = [repr(x) for x in self.arguments] + [f"{k}={v!r}" for k, v in self.options.items()]
         if type(self) is Algorithm:
             inside.insert(0, repr(self.name))
+            if self.package is not None:
+                inside.append(f"package={self.package!r}")
         return f"{type(self).__name__}({', '.join(inside)})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Algorithm) and self._julia == other._julia
+        return isinstance(other, Algorithm) and self._julia == other._julia and self.package == other.package
 
     def __hash__(self) -> int:
         return hash(self._julia)
 
     def __reduce__(self) -> tuple:
-        return (_restore, (self.name, self.arguments, self.options))
+        return (_restore, (self.name, self.arguments, self.options, self._package))
 
 
 # Of ODEInterface and LSODA; any other lower-case name might be a function that does something.
@@ -141,9 +152,9 @@ def _is_identifier(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_]\w*", name) is not None
 
 
-def _restore(name: str, arguments: tuple, options: dict[str, Any]) -> Algorithm:
+def _restore(name: str, arguments: tuple, options: dict[str, Any], package: str | None) -> Algorithm:
     out = Algorithm.__new__(Algorithm, name)
-    Algorithm.__init__(out, name, *arguments, **options)
+    Algorithm.__init__(out, name, *arguments, package=package, **options)
     return out
 
 
@@ -217,8 +228,10 @@ def _julia_call(name: str, arguments: tuple, options: dict[str, Any]) -> str:
     return f"{name}({inside}{'; ' + keywords if keywords else ''})"
 
 
-def _make_class(name: str, family: str, package: str, fixed_step: bool) -> type[Algorithm]:
-    def __init__(self: Algorithm, *arguments: Any, **options: Any) -> None:
+def _make_class(name: str, family: str, home: str, fixed_step: bool) -> type[Algorithm]:
+    def __init__(self: Algorithm, *arguments: Any, package: str | None = None, **options: Any) -> None:
+        if package not in (None, home):
+            raise ValueError(f"{name} is an algorithm of {home}, not of {package}")
         # Reached with the name in front through Algorithm("Tsit5"), and without it through Tsit5().
         if arguments and arguments[0] == name and isinstance(arguments[0], str):
             arguments = arguments[1:]
@@ -234,9 +247,9 @@ def _make_class(name: str, family: str, package: str, fixed_step: bool) -> type[
             "__slots__": (),
             "__init__": __init__,
             "__module__": __name__,
-            "__doc__": f"SciML's ``{name}`` ({package}): {_FAMILIES[family]}.{step}",
+            "__doc__": f"SciML's ``{name}`` ({home}): {_FAMILIES[family]}.{step}",
             "family": family,
-            "package": package,
+            "package": home,
             "fixed_step": fixed_step,
         },
     )
@@ -286,7 +299,9 @@ def check_algorithm(algorithm: object) -> Algorithm | None:
             return None
         if algorithm in _CLASSES:
             return _CLASSES[algorithm]()
-        raise ValueError(f"no algorithm {algorithm!r} is known; Algorithm({algorithm!r}) passes any name to SciML")
+        raise ValueError(
+            f"no algorithm {algorithm!r} is known; Algorithm({algorithm!r}, package=…) takes one from any Julia package"
+        )
     if isinstance(algorithm, type) and issubclass(algorithm, Algorithm):
         raise TypeError(f"algorithm is the class {algorithm.__name__}; pass an object: {algorithm.__name__}()")
     raise TypeError(f"algorithm must be an algorithm such as Tsit5(), 'auto' or None, not {algorithm!r}")

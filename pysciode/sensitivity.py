@@ -103,7 +103,7 @@ class ForwardDiffSensitivity(SensitivityAlgorithm):
     Attributes
     ----------
     chunk_size
-        Directions a pass carries; 0 leaves it to ForwardDiff.
+        Directions that a pass of the solver carries; 0 takes 4 or 8, which are compiled ahead: another width costs its compilation.
     """
 
     chunk_size: int = 0

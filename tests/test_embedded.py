@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode.engines import embedded, embedded_methods, get_engine
+from pysciode.engines import embedded, embedded_methods
 
 F64 = torch.float64
 
@@ -123,12 +123,6 @@ def test_memory_of_the_adjoint_is_flat_in_the_number_of_steps(monkeypatch):
     assert sol.stats.naccept > 100
     sol.u.sum().backward()
     assert len(recorders) == 2
-
-
-def test_capabilities_are_kept():
-    capabilities = get_engine("embedded").capabilities()
-    assert not capabilities["stiff"] and capabilities["dense"] and capabilities["BacksolveAdjoint"]
-    assert "GaussAdjoint" not in capabilities
 
 
 def test_models_of_every_kind():

@@ -128,7 +128,8 @@ function find_name(name::Symbol, modules)
     for mod in modules
         isdefined(mod, name) && return getfield(mod, name)
     end
-    throw(ArgumentError("$name is not defined in $(join(nameof.(modules), ", "))"))
+    throw(ArgumentError("$name is not defined in $(join(nameof.(modules), ", ")); name the package that exports it, " *
+                        "Algorithm(\"$name\", package=…)"))
 end
 
 """The package called so, if it is loaded."""
@@ -145,7 +146,8 @@ function require(package::AbstractString)
     mod === nothing || return mod
     id = Base.identify_package(package)
     id === nothing && (id = Base.identify_package(@__MODULE__, package))
-    id === nothing && throw(ArgumentError("the package $package is not installed in this Julia environment"))
+    id === nothing && throw(ArgumentError("the package $package is not in this Julia environment; juliapkg.add(\"$package\", uuid) " *
+                                          "puts it there"))
     return Base.require(id)
 end
 
