@@ -14,7 +14,7 @@ from ..solving import solve
 from .scipy_arguments import arguments_of, check_first_step, check_jacobian, limits_of, span_of, state_of
 from .scipy_events import Events, events_of
 from .scipy_methods import Method
-from .scipy_model import Call, Calls, Form, model_of
+from .scipy_model import Call, Calls, check_real, Form, model_of
 from .scipy_result import result_of
 
 NO_LIMIT = 2**62
@@ -96,6 +96,8 @@ def solve_ivp(
     if asked.foreign is not None or engine == "embedded" or start.size == 0 or span.start == span.end:
         # Where there is nothing to integrate, any method will do.
         known = method if asked.scipy_name is not None or asked.foreign is not None else "RK45"
+        if start.dtype.kind != "c" and callable(fun):
+            fun = _real(fun)
         return integrate.solve_ivp(fun, t_span, y0, known, t_eval, dense_output, events, vectorized, args, **options)
     limits = limits_of(options, asked, start.size)
     banded = any(options.get(name) is not None for name in ("lband", "uband"))
@@ -130,6 +132,17 @@ def solve_ivp(
             solution = solve(problem, asked.algorithm, callback=found.callbacks or None, **keywords)
             found.note(solution)
     return result_of(solution, start, span, bool(dense_output), found, events is not None)
+
+
+def _real(fun: Any) -> Any:
+    """`fun`, refused where it is complex."""
+
+    def real(*args: Any) -> Any:
+        result = fun(*args)
+        check_real(result)
+        return result
+
+    return real
 
 
 def _of_parts(atol: Any) -> Any:

@@ -36,6 +36,18 @@ IN_PYTHON = NOTHING + 1
 _ROLES = ("u", "p", "t")
 
 
+def check_real(result: Any) -> None:
+    """Refuse a complex slope of a real state, of which SciPy drops the imaginary part.
+
+    Raises
+    ------
+    TypeError
+        If `result` is complex.
+    """
+    if np.iscomplexobj(result):
+        raise TypeError("`fun` returned complex numbers, but `y0` is real: start with a complex `y0`")
+
+
 @dataclass(frozen=True)
 class Form:
     """How a function is called, and what it gives.
@@ -72,6 +84,8 @@ class Form:
         return self._vector(fun(t, y[:, None] if self.vectorized else y, *args), object)
 
     def _vector(self, result: Any, dtype: type) -> np.ndarray:
+        if dtype is float:
+            check_real(result)
         if self.event:
             out = np.zeros(self.n, dtype)
             out[0] = np.asarray(result, dtype).item()
