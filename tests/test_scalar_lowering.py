@@ -39,6 +39,13 @@ angle(y, x) = atan(y, x)
 magnitude(x) = abs(x)
 larger(x, y) = max(x, y)
 smaller(x, y) = min(x, y)
+modulo(x, y) = mod(x, y)
+remainder(x, y) = rem(x, y)
+for (name, op) in ((:lt, :<), (:le, :<=), (:gt, :>), (:ge, :>=), (:eq, :(==)), (:ne, :(!=))); @eval $name(x, y) = $op(x, y); end
+isnan(x) = Base.isnan(x)
+isinf(x) = Base.isinf(x)
+sign(x) = Base.sign(x)
+half_power(x, ::Val{k}) where {k} = NaNMath.pow(x, oftype(x, k + 0.5))
 end
 # A number that carries a derivative: is the generated code generic in its element type?
 struct Dual{T} <: Real; v::T; d::T; end

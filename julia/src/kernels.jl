@@ -95,55 +95,99 @@ end
 @inline stop(x::ForwardDiff.Dual) = oftype(x, stop(ForwardDiff.value(x)))
 @inline stop(x::Real) = hasfield(typeof(x), :value) ? x.value : throw(ArgumentError("can't stop derivatives of $(typeof(x))"))
 
-# Functions with kinks, whose derivatives there are torch's, whatever numbers carry them (dual numbers, numbers on a tape).
+# Comparisons and functions with kinks, whose derivatives there are torch's, whatever numbers carry them (dual numbers, numbers on a
+# tape). Dual numbers compare their derivatives, too, where their values are equal.
+
+"""`x` as a plain number."""
+@inline value(x::Union{BlasReal,Bool,Int}) = x
+@inline value(x::ForwardDiff.Dual) = value(ForwardDiff.value(x))
+@inline value(x::Real) = hasfield(typeof(x), :value) ? value(x.value) : x
+@inline value(x) = x
+
+for (name, op) in ((:lt, :<), (:le, :<=), (:gt, :>), (:ge, :>=), (:eq, :(==)), (:ne, :(!=)))
+    @eval @inline $name(x, y) = $op(value(x), value(y))
+end
+@inline isnan(x) = Base.isnan(value(x))
+@inline isinf(x) = Base.isinf(value(x))
+
+"""-1, 0 or 1, of derivative 0."""
+@inline sign(x) = Base.sign(x)
+@inline sign(x::ForwardDiff.Dual) = oftype(x, Base.sign(value(x)))
 
 """The larger one; equal ones share the derivative, and NaN wins."""
 @inline larger(x::T, y::T) where {T<:BlasReal} = max(x, y)
 @inline larger(x::Bool, y::Bool) = x | y
-@inline larger(x, y) = x > y ? x : y > x ? y : x / 2 + y / 2
+@inline larger(x, y) = gt(x, y) ? x : gt(y, x) ? y : x / 2 + y / 2
 
 """The smaller one; equal ones share the derivative, and NaN wins."""
 @inline smaller(x::T, y::T) where {T<:BlasReal} = min(x, y)
 @inline smaller(x::Bool, y::Bool) = x & y
-@inline smaller(x, y) = x < y ? x : y < x ? y : x / 2 + y / 2
+@inline smaller(x, y) = lt(x, y) ? x : lt(y, x) ? y : x / 2 + y / 2
 
 """The larger one, of equal ones the first; NaN wins."""
 @inline first_larger(x::T, y::T) where {T<:BlasReal} = max(x, y)
-@inline first_larger(x, y) = (y > x) | (isnan(y) & !isnan(x)) ? y : x
+@inline first_larger(x, y) = gt(y, x) | (isnan(y) & !isnan(x)) ? y : x
 
 """The smaller one, of equal ones the first; NaN wins."""
 @inline first_smaller(x::T, y::T) where {T<:BlasReal} = min(x, y)
-@inline first_smaller(x, y) = (y < x) | (isnan(y) & !isnan(x)) ? y : x
+@inline first_smaller(x, y) = lt(y, x) | (isnan(y) & !isnan(x)) ? y : x
 
 """The absolute value, with derivative 0 at 0."""
 @inline magnitude(x::BlasReal) = abs(x)
-@inline magnitude(x) = x > 0 ? x : x < 0 ? -x : x - x
+@inline magnitude(x) = gt(x, 0) ? x : lt(x, 0) ? -x : x - x
 
 """`atan(y, x)`, with derivatives 0 at the origin."""
 @inline angle(y::BlasReal, x::BlasReal) = atan(y, x)
-@inline angle(y, x) = (y == 0) & (x == 0) ? stop(y - y + atan(stop(y), stop(x))) : atan(y, x)
+@inline angle(y, x) = eq(y, 0) & eq(x, 0) ? y - y + atan(value(y), value(x)) : atan(y, x)
+
+"""`mod(x, y)`, with derivative 1 to `x` also where it jumps."""
+@inline modulo(x::BlasReal, y::BlasReal) = mod(x, y)
+@inline modulo(x, y) = (a = value(x); b = value(y); x - a - floor(a / b) * (y - b) + mod(a, b))
+
+"""`rem(x, y)`, with derivative 1 to `x` also where it jumps."""
+@inline remainder(x::BlasReal, y::BlasReal) = rem(x, y)
+@inline remainder(x, y) = (a = value(x); b = value(y); x - a - trunc(a / b) * (y - b) + rem(a, b))
 
 """`x^y`, NaN where that is not real; with derivative 0 to `x` where `y` is 0, and to `y` where `x` is 0."""
-@inline power(x, y) = NaNMath.pow(x, y)
+@inline power(x::BlasReal, y::BlasReal) = NaNMath.pow(x, y)
+@inline power(x::BlasReal, y::Int) = NaNMath.pow(x, y)
+@inline function power(x, y)
+    a, b = value(x), value(y)
+    z = NaNMath.pow(a, b)
+    slope = b == 0 ? zero(z) : b * NaNMath.pow(a, b - 1)
+    # Numbers on a tape: of the value of `z`, and with its derivatives.
+    return z + _along(slope, x, a) + _along(_exponent_slope(a, b, z), y, b)
+end
+
+"""`x^(k + 1/2)` by multiplications and a square root, many times quicker than `power`."""
+@inline half_power(x::BlasReal, ::Val{k}) where {k} = Base.literal_pow(^, x, Val(k)) * NaNMath.sqrt(x)
+@inline half_power(x, ::Val{k}) where {k} = power(x, oftype(value(x), k + 0.5))
+
+@inline _along(slope, x::T, a::T) where {T} = zero(T)
+
+"""`x^(k + 1/2)` by multiplications and a square root, many times quicker than `power`."""
+@inline half_power(x::BlasReal, ::Val{k}) where {k} = Base.literal_pow(^, x, Val(k)) * NaNMath.sqrt(x)
+@inline half_power(x, ::Val{k}) where {k} = power(x, oftype(value(x), k + 0.5))
+
+@inline _along(slope, x, a) = isfinite(slope) ? slope * (x - a) : oftype(slope, NaN) * x
 @inline function power(x::D, y::Real) where {D<:ForwardDiff.Dual}
-    a, b = ForwardDiff.value(x), y
-    slope = b == 0 ? zero(a) : b * NaNMath.pow(a, b - 1)
-    return D(NaNMath.pow(a, b), slope * ForwardDiff.partials(x))
+    a = ForwardDiff.value(x)
+    slope = y == 0 ? zero(a) : y * NaNMath.pow(a, y - 1)
+    return D(NaNMath.pow(a, y), slope * ForwardDiff.partials(x))
 end
 @inline function power(x::Real, y::D) where {D<:ForwardDiff.Dual}
-    a, b = x, ForwardDiff.value(y)
-    z = NaNMath.pow(a, b)
-    return D(z, _exponent_slope(a, b, z) * ForwardDiff.partials(y))
+    b = ForwardDiff.value(y)
+    z = NaNMath.pow(x, b)
+    return D(z, _exponent_slope(x, b, z) * ForwardDiff.partials(y))
 end
 @inline function power(x::D, y::D) where {D<:ForwardDiff.Dual}
     iszero(ForwardDiff.partials(y)) && return power(x, ForwardDiff.value(y))
-    iszero(ForwardDiff.partials(x)) && return power(ForwardDiff.value(x), y)
     a, b = ForwardDiff.value(x), ForwardDiff.value(y)
     z = NaNMath.pow(a, b)
-    slope = b == 0 ? zero(a) : b * NaNMath.pow(a, b - 1)
+    slope = eq(b, 0) ? zero(a) : b * NaNMath.pow(a, b - 1)
     return D(z, slope * ForwardDiff.partials(x) + _exponent_slope(a, b, z) * ForwardDiff.partials(y))
 end
-@inline _exponent_slope(a, b, z) = (a == 0) & (b >= 0) ? zero(z) : z * NaNMath.log(a)
+@inline _exponent_slope(a, b, z) = eq(a, 0) & ge(b, 0) ? zero(z) : z * NaNMath.log(a)
 
 """A number that is whole, as an index."""
 @inline integer(x::BlasReal) = unsafe_trunc(Int, x)

@@ -98,9 +98,9 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "neg": ScalarOp("(-{0})", lambda a: -a, (_c(-1.0),)),
     "pow": ScalarOp("Kernels.power({0}, {1})", lambda a, b: a**b, (_pow_base, _pow_exponent)),
     "mod": ScalarOp(
-        "mod({0}, {1})", None, (_c(1.0), lambda g, y, a, b: -g.apply("floor", a / b))
+        "Kernels.modulo({0}, {1})", None, (_c(1.0), lambda g, y, a, b: -g.apply("floor", a / b))
     ),
-    "fmod": ScalarOp("rem({0}, {1})", math.fmod, (_c(1.0), lambda g, y, a, b: -g.apply("trunc", a / b))),
+    "fmod": ScalarOp("Kernels.remainder({0}, {1})", math.fmod, (_c(1.0), lambda g, y, a, b: -g.apply("trunc", a / b))),
     # exponentials and logarithms
     "exp": ScalarOp("exp({0})", math.exp, (lambda g, y, a: y,)),
     "exp2": ScalarOp("exp2({0})", lambda a: 2.0**a, (lambda g, y, a: y * _LN2,)),
@@ -138,7 +138,7 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "trigamma": ScalarOp("Kernels.trigamma({0})"),
     # absolute value, extremes, rounding
     "abs": ScalarOp("Kernels.magnitude({0})", abs, (lambda g, y, a: g.apply("sign", a),)),
-    "sign": ScalarOp("sign({0})", lambda a: math.nan if math.isnan(a) else float((a > 0) - (a < 0))),
+    "sign": ScalarOp("Kernels.sign({0})", lambda a: math.nan if math.isnan(a) else float((a > 0) - (a < 0))),
     "max": ScalarOp(
         "Kernels.larger({0}, {1})",
         lambda a, b: math.nan if math.isnan(a) or math.isnan(b) else max(a, b),
@@ -162,17 +162,17 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     # its operand, with derivative zero: where a model stops gradients
     "stop": ScalarOp("Kernels.stop({0})", lambda a: a),
     # truth values
-    "lt": ScalarOp("({0} < {1})", lambda a, b: a < b, boolean=True),
-    "le": ScalarOp("({0} <= {1})", lambda a, b: a <= b, boolean=True),
-    "gt": ScalarOp("({0} > {1})", lambda a, b: a > b, boolean=True),
-    "ge": ScalarOp("({0} >= {1})", lambda a, b: a >= b, boolean=True),
-    "eq": ScalarOp("({0} == {1})", lambda a, b: a == b, commutative=True, boolean=True),
-    "ne": ScalarOp("({0} != {1})", lambda a, b: a != b, commutative=True, boolean=True),
+    "lt": ScalarOp("Kernels.lt({0}, {1})", lambda a, b: a < b, boolean=True),
+    "le": ScalarOp("Kernels.le({0}, {1})", lambda a, b: a <= b, boolean=True),
+    "gt": ScalarOp("Kernels.gt({0}, {1})", lambda a, b: a > b, boolean=True),
+    "ge": ScalarOp("Kernels.ge({0}, {1})", lambda a, b: a >= b, boolean=True),
+    "eq": ScalarOp("Kernels.eq({0}, {1})", lambda a, b: a == b, commutative=True, boolean=True),
+    "ne": ScalarOp("Kernels.ne({0}, {1})", lambda a, b: a != b, commutative=True, boolean=True),
     "and": ScalarOp("({0} & {1})", lambda a, b: bool(a) and bool(b), commutative=True, boolean=True),
     "or": ScalarOp("({0} | {1})", lambda a, b: bool(a) or bool(b), commutative=True, boolean=True),
     "not": ScalarOp("(!{0})", lambda a: not a, boolean=True),
-    "isnan": ScalarOp("isnan({0})", math.isnan, boolean=True),
-    "isinf": ScalarOp("isinf({0})", math.isinf, boolean=True),
+    "isnan": ScalarOp("Kernels.isnan({0})", math.isnan, boolean=True),
+    "isinf": ScalarOp("Kernels.isinf({0})", math.isinf, boolean=True),
     # a choice; only the two values carry derivatives
     "select": ScalarOp(
         "ifelse({0}, {1}, {2})",

@@ -328,8 +328,8 @@ class ArgReduction(AlongAxis):
 
     def step(self, before: list[str], value: str, nest: Nest) -> list[str]:
         name = nest.names[self.axis] if self.sizes[self.axis] > 1 else "0"
-        better = ">" if self.how == "max" else "<"
-        return [*before, f"r = {value}", f"if r {better} best || (isnan(r) && !isnan(best))",
+        better = "gt" if self.how == "max" else "lt"
+        return [*before, f"r = {value}", f"if Kernels.{better}(r, best) || (isnan(r) && !isnan(best))",
                 "    best = r", f"    place = {name}", "end"]  # fmt: skip
 
     def end(self, nest: Nest) -> list[str]:

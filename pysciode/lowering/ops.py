@@ -147,6 +147,15 @@ ROWS[aten.reciprocal.default] = _simple(lambda g, x: 1 / x)
 ROWS[aten.rsqrt.default] = _simple(lambda g, x: 1 / g.apply("sqrt", x))
 ROWS[aten.square.default] = _simple(lambda g, x: x * x)
 ROWS[aten.relu.default] = _simple(lambda g, x: choose(g, "le", x, g.const(0.0), g.const(0.0), x))
+
+
+def _sinc(g: ScalarGraph, x: Scalar) -> Scalar:
+    zero = g.apply("eq", x, g.const(0.0))
+    y = math.pi * g.apply("select", zero, g.const(1.0), x)
+    return g.apply("select", zero, g.const(1.0), g.apply("sin", y) / y)
+
+
+ROWS[aten.sinc.default] = _simple(_sinc)
 ROWS[aten.frac.default] = _simple(lambda g, x: x - g.apply("trunc", x))
 ROWS[aten.logical_not.default] = lambda b, x: pointwise(b, takes_bool(apply("not")), to_bool(b, x), kind="bool")
 

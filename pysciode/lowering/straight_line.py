@@ -51,8 +51,9 @@ def strip_parentheses(text: str) -> str:
 
 def half_integer_power(x: str, exponent: float, dtype: np.dtype) -> str:
     """``x^(k + 1/2)`` by multiplications and a square root, many times quicker than ``pow``; `x` is a name."""
-    product = " * ".join([x] * int(abs(exponent) - 0.5) + [f"NaNMath.sqrt({x})"])
-    return f"({product})" if exponent > 0 else f"({julia_literal(1.0, dtype)} / ({product}))"
+    whole = int(abs(exponent) - 0.5)
+    power = f"Kernels.half_power({x}, Val({whole}))" if whole else f"NaNMath.sqrt({x})"
+    return power if exponent > 0 else f"({julia_literal(1.0, dtype)} / {power})"
 
 
 def _is_half_integer(graph: ScalarGraph, i: int) -> bool:
