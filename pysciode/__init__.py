@@ -33,7 +33,7 @@ _HOMES = {
     "model_cache": "clear_models",
     "engines": "set_engine get_engine",
     "errors": (
-        "PysciodeError CaptureError SolveFailed GradientFailed EngineUnavailable OutOfDeviceMemory JuliaError CallbackWarning "
+        "PysciodeError CaptureError IndexOutOfRange SolveFailed GradientFailed EngineUnavailable OutOfDeviceMemory JuliaError CallbackWarning "
         "FallbackWarning AccuracyWarning"
     ),
 }

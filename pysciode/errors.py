@@ -49,6 +49,22 @@ class CaptureError(PysciodeError):
         super().__init__(message)
 
 
+class IndexOutOfRange(IndexError, PysciodeError):
+    """A model reads or writes outside of an array, at an index that is computed from its state, time or parameters.
+
+    Where only a trial step of a solver does, the solver takes a smaller step, and nothing is raised.
+
+    Attributes
+    ----------
+    where
+        File, line and text of the user's code; None if that is not known.
+    """
+
+    def __init__(self, reason: str, *, where: str | None = None) -> None:
+        self.where = where
+        super().__init__(reason + (f"\n  at {where}" if where else ""))
+
+
 class SolveFailed(PysciodeError):
     """The solver gave up before the end of the time span.
 

@@ -77,7 +77,7 @@ def _check_option(method: str, key: str, value: object) -> None:
     elif key in ("checkpointing", "compile", "convert_tspan"):
         if value is not None and not isinstance(value, bool):
             raise TypeError(f"{method}: {key} must be True, False or None, not {value!r}")
-    elif key in ("abstol", "reltol"):
+    elif key in ("abstol", "reltol") and value is not None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{method}: {key} must be a number, not {value!r}")
         if not 0 < value < float("inf"):
@@ -154,13 +154,13 @@ class QuadratureAdjoint(SensitivityAlgorithm):
     Attributes
     ----------
     abstol, reltol
-        Tolerances of the quadrature.
+        Tolerances of the quadrature; None makes them those of the solve, divided by ten.
     """
 
     continuous: ClassVar[bool] = True
     autojacvec: AutoJacVec = "generated"
-    abstol: float = 1e-6
-    reltol: float = 1e-3
+    abstol: float | None = None
+    reltol: float | None = None
 
 
 @dataclass(frozen=True)

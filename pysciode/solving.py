@@ -200,8 +200,26 @@ def solve(
         if isinstance(bar, ProgressBar):
             bar.close()
     if throw and solution.retcode not in SUCCESS:
+        _raise_index_error(problem, solution)
         raise SolveFailed(solution.retcode, solution.t_reached, solution, ADVICE.get(solution.retcode, ""))
     return solution
+
+
+def _raise_index_error(problem: ODEProblem, solution: Solution) -> None:
+    """Where a model reads outside of an array, its right-hand side is NaN, and the solver gives up: say why.
+
+    Raises
+    ------
+    IndexOutOfRange
+        If the model does so where the solver stopped, or just behind.
+    """
+    from .capture.model import ArrayModel
+
+    if isinstance(problem.model, ArrayModel):
+        from .engines.torch_rhs import look_for_index_errors
+
+        t, u = solution.to_numpy()
+        look_for_index_errors(problem, t, u)
 
 
 @cache

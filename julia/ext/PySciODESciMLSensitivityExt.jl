@@ -66,10 +66,10 @@ function vjp_choice(s::Sensitivity, generated)
     return getfield(SciMLSensitivity, name)()
 end
 
-function sensealg(s::Sensitivity, generated)
+function sensealg(s::Sensitivity, generated; tolerances...)
     constructor = getfield(SciMLSensitivity, s.name)
     s.name in DISCRETE && return constructor(; s.options...)
-    return constructor(; autojacvec=vjp_choice(s, generated), s.options...)
+    return constructor(; autojacvec=vjp_choice(s, generated), tolerances..., s.options...)
 end
 
 # These differentiate the model's own code, and want it out of place.
@@ -173,13 +173,15 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
     reltol = isnan(s.reltol) ? forward.reltol : T(s.reltol)
     s.name === :QuadratureAdjoint && PySciODE.takes_jacobian(plan.alg) &&
         ((ts, cotangent) = graded(ts, b.t0, cotangent))
+    # SciML's default for the quadrature, 1e-6 and 1e-3, is there whatever is asked of the solve.
+    inner = s.name === :QuadratureAdjoint ? (; abstol=abstol / 10, reltol=reltol / 10) : (;)
     fixed = forward.adaptive ? (;) : (; dt=-forward.dt, adaptive=false)
     audit = b.inst.audited ? (; unstable_check=RecordAccepted(b.inst.lam_solved)) : (;)
     du0, dp = try
         # The exception says what the log would.
         with_logger(NullLogger()) do
             at_runtime(adjoint_sensitivities, sol, plan.reverse; t=ts, dgdu_discrete=cotangent,
-                       sensealg=sensealg(s, b.inst.generated), abstol, reltol, maxiters=o.maxiters, verbose=LOUD, fixed..., audit...)
+                       sensealg=sensealg(s, b.inst.generated; inner...), abstol, reltol, maxiters=o.maxiters, verbose=LOUD, fixed..., audit...)
         end
     catch e
         check_products(b.inst)  # a quadrature may have stumbled over them

@@ -189,9 +189,12 @@ end
 end
 @inline _exponent_slope(a, b, z) = eq(a, 0) & ge(b, 0) ? zero(z) : z * NaNMath.log(a)
 
-"""A number that is whole, as an index."""
-@inline integer(x::BlasReal) = unsafe_trunc(Int, x)
-@inline integer(x) = trunc(Int, x)
+"""A number that is whole, as an integer; `typemin(Int)` for NaN and what no integer holds."""
+@inline integer(x::BlasReal) = ifelse(abs(x) < oftype(x, 2)^62, unsafe_trunc(Int, x), typemin(Int))
+@inline integer(x) = integer(value(x))
+
+"""The number that `integer` made `k` of."""
+@inline number(::Type{T}, k) where {T} = ifelse(k == typemin(Int), convert(T, NaN), convert(T, k))
 
 """A constant of the model where the arrays of `u` live."""
 @inline like(u, constant) = constant

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..algorithms import Algorithm
 from ..engines import get_engine
 from ..engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRequest
 from ..errors import EngineUnavailable, GradientFailed, SolveFailed
-from ..sensitivity import ForwardDiffSensitivity, ForwardSensitivity, QuadratureAdjoint, SensitivityAlgorithm
+from ..sensitivity import ForwardDiffSensitivity, ForwardSensitivity, SensitivityAlgorithm
 from ..solution import SUCCESS
 from .blocks import Blocks
 from .contestants import Contestant, GradientRun, Task
@@ -64,8 +64,6 @@ class JuliaContestant(Contestant):
         for name in {self.method, self.vjp} & PACKAGES.keys():
             _load(PACKAGES[name])
         sensealg = self.sensealg
-        if isinstance(sensealg, QuadratureAdjoint) and not self.options:
-            sensealg = replace(sensealg, abstol=float(np.min(task.atol)), reltol=task.rtol)
         problem = task.problem
         options = SolveOptions(saveat=task.saveat, rtol=task.rtol, atol=task.atol, maxiters=task.maxiters)
         blocks = Blocks.of(problem)

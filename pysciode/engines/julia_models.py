@@ -24,6 +24,7 @@ from ..sensitivity import (
     ForwardSensitivity,
     InterpolatingAdjoint,
     ReverseDiffAdjoint,
+    QuadratureAdjoint,
     SensitivityAlgorithm,
 )
 from .base import EventRequest, SolveOptions, SolveRequest
@@ -285,7 +286,9 @@ def _of(problem: ODEProblem) -> SolveRequest:
 def _sensealg_arguments(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -> dict[str, Any]:
     options = dict(sensealg.options)
     arguments: dict[str, Any] = {"name": sensealg.name, "u0": "u0" in wants, "p": "p" in wants}
-    for name in ("autojacvec", "abstol", "reltol"):
+    # Those of QuadratureAdjoint are for its quadrature; others have them for the reverse solve.
+    own = ("autojacvec",) if isinstance(sensealg, QuadratureAdjoint) else ("autojacvec", "abstol", "reltol")
+    for name in own:
         arguments[name] = options.pop(name, None)
     return {**arguments, "options": options}
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
-from ..errors import EngineUnavailable, GradientFailed
+from ..capture.torch_source import user_line
+from ..errors import EngineUnavailable, GradientFailed, IndexOutOfRange
 
 if TYPE_CHECKING:
     from ..problems import ODEProblem
@@ -58,6 +59,50 @@ def _array_rhs(model: ArrayModel) -> FlatRhs:
         return graph(t, u.view(shape), *params).reshape(-1)
 
     return rhs
+
+
+class _Locating(torch.fx.Interpreter):
+    """Runs a graph and says which of the user's lines reads outside of an array."""
+
+    def run_node(self, node: torch.fx.Node) -> object:
+        try:
+            return super().run_node(node)
+        except (IndexError, RuntimeError) as error:
+            if "out of bounds" in str(error) or "out of range" in str(error):
+                raise IndexOutOfRange(str(error).splitlines()[0], where=user_line(node)) from None
+            raise
+
+
+def look_for_index_errors(problem: ODEProblem, t: np.ndarray, u: np.ndarray) -> None:
+    """Evaluate an array model at the last finite state of a solution that stopped, and in small steps behind it.
+
+    Raises
+    ------
+    IndexOutOfRange
+        If it reads outside of an array there.
+    """
+    model = problem.model
+    if not any(n.target in _INDEXING for n in model.f.graph.nodes):
+        return
+    run = _Locating(model.f).run
+    p = torch.as_tensor(problem.flat_p()).detach().cpu().to(model.dtype)
+    params = [x.view(s) for x, s in zip(p.split([prod(s) for s in model.param_shapes]), model.param_shapes, strict=True)]
+    start, end = problem.tspan
+    finite = [i for i in range(len(t)) if np.isfinite(u[i]).all()]
+    at, state = (t[finite[-1]], u[finite[-1]]) if finite else (start, problem.flat_u0())
+    state = torch.as_tensor(np.array(state)).to(model.dtype).reshape(model.u_shape)
+    with torch.no_grad():
+        slope = run(torch.tensor(float(at), dtype=model.dtype), state, *params)
+        for step in (end - start) * 2.0 ** np.arange(-50, -8):
+            run(torch.tensor(float(at + step), dtype=model.dtype), state + step * slope, *params)
+
+
+_aten = torch.ops.aten
+_INDEXING = frozenset(
+    {_aten.index.Tensor, _aten._unsafe_index.Tensor, _aten.index_put.default, _aten._unsafe_index_put.default, _aten.gather.default,
+     _aten.scatter.src, _aten.scatter.value, _aten.scatter_add.default, _aten.take.default, _aten.put.default,
+     _aten.index_select.default, _aten.index_add.default, _aten.embedding.default}
+)  # fmt: skip
 
 
 def _callback_rhs(model: CallbackModel, shape: tuple[int, ...]) -> FlatRhs:

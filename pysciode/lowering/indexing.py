@@ -2,31 +2,78 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from ..capture.graph import Scalar, ScalarGraph
+from ..capture.torch_source import user_line
+from ..errors import IndexOutOfRange
 from .interpreter import Array, Backend
 from .ops import aten, axis_of, cast, pointwise, row, takes_bool, total
 
 
-def _wrapped(b: Backend, index: Array, n: int) -> Array:
-    """`index` with the negative ones counted from the end."""
-    if index.nonnegative:
-        return index
-    fn = lambda g, i: g.apply("select", g.apply("lt", i, g.const(0.0)), i + n, i)  # noqa: E731
-    return pointwise(b, fn, index, kind="int")
+def _place(b: Backend, index: Array, n: int, *, from_end: bool = True) -> tuple[Array, Array | None]:
+    """The places that `index` names among `n`, and for a computed one whether it names one; it stands for the first where it does not.
+
+    Negative ones count from the end, unless `from_end` is False.
+
+    Raises
+    ------
+    IndexOutOfRange
+        If a constant index is out of range.
+    """
+    first = -n if from_end else 0
+    if index.bounds is not None:
+        low, high = index.bounds
+        if low < first or high >= n:
+            outside = low if low < first else high
+            raise IndexOutOfRange(f"index {outside} is out of range for an axis of size {n}", where=user_line(b.node))
+        return (index if low >= 0 else pointwise(b, lambda g, i: _from_end(g, i, n), index, kind="int")), None
+    b.shared(index)
+
+    def names_one(g: ScalarGraph, i: Scalar) -> Scalar:
+        return g.apply("and", g.apply("ge", i, g.const(first)), g.apply("lt", i, g.const(n)))
+
+    def place(g: ScalarGraph, i: Scalar) -> Scalar:
+        return g.apply("select", names_one(g, i), _from_end(g, i, n) if from_end else i, g.const(0.0))
+
+    return pointwise(b, place, index, kind="int"), pointwise(b, names_one, index, kind="bool")
 
 
-def _indices(b: Backend, x: Array, indices: Sequence[Array | None]) -> tuple[list[int | Array], tuple[int, ...]]:
-    """The coordinates that NumPy's advanced indexing reads `x` at, and the shape of the result."""
+def _from_end(g: ScalarGraph, i: Scalar, n: int) -> Scalar:
+    return g.apply("select", g.apply("lt", i, g.const(0.0)), i + n, i)
+
+
+def _or_nan(b: Backend, valid: Array | None, x: Array) -> Array:
+    """`x` where `valid`, NaN elsewhere: the solver then takes a smaller step, as with any right-hand side that is not defined."""
+    if valid is None:
+        return x
+    fn = takes_bool(lambda g, v, x: g.apply("select", v, x, g.const(False if x_is_bool else math.nan)))  # noqa: E731
+    x_is_bool = x.kind == "bool"
+    return pointwise(b, fn, valid, x, kind=x.kind)
+
+
+def _all(b: Backend, masks: Sequence[Array]) -> Array | None:
+    fn = takes_bool(lambda g, x, y: g.apply("and", x, y))  # noqa: E731
+    return functools.reduce(lambda x, y: pointwise(b, fn, x, y, kind="bool"), masks) if masks else None
+
+
+def _indices(
+    b: Backend, x: Array, indices: Sequence[Array | None]
+) -> tuple[list[int | Array], tuple[int, ...], Array | None]:
+    """The coordinates that NumPy's advanced indexing reads `x` at, the shape of the result, and where they are within `x`."""
     given: list[Array | None] = []
+    masks: list[Array | None] = []
     for i, index in enumerate(indices):
         if index is not None and index.kind == "bool":
             raise NotImplementedError("indexing by a mask; use torch.where")
-        given.append(None if index is None else _wrapped(b, index, x.shape[i]))
+        place, valid = (None, None) if index is None else _place(b, index, x.shape[i])
+        given.append(place)
+        masks.append(valid)
     given += [None] * (x.ndim - len(given))
     at = [i for i, index in enumerate(given) if index is not None]
     block = tuple(torch.broadcast_shapes(*(given[i].shape for i in at)))
@@ -35,21 +82,24 @@ def _indices(b: Backend, x: Array, indices: Sequence[Array | None]) -> tuple[lis
     free = [i for i in range(x.ndim) if i not in at]
     shape = (*(x.shape[i] for i in free[:first]), *block, *(x.shape[i] for i in free[first:]))
     coordinates: list[int | Array] = []
+
+    def spread(index: Array) -> Array:
+        lifted = b.reshape(b.expand(index, block), (1,) * first + block + (1,) * (len(free) - first))
+        return b.expand(lifted, shape)
+
     for i in range(x.ndim):
         if i in at:
-            lifted = b.expand(given[i], block)
-            lifted = b.reshape(lifted, (1,) * first + block + (1,) * (len(free) - first))
-            coordinates.append(b.expand(lifted, shape))
+            coordinates.append(spread(given[i]))
         else:
             place = free.index(i)
             coordinates.append(place if place < first else place + len(block))
-    return coordinates, shape
+    return coordinates, shape, _all(b, [spread(mask) for mask in masks if mask is not None])
 
 
 @row(aten.index.Tensor, aten._unsafe_index.Tensor)
 def _index(b: Backend, x: Array, indices: Sequence[Array | None]) -> Array:
-    coordinates, shape = _indices(b, x, indices)
-    return b.take(x, coordinates, shape)
+    coordinates, shape, valid = _indices(b, x, indices)
+    return _or_nan(b, valid, b.take(x, coordinates, shape))
 
 
 @row(aten.index_put.default, aten._unsafe_index_put.default)
@@ -59,19 +109,21 @@ def _index_put(b: Backend, x: Array, indices: Sequence[Array | None], values: Ar
         fn = lambda g, m, x, v: g.apply("select", m, x + v if accumulate else v, x)  # noqa: E731
         fn.takes_bool = True
         return pointwise(b, fn, mask, x, b.reshape(values, (1,) * x.ndim), kind=x.kind)
-    coordinates, shape = _indices(b, x, indices)
-    return b.put(x, coordinates, b.expand(cast(b, values, x.kind), shape), accumulate)
+    coordinates, shape, valid = _indices(b, x, indices)
+    return b.put(x, coordinates, _or_nan(b, valid, b.expand(cast(b, values, x.kind), shape)), accumulate)
 
 
-def _along(b: Backend, index: Array, axis: int, n: int) -> list[int | Array]:
-    return [index if a == axis else a for a in range(index.ndim)]
+def _along(b: Backend, x: Array, index: Array, axis: int) -> tuple[list[int | Array], Array | None]:
+    place, valid = _place(b, index, x.shape[axis], from_end=False)
+    return [place if a == axis else a for a in range(index.ndim)], valid
 
 
 @row(aten.gather.default)
 def _gather(b: Backend, x: Array, axis: int, index: Array, *, sparse_grad: bool = False) -> Array:
     if not x.ndim:
         return b.expand(x, index.shape)
-    return b.take(x, _along(b, index, axis_of(axis, x.ndim), x.ndim), index.shape)
+    coordinates, valid = _along(b, x, index, axis_of(axis, x.ndim))
+    return _or_nan(b, valid, b.take(x, coordinates, index.shape))
 
 
 @row(aten.scatter.src, aten.scatter.value, aten.scatter_add.default)
@@ -82,7 +134,8 @@ def _scatter(b: Backend, x: Array, axis: int, index: Array, source: Any) -> Arra
     for a, n in enumerate(index.shape):
         if n != source.shape[a]:
             source = b.slice(source, a, 0, n)
-    return b.put(x, _along(b, index, axis_of(axis, x.ndim), x.ndim), source, accumulate)
+    coordinates, valid = _along(b, x, index, axis_of(axis, x.ndim))
+    return b.put(x, coordinates, _or_nan(b, valid, source), accumulate)
 
 
 @row(aten.take.default)

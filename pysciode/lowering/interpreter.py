@@ -42,8 +42,8 @@ class Array:
 
     shape: tuple[int, ...]
     kind: Kind
-    nonnegative: bool = False
-    """Whether it is known that no element is negative, as of most constant indices."""
+    bounds: tuple[int, int] | None = None
+    """The least and the largest element of integers that are constant; None of what is computed."""
 
     @property
     def ndim(self) -> int:
@@ -202,8 +202,12 @@ def _constant(backend: Backend, value: torch.Tensor) -> Array:
         return backend.full(tuple(value.shape), 0.0, kind_of(value.dtype))
     value = value.detach().cpu()
     if value.numel() and (value.numel() == 1 or bool((value == value.reshape(-1)[0]).all())):
-        return backend.full(tuple(value.shape), value.reshape(-1)[0].item(), kind_of(value.dtype))
-    return backend.constant(value)
+        out = backend.full(tuple(value.shape), value.reshape(-1)[0].item(), kind_of(value.dtype))
+    else:
+        out = backend.constant(value)
+    if kind_of(value.dtype) == "int":
+        out.bounds = (int(value.min()), int(value.max())) if value.numel() else (0, -1)
+    return out
 
 
 def run_scalar(graph: ScalarGraph, fn: ScalarFunction, kinds: Sequence[Kind], scalars: Sequence[Scalar]) -> Scalar:

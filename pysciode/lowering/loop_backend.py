@@ -102,7 +102,6 @@ class LoopBackend(Backend):
     def constant(self, value: torch.Tensor) -> Value:
         kind = kind_of(value.dtype)
         out = Stored(self.constants.buffer(value, kind), tuple(value.shape))
-        out.nonnegative = kind == "int" and bool((value >= 0).all())
         return out
 
     def full(self, shape: Sequence[int], value: float | bool, kind: Kind) -> Value:
