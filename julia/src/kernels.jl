@@ -158,11 +158,6 @@ end
     # Numbers on a tape: of the value of `z`, and with its derivatives.
     return z + _along(slope, x, a) + _along(_exponent_slope(a, b, z), y, b)
 end
-
-"""`x^(k + 1/2)` by multiplications and a square root, many times quicker than `power`."""
-@inline half_power(x::BlasReal, ::Val{k}) where {k} = Base.literal_pow(^, x, Val(k)) * NaNMath.sqrt(x)
-@inline half_power(x, ::Val{k}) where {k} = power(x, oftype(value(x), k + 0.5))
-
 @inline _along(slope, x::T, a::T) where {T} = zero(T)
 
 """`x^(k + 1/2)` by multiplications and a square root, many times quicker than `power`."""
@@ -192,9 +187,6 @@ end
 """A number that is whole, as an integer; `typemin(Int)` for NaN and what no integer holds."""
 @inline integer(x::BlasReal) = ifelse(abs(x) < oftype(x, 2)^62, unsafe_trunc(Int, x), typemin(Int))
 @inline integer(x) = integer(value(x))
-
-"""The number that `integer` made `k` of."""
-@inline number(::Type{T}, k) where {T} = ifelse(k == typemin(Int), convert(T, NaN), convert(T, k))
 
 """A constant of the model where the arrays of `u` live."""
 @inline like(u, constant) = constant

@@ -104,7 +104,7 @@ def array_program(name: str, model: ArrayModel, constants: Constants, again: int
     traced, outputs, inputs = TRACED[name]
     graph = model.f if traced == "f" else model.trace(traced)
     backend = LoopBackend(constants, again)
-    results = interpret(graph, backend, _inputs(inputs, model))
+    results = backend.defined(interpret(graph, backend, _inputs(inputs, model)))
     destinations = _destinations(outputs, model)
     for result, (buffer, shift) in zip(results, destinations, strict=True):
         _deliver(backend, result, buffer, shift)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +15,9 @@ from .interpreter import Array, Backend
 from .ops import aten, axis_of, cast, pointwise, row, takes_bool, total
 
 
-def _place(b: Backend, index: Array, n: int, *, from_end: bool = True) -> tuple[Array, Array | None]:
-    """The places that `index` names among `n`, and for a computed one whether it names one; it stands for the first where it does not.
+def _place(b: Backend, index: Array, n: int, *, from_end: bool = True) -> Array:
+    """The places that `index` names among `n`. A computed one stands for the first where it names none, and what is computed counts
+    as not defined then: see :meth:`Backend.require`.
 
     Negative ones count from the end, unless `from_end` is False.
 
@@ -32,7 +32,7 @@ def _place(b: Backend, index: Array, n: int, *, from_end: bool = True) -> tuple[
         if low < first or high >= n:
             outside = low if low < first else high
             raise IndexOutOfRange(f"index {outside} is out of range for an axis of size {n}", where=user_line(b.node))
-        return (index if low >= 0 else pointwise(b, lambda g, i: _from_end(g, i, n), index, kind="int")), None
+        return index if low >= 0 else pointwise(b, lambda g, i: _from_end(g, i, n), index, kind="int")
     b.shared(index)
 
     def names_one(g: ScalarGraph, i: Scalar) -> Scalar:
@@ -41,39 +41,21 @@ def _place(b: Backend, index: Array, n: int, *, from_end: bool = True) -> tuple[
     def place(g: ScalarGraph, i: Scalar) -> Scalar:
         return g.apply("select", names_one(g, i), _from_end(g, i, n) if from_end else i, g.const(0.0))
 
-    return pointwise(b, place, index, kind="int"), pointwise(b, names_one, index, kind="bool")
+    b.require(pointwise(b, names_one, index, kind="bool"))
+    return pointwise(b, place, index, kind="int")
 
 
 def _from_end(g: ScalarGraph, i: Scalar, n: int) -> Scalar:
     return g.apply("select", g.apply("lt", i, g.const(0.0)), i + n, i)
 
 
-def _or_nan(b: Backend, valid: Array | None, x: Array) -> Array:
-    """`x` where `valid`, NaN elsewhere: the solver then takes a smaller step, as with any right-hand side that is not defined."""
-    if valid is None:
-        return x
-    fn = takes_bool(lambda g, v, x: g.apply("select", v, x, g.const(False if x_is_bool else math.nan)))  # noqa: E731
-    x_is_bool = x.kind == "bool"
-    return pointwise(b, fn, valid, x, kind=x.kind)
-
-
-def _all(b: Backend, masks: Sequence[Array]) -> Array | None:
-    fn = takes_bool(lambda g, x, y: g.apply("and", x, y))  # noqa: E731
-    return functools.reduce(lambda x, y: pointwise(b, fn, x, y, kind="bool"), masks) if masks else None
-
-
-def _indices(
-    b: Backend, x: Array, indices: Sequence[Array | None]
-) -> tuple[list[int | Array], tuple[int, ...], Array | None]:
-    """The coordinates that NumPy's advanced indexing reads `x` at, the shape of the result, and where they are within `x`."""
+def _indices(b: Backend, x: Array, indices: Sequence[Array | None]) -> tuple[list[int | Array], tuple[int, ...]]:
+    """The coordinates that NumPy's advanced indexing reads `x` at, and the shape of the result."""
     given: list[Array | None] = []
-    masks: list[Array | None] = []
     for i, index in enumerate(indices):
         if index is not None and index.kind == "bool":
             raise NotImplementedError("indexing by a mask; use torch.where")
-        place, valid = (None, None) if index is None else _place(b, index, x.shape[i])
-        given.append(place)
-        masks.append(valid)
+        given.append(None if index is None else _place(b, index, x.shape[i]))
     given += [None] * (x.ndim - len(given))
     at = [i for i, index in enumerate(given) if index is not None]
     block = tuple(torch.broadcast_shapes(*(given[i].shape for i in at)))
@@ -82,24 +64,21 @@ def _indices(
     free = [i for i in range(x.ndim) if i not in at]
     shape = (*(x.shape[i] for i in free[:first]), *block, *(x.shape[i] for i in free[first:]))
     coordinates: list[int | Array] = []
-
-    def spread(index: Array) -> Array:
-        lifted = b.reshape(b.expand(index, block), (1,) * first + block + (1,) * (len(free) - first))
-        return b.expand(lifted, shape)
-
     for i in range(x.ndim):
         if i in at:
-            coordinates.append(spread(given[i]))
+            lifted = b.expand(given[i], block)
+            lifted = b.reshape(lifted, (1,) * first + block + (1,) * (len(free) - first))
+            coordinates.append(b.expand(lifted, shape))
         else:
             place = free.index(i)
             coordinates.append(place if place < first else place + len(block))
-    return coordinates, shape, _all(b, [spread(mask) for mask in masks if mask is not None])
+    return coordinates, shape
 
 
 @row(aten.index.Tensor, aten._unsafe_index.Tensor)
 def _index(b: Backend, x: Array, indices: Sequence[Array | None]) -> Array:
-    coordinates, shape, valid = _indices(b, x, indices)
-    return _or_nan(b, valid, b.take(x, coordinates, shape))
+    coordinates, shape = _indices(b, x, indices)
+    return b.take(x, coordinates, shape)
 
 
 @row(aten.index_put.default, aten._unsafe_index_put.default)
@@ -109,21 +88,20 @@ def _index_put(b: Backend, x: Array, indices: Sequence[Array | None], values: Ar
         fn = lambda g, m, x, v: g.apply("select", m, x + v if accumulate else v, x)  # noqa: E731
         fn.takes_bool = True
         return pointwise(b, fn, mask, x, b.reshape(values, (1,) * x.ndim), kind=x.kind)
-    coordinates, shape, valid = _indices(b, x, indices)
-    return b.put(x, coordinates, _or_nan(b, valid, b.expand(cast(b, values, x.kind), shape)), accumulate)
+    coordinates, shape = _indices(b, x, indices)
+    return b.put(x, coordinates, b.expand(cast(b, values, x.kind), shape), accumulate)
 
 
-def _along(b: Backend, x: Array, index: Array, axis: int) -> tuple[list[int | Array], Array | None]:
-    place, valid = _place(b, index, x.shape[axis], from_end=False)
-    return [place if a == axis else a for a in range(index.ndim)], valid
+def _along(b: Backend, x: Array, index: Array, axis: int) -> list[int | Array]:
+    place = _place(b, index, x.shape[axis], from_end=False)
+    return [place if a == axis else a for a in range(index.ndim)]
 
 
 @row(aten.gather.default)
 def _gather(b: Backend, x: Array, axis: int, index: Array, *, sparse_grad: bool = False) -> Array:
     if not x.ndim:
         return b.expand(x, index.shape)
-    coordinates, valid = _along(b, x, index, axis_of(axis, x.ndim))
-    return _or_nan(b, valid, b.take(x, coordinates, index.shape))
+    return b.take(x, _along(b, x, index, axis_of(axis, x.ndim)), index.shape)
 
 
 @row(aten.scatter.src, aten.scatter.value, aten.scatter_add.default)
@@ -134,8 +112,7 @@ def _scatter(b: Backend, x: Array, axis: int, index: Array, source: Any) -> Arra
     for a, n in enumerate(index.shape):
         if n != source.shape[a]:
             source = b.slice(source, a, 0, n)
-    coordinates, valid = _along(b, x, index, axis_of(axis, x.ndim))
-    return b.put(x, coordinates, _or_nan(b, valid, source), accumulate)
+    return b.put(x, _along(b, x, index, axis_of(axis, x.ndim)), source, accumulate)
 
 
 @row(aten.take.default)

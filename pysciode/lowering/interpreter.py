@@ -55,6 +55,12 @@ class Backend(ABC):
 
     node: torch.fx.Node | None = None
 
+    def require(self, valid: Array) -> None:  # noqa: B027
+        """Have all results be NaN where an element of `valid` is false: an index lies outside of its array.
+
+        The solver then takes a smaller step, as with any right-hand side that is not defined. Ignored by backends that compute nothing.
+        """
+
     @abstractmethod
     def constant(self, value: torch.Tensor) -> Array: ...
 

@@ -7,6 +7,7 @@ they are made of inside it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -31,6 +32,17 @@ _MAX_COST, _MAX_READS = 400, 24
 _SHORT_PRODUCT = 4
 
 
+def _all_of(g: ScalarGraph, *x: Scalar) -> Scalar:
+    return functools.reduce(lambda x, y: g.apply("and", x, y), x)
+
+
+def _or_nan(g: ScalarGraph, valid: Scalar, x: Scalar) -> Scalar:
+    return g.apply("select", valid, x, g.const(math.nan))
+
+
+_all_of.takes_bool = _or_nan.takes_bool = True
+
+
 class LoopBackend(Backend):
     """Builds the program of one function.
 
@@ -47,6 +59,7 @@ class LoopBackend(Backend):
         self.program = Program()
         self.constants = constants
         self.again = again
+        self._required: list[Value] = []
 
     # --- evaluation ---
 
@@ -86,6 +99,16 @@ class LoopBackend(Backend):
             self.store(out, target)
             out = target
         return out
+
+    def require(self, valid: Value) -> None:
+        self._required.append(self.reduce("all", valid, tuple(range(valid.ndim))) if valid.ndim else valid)
+
+    def defined(self, results: Sequence[Value]) -> list[Value]:
+        """The results of an interpretation, NaN where what was required does not hold."""
+        if not self._required:
+            return list(results)
+        valid = self.memory(self.pointwise(_all_of, self._required, (), "bool"))
+        return [self.pointwise(_or_nan, [self.expand(valid, x.shape), x], x.shape, x.kind) for x in results]
 
     def shared(self, x: Array) -> None:
         """`x` is used several times: keep it in memory, if it is not quicker to compute it again."""

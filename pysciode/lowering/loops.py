@@ -178,7 +178,7 @@ def body_lines(body: Body, nest: Nest, values: Sequence[Scalar], dtype: np.dtype
     lines = []
     for name, (buffer, index) in reads.items():
         text = access(buffer, nest.index(index), nest.names)
-        lines.append(f"{name} = Kernels.number(T, {text})" if buffer.kind == "int" else f"{name} = {text}")
+        lines.append(f"{name} = convert(T, {text})" if buffer.kind == "int" else f"{name} = {text}")
     return [*lines, *code.statements], list(code.values)
 
 
