@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..capture.graph import Scalar, ScalarGraph
 from ..capture.model import ArrayModel, ScalarModel
@@ -156,6 +157,21 @@ def of_halves(model: ScalarModel | ArrayModel) -> tuple[int, int]:
         parts = [flat[: n // 2], flat[n // 2 :]]
     first, second = (int(np.bitwise_or.reduce(np.array(x or [0], object))) for x in parts)
     return first, second
+
+
+def second_is_first(model: ScalarModel | ArrayModel) -> bool:
+    """Whether the second half of the right-hand side is the first half of the state."""
+    if isinstance(model, ScalarModel):
+        half = len(model.u) // 2
+        return all(x.id == y.id for x, y in zip(model.rhs[half:], model.u[:half], strict=True))
+    random = torch.Generator().manual_seed(0)
+    t, u, *params = (
+        torch.randn(shape, generator=random, dtype=model.dtype) for shape in ((), model.u_shape, *model.param_shapes)
+    )
+    with torch.no_grad():
+        out = model.f(t, u, *params)
+    out = out[0] if isinstance(out, (tuple, list)) else out
+    return torch.equal(out[1], u[0])
 
 
 def only_through_steps(model: ScalarModel | ArrayModel) -> dict[int, str | None]:
