@@ -84,3 +84,12 @@ def _properties(problem: ODEProblem) -> dict[str, bool] | None:
         }
     return known[_properties]
 
+
+
+def table() -> str:
+    """`MISFITS` as a table in Markdown."""
+    rows = ["| algorithm | where | what happens | take |", "| --- | --- | --- | --- |"]
+    for x in MISFITS:
+        names = ", ".join(f"`{name}`" if name[0].isupper() else f"all {name} ones" for name in x.names.split())
+        rows.append(f"| {names} | {PROPERTIES[x.when]} | {'refused' if x.refused else 'AccuracyWarning'}: {x.why} | {x.take} |")
+    return "\n".join(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pathlib
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode.algorithm_fit import check_fit
+from pysciode.algorithm_fit import check_fit, table
 from pysciode.algorithm_table import MISFITS, PROPERTIES
 
 # What f1 and f2 of dv/dt = f1(v, u, p, t), du/dt = f2(v, u, p, t) are, by the properties that they have.
@@ -81,6 +82,11 @@ def test_what_the_table_says_happens(kind, library, size):
                 assert len(said) == len(rows), (name, has, said)
                 assert all(name in text and "Take" in text for text in said)
     assert cells >= 30
+
+
+def test_the_documentation_has_the_table():
+    page = pathlib.Path(__file__).parent.parent / "docs" / "algorithm_fit.md"
+    assert table() in page.read_text(encoding="utf-8")
 
 
 def test_models_that_cannot_be_looked_into_are_warned_of():
