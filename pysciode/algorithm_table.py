@@ -155,7 +155,7 @@ MISFITS = (
         "PseudoVerletLeapfrog McAte2 Ruth3 McAte3 CandyRoz4 McAte4 McAte42 McAte5 CalvoSanz4 Yoshida6 KahanLi6 McAte8 KahanLi8 SofSpa10",
         "time",
         False,
-        "takes the force at wrong times, so it has order one",
+        "it takes the force at wrong times, so it has order one",
         "VelocityVerlet or VerletLeapfrog, or a Nyström method such as DPRKN6",
     ),
     Misfit(
@@ -188,7 +188,7 @@ MISFITS = (
         "Kvaerno3 Kvaerno4 SDIRK2",
         "time",
         False,
-        "takes a stage at a wrong time, so errors are many times the tolerances",
+        "it takes a stage at a wrong time, so errors are many times the tolerances",
         "Kvaerno5 or KenCarp4",
     ),
 )

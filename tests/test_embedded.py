@@ -125,12 +125,6 @@ def test_memory_of_the_adjoint_is_flat_in_the_number_of_steps(monkeypatch):
     assert len(recorders) == 2
 
 
-def test_capabilities_are_kept():
-    capabilities = get_engine("embedded").capabilities()
-    assert not capabilities["stiff"] and capabilities["dense"] and capabilities["BacksolveAdjoint"]
-    assert "GaussAdjoint" not in capabilities
-
-
 def test_models_of_every_kind():
     """A captured function, a network and a callback give the same solution of the same equation."""
     net = torch.nn.Linear(2, 2).double()

@@ -187,7 +187,3 @@ class Engine(ABC):
     @abstractmethod
     def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
         """The right-hand side at flat `u` and time `t`, with the request's parameters."""
-
-    @abstractmethod
-    def capabilities(self) -> dict[str, bool]:
-        """What this engine can do, by feature: ``stiff``, ``dae``, ``dense``, ``events``, each sensitivity method's name, …"""

@@ -62,12 +62,6 @@ class EmbeddedEngine(Engine):
 
     name = "embedded"
 
-    def capabilities(self) -> dict[str, bool]:
-        out = dict.fromkeys(("stiff", "dae", "sde", "dde", "mass_matrix", "events", "symplectic", "split", "julia_source"), False)
-        out |= dict.fromkeys(("dense", "progress", "save_idxs", "tstops", "callback_models"), True)
-        out |= {x.__name__: True for x in (BacksolveAdjoint, ReverseDiffAdjoint, TrackerAdjoint)}
-        return out
-
     def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
         with torch.no_grad():
             p = torch.from_numpy(np.array(request.p))

@@ -200,12 +200,6 @@ class JuliaEngine(Engine):
         self._check(status, report, request)
         return du
 
-    def capabilities(self) -> dict[str, bool]:
-        from ..sensitivity import SENSITIVITY_ALGORITHMS
-
-        features = ("stiff", "dae", "dense", "partitioned", "split", "sparse", "mass_matrix", "events")
-        return dict.fromkeys((*features, *SENSITIVITY_ALGORITHMS), True)
-
     def plan(self, request: SolveRequest) -> Plan:
         """What Julia keeps of a request: all but `u0`, `p`, the time span and the saved times; starts Julia."""
         self.start()
