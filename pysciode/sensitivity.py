@@ -103,7 +103,7 @@ class ForwardDiffSensitivity(SensitivityAlgorithm):
     Attributes
     ----------
     chunk_size
-        Directions a pass carries; 0 leaves it to ForwardDiff.
+        Directions a pass carries; 0 takes 4 or 8, for which solvers are compiled ahead of time: another number costs a compilation.
     """
 
     chunk_size: int = 0

@@ -1,8 +1,16 @@
 # Forward mode through the solver: SciML's ForwardDiffSensitivity, with dual numbers of one tag and a few widths, so that its solvers
 # are compiled ahead of time, and without loading the adjoint stack.
 
-"""Width of the dual numbers: 4 or 8; fewer derivatives are padded, more of them run in several passes."""
-dual_width(n) = n <= 4 ? 4 : 8
+"""
+Width of the dual numbers: the `chunk_size` asked for, or 4 or 8, whose solvers are compiled ahead of time; fewer derivatives are padded,
+more of them run in several passes.
+"""
+function dual_width(s::Sensitivity, n)
+    for (name, value) in s.options
+        name === :chunk_size && value isa Integer && value > 0 && return Int(value)
+    end
+    return n <= 4 ? 4 : 8
+end
 
 """
     run_forward_mode(plan, u0, p, tspan, saveat) -> Answer
@@ -18,7 +26,7 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
     inst.hooks = hooks
     try
         m = nu + np
-        N = dual_width(m)
+        N = dual_width(s, m)
         result, jacobian = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N))::Pass{T}
         if result.retcode !== :Success
             # A derivative that is not finite stops the solver too: then the states themselves are still to be had.
