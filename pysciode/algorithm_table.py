@@ -6,6 +6,8 @@ control, which needs ``dt``. An algorithm that SciML adds is a name here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 ALGORITHMS: dict[tuple[str, str], str] = {
     ("explicit", "OrdinaryDiffEqAdamsBashforthMoulton"): "AB3* AB4* AB5* ABM32* ABM43* ABM54* VCAB3 VCAB4 VCAB5 VCABM3 VCABM4 VCABM5 VCABM",
     ("explicit", "OrdinaryDiffEqExtrapolation"): "AitkenNeville ExtrapolationMidpointDeuflhard ExtrapolationMidpointHairerWanner",
@@ -89,3 +91,104 @@ ALGORITHMS: dict[tuple[str, str], str] = {
     ),
     ("dae", "OrdinaryDiffEqBDF"): "DABDF2 DImplicitEuler DFBDF DNordsieckBDF",
 }
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Equations that an algorithm is not made for, decided from the captured model.
+
+    Attributes
+    ----------
+    names
+        The algorithms; a family stands for all of its own.
+    when
+        A key of :data:`PROPERTIES`.
+    refused
+        Whether they are refused with a ValueError; otherwise an AccuracyWarning says so. A model that stays in Python or is written in
+        Julia can't be looked into: it is never refused, but warned of.
+    why, take
+        What happens, and what fits instead.
+    unless
+        An option with which it does fit.
+    """
+
+    names: str
+    when: str
+    refused: bool
+    why: str
+    take: str
+    unless: str | None = None
+
+
+PROPERTIES = {
+    "velocity": "the acceleration depends on the velocity",
+    "not_second_order": "the second equation is not du/dt = v",
+    "not_separable": "dv/dt depends on v, or du/dt on u",
+    "time": "the right-hand side depends on the time",
+    "always": "as in any other",
+}
+"""What a right-hand side may be that an algorithm does not take."""
+
+MISFITS = (
+    Misfit(
+        "Nystrom4VelocityIndependent Nystrom5VelocityIndependent IRKN3 IRKN4 DPRKN4 DPRKN5 DPRKN6 DPRKN6FM DPRKN8 DPRKN12 ERKN4 ERKN5 ERKN7 RKN4",
+        "velocity",
+        True,
+        "its stages take the velocity from the start of the step, so the errors are of order one or two, which no tolerance controls",
+        "Nystrom4, FineRKN4, FineRKN5, or an algorithm for first-order systems such as Vern7",
+    ),
+    Misfit(
+        "nystrom newmark VelocityVerlet",
+        "not_second_order",
+        True,
+        "it takes du/dt for the velocity, and solves another equation",
+        "a symplectic method such as KahanLi6 where dv/dt depends on u alone and du/dt on v alone, or an algorithm for first-order systems",
+    ),
+    Misfit(
+        "symplectic",
+        "not_separable",
+        False,
+        "it is symplectic and has its order for separable equations alone; here it has order one or two, whatever its name says",
+        "a small step, or an algorithm for first-order systems such as Vern7 (for implicit and symplectic, ImplicitMidpoint)",
+    ),
+    Misfit(
+        "PseudoVerletLeapfrog McAte2 Ruth3 McAte3 CandyRoz4 McAte4 McAte42 McAte5 CalvoSanz4 Yoshida6 KahanLi6 McAte8 KahanLi8 SofSpa10",
+        "time",
+        False,
+        "it takes the force at wrong times, so it has order one",
+        "VelocityVerlet or VerletLeapfrog, or a Nyström method such as DPRKN6",
+    ),
+    Misfit(
+        "IRKN4",
+        "time",
+        False,
+        "it has order three then, not four",
+        "DPRKN4 or Nystrom4VelocityIndependent",
+    ),
+    Misfit(
+        "Exp4 EPIRK4s3A EPIRK4s3B EPIRK5s3 EXPRB53s3 EPIRK5P1 EPIRK5P2 Exprb32 Exprb43",
+        "time",
+        True,
+        "it is made for autonomous equations, and has order one or two for others",
+        "another stiff algorithm such as Rodas5P, or the time as one more state with derivative 1",
+    ),
+    Misfit("McAte42", "always", False, "it converges with order one, not four", "CandyRoz4 or KahanLi6"),
+    Misfit("EPIRK5s3", "always", False, "it converges with order two, not five", "EPIRK5P1 or EXPRB53s3"),
+    Misfit(
+        "LawsonEuler NorsettEuler ETD1 ETD2 ETDRK2 ETDRK3 ETDRK4 HochOst4",
+        "always",
+        True,
+        "without the option krylov=True it needs the linear part as an operator, which can't be posed here",
+        "krylov=True, m=… (the dimension of Krylov's subspace)",
+        unless="krylov",
+    ),
+    # OrdinaryDiffEqSDIRK 2.7.2. On a pendulum that is pushed by cos(3t), at tolerances of 1e-8, the three were off by 6e-3, 3e-4 and
+    # 8e-3; with the time as a state, by 9e-7, 9e-8 and 2e-5.
+    Misfit(
+        "Kvaerno3 Kvaerno4 SDIRK2",
+        "time",
+        False,
+        "it takes a stage at a wrong time, so errors are many times the tolerances",
+        "Kvaerno5 or KenCarp4",
+    ),
+)

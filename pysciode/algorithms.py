@@ -56,8 +56,8 @@ class Algorithm:
     arguments
         Positional arguments: other algorithms (``AutoTsit5(Rosenbrock23())``), numbers.
     package
-        The Julia package that exports it, for a name that is not known here: ``Algorithm("CVODE_BDF", package="Sundials")``. The
-        package must be in the Julia environment of pysciode, where ``juliapkg.add`` puts it.
+        The Julia package that defines it, where it is none of those in :func:`list_algorithms`: ``Algorithm("lsoda", package="LSODA")``.
+        It must be installed in the Julia environment, and is loaded when the algorithm is first used.
     options
         SciML's keyword arguments: numbers, bools, other algorithms, or the text of a Julia constructor such as
         ``"KLUFactorization"`` or ``"NLNewton(max_iter = 20)"``, which may consist of capitalised names, numbers,
@@ -75,23 +75,24 @@ class Algorithm:
     family
         A key of the families described in this module; None if the name is not known here.
     package
-        The Julia package that exports it; None if it is not known.
+        The Julia package that exports it; None if not known here.
     fixed_step
         Whether it has no step size control and so needs ``dt``.
     """
 
-    __slots__ = ("name", "arguments", "options", "_julia", "_package")
+    __slots__ = ("name", "arguments", "options", "_julia", "__dict__")
     family: ClassVar[str | None] = None
+    package: str | None = None
     fixed_step: ClassVar[bool] = False
 
-    def __new__(cls, name: str | None = None, *arguments: Any, **options: Any) -> Algorithm:
+    def __new__(cls, name: str | None = None, *arguments: Any, package: str | None = None, **options: Any) -> Algorithm:
         # Algorithm("Tsit5") is Tsit5(): so what is known of a name is known however it is written.
         known = _CLASSES.get(name) if cls is Algorithm and isinstance(name, str) else None
-        return object.__new__(known or cls)
+        return object.__new__(known if known is not None and package in (None, known.package) else cls)
 
     def __init__(self, name: str, *arguments: Any, package: str | None = None, **options: Any) -> None:
         if package is not None and not (isinstance(package, str) and _is_identifier(package)):
-            raise ValueError(f"package must be the name of a Julia package, such as 'Sundials', not {package!r}")
+            raise ValueError(f"package is the name of a Julia package, such as 'Sundials', not {package!r}")
         if not isinstance(name, str) or not (_is_identifier(name) and (name[0].isupper() or name in _FORTRAN)):
             raise ValueError(f"an algorithm's name is the name of a Julia type, such as 'Tsit5', not {name!r}")
         for key in options:
@@ -99,17 +100,14 @@ class Algorithm:
                 raise ValueError(f"an option's name is a Julia identifier, not {key!r}")
         set_ = object.__setattr__
         set_(self, "name", name)
+        if package is not None:
+            set_(self, "package", package)
         set_(self, "arguments", arguments)
         set_(self, "options", options)
-        set_(self, "_package", package)
         set_(self, "_julia", _julia_call(name, arguments, options) if arguments or options else f"{name}()")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("an algorithm does not change; make another")
-
-    @property
-    def package(self) -> str | None:
-        return self._package
 
     @property
     def julia(self) -> str:
@@ -136,7 +134,7 @@ class Algorithm:
         return hash(self._julia)
 
     def __reduce__(self) -> tuple:
-        return (_restore, (self.name, self.arguments, self.options, self._package))
+        return (_restore, (self.name, self.arguments, self.options, self.package if type(self) is Algorithm else None))
 
 
 # Of ODEInterface and LSODA; any other lower-case name might be a function that does something.
@@ -152,8 +150,8 @@ def _is_identifier(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_]\w*", name) is not None
 
 
-def _restore(name: str, arguments: tuple, options: dict[str, Any], package: str | None) -> Algorithm:
-    out = Algorithm.__new__(Algorithm, name)
+def _restore(name: str, arguments: tuple, options: dict[str, Any], package: str | None = None) -> Algorithm:
+    out = Algorithm.__new__(Algorithm, name, package=package)
     Algorithm.__init__(out, name, *arguments, package=package, **options)
     return out
 
@@ -228,15 +226,14 @@ def _julia_call(name: str, arguments: tuple, options: dict[str, Any]) -> str:
     return f"{name}({inside}{'; ' + keywords if keywords else ''})"
 
 
-def _make_class(name: str, family: str, home: str, fixed_step: bool) -> type[Algorithm]:
-    def __init__(self: Algorithm, *arguments: Any, package: str | None = None, **options: Any) -> None:
-        if package not in (None, home):
-            raise ValueError(f"{name} is an algorithm of {home}, not of {package}")
+def _make_class(name: str, family: str, package: str, fixed_step: bool) -> type[Algorithm]:
+    def __init__(self: Algorithm, *arguments: Any, **options: Any) -> None:
         # Reached with the name in front through Algorithm("Tsit5"), and without it through Tsit5().
         if arguments and arguments[0] == name and isinstance(arguments[0], str):
             arguments = arguments[1:]
         if family == "auto" and not arguments:
             raise TypeError(f"{name} needs the stiff algorithm that it may switch to: {name}(Rodas5P())")
+        options.pop("package", None)  # its own: Algorithm("Tsit5", package="OrdinaryDiffEqTsit5")
         Algorithm.__init__(self, name, *arguments, **options)
 
     step = " It has no step size control: `dt` must be given." if fixed_step else ""
@@ -247,9 +244,9 @@ def _make_class(name: str, family: str, home: str, fixed_step: bool) -> type[Alg
             "__slots__": (),
             "__init__": __init__,
             "__module__": __name__,
-            "__doc__": f"SciML's ``{name}`` ({home}): {_FAMILIES[family]}.{step}",
+            "__doc__": f"SciML's ``{name}`` ({package}): {_FAMILIES[family]}.{step}",
             "family": family,
-            "package": home,
+            "package": package,
             "fixed_step": fixed_step,
         },
     )
@@ -290,7 +287,7 @@ def check_algorithm(algorithm: object) -> Algorithm | None:
     TypeError
         For anything else.
     ValueError
-        For a name that is not known here (`Algorithm` takes any).
+        For a name that is not known here (`Algorithm` with a `package` takes any).
     """
     if algorithm is None or isinstance(algorithm, Algorithm):
         return algorithm
@@ -299,9 +296,7 @@ def check_algorithm(algorithm: object) -> Algorithm | None:
             return None
         if algorithm in _CLASSES:
             return _CLASSES[algorithm]()
-        raise ValueError(
-            f"no algorithm {algorithm!r} is known; Algorithm({algorithm!r}, package=…) takes one from any Julia package"
-        )
+        raise ValueError(f"no algorithm {algorithm!r} is known; Algorithm({algorithm!r}, package=…) takes one from any Julia package")
     if isinstance(algorithm, type) and issubclass(algorithm, Algorithm):
         raise TypeError(f"algorithm is the class {algorithm.__name__}; pass an object: {algorithm.__name__}()")
     raise TypeError(f"algorithm must be an algorithm such as Tsit5(), 'auto' or None, not {algorithm!r}")

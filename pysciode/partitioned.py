@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -173,8 +174,7 @@ def _out_of_place(f: Callable[..., Any], n_arguments: int) -> Callable[..., Any]
 
 def _stack(a: Any, b: Any) -> Any:
     if is_tensor(a) or is_tensor(b):
-        import torch
-
+        torch = sys.modules["torch"]  # not imported: what reads a model would take one for NumPy as one for torch
         return torch.stack((torch.as_tensor(a), torch.as_tensor(b)))
     return np.stack([np.asarray(a), np.asarray(b)])
 

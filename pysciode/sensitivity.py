@@ -103,7 +103,7 @@ class ForwardDiffSensitivity(SensitivityAlgorithm):
     Attributes
     ----------
     chunk_size
-        Directions that a pass of the solver carries; 0 takes 4 or 8, which are compiled ahead: another width costs its compilation.
+        Directions a pass carries; 0 takes 4 or 8, for which solvers are compiled ahead of time: another number costs a compilation.
     """
 
     chunk_size: int = 0

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from .algorithms import OWN_FORM, PARTITIONED, Algorithm, check_algorithm
+from .algorithm_fit import check_fit
+from .algorithms import OWN_FORM, Algorithm, check_algorithm
 from .engines import get_engine
 from .engines.base import Engine, SolveOptions, SolveRequest
 from .errors import SolveFailed
@@ -168,7 +169,7 @@ def solve(
     else:
         algorithm = check_algorithm(algorithm)
         if algorithm is not None and algorithm.family is not None:
-            _check_fit(problem, algorithm, dt)
+            check_fit(problem, algorithm, dt)
         check_sensealg(sensealg)
         bar = ProgressBar(*problem.tspan) if progress is True else progress
         if bar is not False and not callable(bar):
@@ -279,19 +280,3 @@ def choose_sensealg(
             "InterpolatingAdjoint(), QuadratureAdjoint() or BacksolveAdjoint(), which use torch's vector-Jacobian products"
         )
     return sensealg
-
-
-def _check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object) -> None:
-    """Refuse algorithms of another kind of problem, and fixed steps without a step."""
-    if algorithm.fixed_step and dt is None:
-        raise ValueError(f"{algorithm.name} has no step size control: give it a step, dt=…")
-    if algorithm.family in PARTITIONED and problem.kind not in ("second_order", "dynamical"):
-        raise ValueError(
-            f"{algorithm.name} is for second-order problems: pose a SecondOrderODEProblem or a DynamicalODEProblem"
-        )
-    if algorithm.family == "imex" and problem.kind != "split":
-        raise ValueError(f"{algorithm.name} is for split problems: pose a SplitODEProblem")
-    if algorithm.family == "linear":
-        raise ValueError(f"{algorithm.name} is for linear problems given as an operator, which can't be posed here")
-    if algorithm.family == "dae":
-        raise ValueError(f"{algorithm.name} is for implicit differential-algebraic problems, not for an ODEProblem")

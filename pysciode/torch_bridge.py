@@ -19,6 +19,7 @@ from .problems import ODEProblem
 from .sensitivity import SensitivityAlgorithm
 from .solution import SUCCESS, Solution
 from .solving import algorithm_name, choose_sensealg
+from .step_gradients import warn_of_steps
 from .torch_transforms import transforming
 from .validation import check_finite
 
@@ -50,6 +51,8 @@ def solve_torch(
         if options.events:
             _check_events(options, in_transform)
         sensealg = choose_sensealg(sensealg, problem, algorithm, engine)
+        if wants_p:
+            warn_of_steps(problem, in_transform)
         if save_idxs is not None:
             # Adjoints are of whole states; which of them are wanted is torch's matter then.
             options = replace(options, save_idxs=None)

@@ -149,3 +149,23 @@ def test_a_last_layer_of_zeros_in_float32(sensealg):
     u = ps.solve(ps.ODEProblem(net, u0, (0.0, 10.0)), ps.Tsit5(), saveat=[10.0], sensealg=sensealg, engine="julia").u
     u.square().mean().backward()
     torch.testing.assert_close(net[2].bias.grad, 10.0 * u0.mean(0))  # u = u0 + 10 b
+
+
+@pytest.mark.julia
+def test_chunk_sizes_give_the_same_gradient(julia_engine):
+    from juliacall import Main
+
+    gradients = []
+    for chunk_size in (0, 1, 3, 6):
+        p = torch.tensor([0.5, 0.2, 0.1, 0.3, 0.7, 0.9], dtype=torch.float64, requires_grad=True)
+        problem = ps.ODEProblem(lambda u, p, t: -p[:3] * u + p[3:], torch.ones(3, dtype=torch.float64), (0.0, 1.0), p)
+        options = {"rtol": 1e-9, "atol": 1e-9, "engine": julia_engine}
+        sol = ps.solve(problem, ps.Tsit5(), saveat=[1.0], sensealg=ps.ForwardDiffSensitivity(chunk_size=chunk_size), **options)
+        sol.u.sum().backward()
+        gradients.append(p.grad)
+    k = p.detach()[:3]
+    forcing = (1 - torch.exp(-k)) / k  # of u' = -k u + b, u(0) = 1: u(1) = exp(-k) + b (1 - exp(-k)) / k
+    for found in gradients:
+        torch.testing.assert_close(found[3:], forcing, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(found, gradients[0], rtol=1e-6, atol=1e-8)
+    Main.seval("PySciODE.dual_width(PySciODE.Sensitivity(name=:a, options=Pair{Symbol,Any}[:chunk_size => 3]), 10) == 3 || error()")

@@ -219,3 +219,23 @@ class TestErrors:
                 ps.odeint(lambda t, y: torch.ones(3, dtype=torch.float64), Y0, TIMES)
             with pytest.raises(TypeError, match="tuple of 2"):
                 ps.odeint(lambda t, y: y[0], (Y0, Y0), TIMES)
+
+
+@pytest.mark.julia
+def test_newer_names_have_their_order(julia_engine):
+    """Of torchdiffeq's development version, on grids of two sizes, against the analytic solution."""
+    import math
+
+    orders = {
+        "implicit_euler": 1, "implicit_midpoint": 2, "trapezoid": 2, "trbdf2": 2, "sdirk2": 2, "radauIIA3": 3, "gl2": 2,
+    }  # fmt: skip
+    exact = math.exp(-math.sin(3.0) / 3)
+
+    def error(method, count):
+        t = torch.linspace(0.0, 1.0, count, dtype=torch.float64)
+        return abs(ps.odeint(lambda t, y: -y * torch.cos(3 * t), torch.ones(1, dtype=torch.float64), t, method=method)[-1, 0].item() - exact)
+
+    for method, order in orders.items():
+        assert math.log2(error(method, 33) / error(method, 65)) == pytest.approx(order, abs=0.2), method
+    for method in ("tsit5", "radauIIA5", "gl4", "gl6"):
+        assert error(method, 33) < 1e-7, method

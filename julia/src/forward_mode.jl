@@ -2,14 +2,12 @@
 # are compiled ahead of time, and without loading the adjoint stack.
 
 """
-    dual_width(sensitivity, n)
-
-Width of the dual numbers for `n` derivatives: 4 or 8, which are compiled ahead, or the `chunk_size` that was asked for; fewer
-derivatives are padded, more of them run in several passes.
+Width of the dual numbers: the `chunk_size` asked for, or 4 or 8, whose solvers are compiled ahead of time; fewer derivatives are padded,
+more of them run in several passes.
 """
 function dual_width(s::Sensitivity, n)
     for (name, value) in s.options
-        name === :chunk_size && value > 0 && return Int(value)
+        name === :chunk_size && value isa Integer && value > 0 && return Int(value)
     end
     return n <= 4 ? 4 : 8
 end

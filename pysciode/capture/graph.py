@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from ..errors import CaptureError
-from .scalar_ops import SCALAR_OPS
+from .scalar_ops import SCALAR_OPS, STEPS
 from .simplify import simplify
 from .user_code import user_line
 
@@ -166,12 +166,18 @@ class ScalarGraph:
     ----------
     limit
         Number of nodes above which capture gives up; None for no limit.
+    where
+        Tells the user's line that is being captured; None after the capture.
+    lines
+        Those of comparisons and roundings, by the nodes' numbers.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.ops: list[str] = []
         self.args: list[tuple] = []
         self.limit = limit
+        self.where: Callable[[], str | None] | None = None
+        self.lines: dict[int, str | None] = {}
         self._known: dict[tuple, int] = {}
 
     def _node(self, op: str, args: tuple, key: tuple | None = None) -> Scalar:
@@ -274,7 +280,10 @@ class ScalarGraph:
         ids = tuple(x.id for x in operands)
         if row.commutative and ids[0] > ids[1]:
             ids = (ids[1], ids[0])
-        return self._node(op, ids)
+        node = self._node(op, ids)
+        if self.where is not None and op in STEPS and node.id not in self.lines:
+            self.lines[node.id] = self.where()
+        return node
 
     def reachable(self, roots: Iterable[Scalar], stop: Container[int] = frozenset()) -> list[int]:
         """Numbers of all nodes that `roots` depend on, in topological order; those in `stop` without what they depend on."""

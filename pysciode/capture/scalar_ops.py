@@ -184,3 +184,6 @@ SCALAR_OPS: dict[str, ScalarOp] = {
         ),
     ),
 }
+
+STEPS = frozenset("lt le gt ge eq ne floor ceil trunc round sign".split())
+"""Operations whose value is constant but for jumps."""

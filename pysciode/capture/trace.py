@@ -14,7 +14,7 @@ from .graph import Scalar, ScalarGraph
 from .model import ScalarModel
 from .numpy_protocol import ScalarArray
 from .rebind import rebind
-from .user_code import user_line_of
+from .user_code import user_line, user_line_of
 
 NODE_LIMIT = 200_000
 
@@ -105,6 +105,7 @@ def trace_roles(
 ) -> ScalarModel:
     """`trace_function` of an `f` that is called as it stands, with arguments of these roles."""
     graph = ScalarGraph(limit)
+    graph.where = user_line
     n = prod(u_shape)
     u = [graph.symbol(f"u[{i}]") for i in range(1, n + 1)]
     p = [graph.symbol(f"p[{i}]") for i in range(1, n_params + 1)]
@@ -123,7 +124,7 @@ def trace_roles(
             raise
         raise CaptureError(reason, where=user_line_of(error.__traceback__)) from error
     rhs = _entries(graph, result, u_shape, in_place="du" in roles)
-    graph.limit = None
+    graph.limit = graph.where = None
     return ScalarModel(graph, tuple(u), tuple(p), t, rhs)
 
 

@@ -14,7 +14,7 @@ from ..solving import solve
 from .scipy_arguments import arguments_of, check_first_step, check_jacobian, limits_of, span_of, state_of
 from .scipy_events import Events, events_of
 from .scipy_methods import Method
-from .scipy_model import Call, Calls, check_real, Form, model_of
+from .scipy_model import Call, Calls, Form, model_of
 from .scipy_result import result_of
 
 NO_LIMIT = 2**62
@@ -139,7 +139,8 @@ def _real(fun: Any) -> Any:
 
     def real(*args: Any) -> Any:
         result = fun(*args)
-        check_real(result)
+        if np.iscomplexobj(result):
+            raise TypeError("`fun` returned complex numbers, but `y0` is real: start from a complex one, such as y0 + 0j, or return the real part")
         return result
 
     return real

@@ -36,18 +36,6 @@ IN_PYTHON = NOTHING + 1
 _ROLES = ("u", "p", "t")
 
 
-def check_real(result: Any) -> None:
-    """Refuse a complex slope of a real state, of which SciPy drops the imaginary part.
-
-    Raises
-    ------
-    TypeError
-        If `result` is complex.
-    """
-    if np.iscomplexobj(result):
-        raise TypeError("`fun` returned complex numbers, but `y0` is real: start with a complex `y0`")
-
-
 @dataclass(frozen=True)
 class Form:
     """How a function is called, and what it gives.
@@ -76,6 +64,8 @@ class Form:
         ------
         ValueError
             If the shapes don't fit.
+        TypeError
+            If complex numbers would lose their imaginary parts.
         """
         return self._vector(fun(t, y[:, None] if self.vectorized else y, *args), complex if self.is_complex else float)
 
@@ -84,8 +74,12 @@ class Form:
         return self._vector(fun(t, y[:, None] if self.vectorized else y, *args), object)
 
     def _vector(self, result: Any, dtype: type) -> np.ndarray:
-        if dtype is float:
-            check_real(result)
+        if dtype is float and getattr(getattr(result, "dtype", None), "kind", None) == "c":
+            name = "the event" if self.event else "`fun`"
+            raise TypeError(
+                f"{name} returned complex numbers, but "
+                + ("an event is a real number" if self.event else "`y0` is real: start from a complex one, such as y0 + 0j, or return the real part")
+            )
         if self.event:
             out = np.zeros(self.n, dtype)
             out[0] = np.asarray(result, dtype).item()

@@ -72,9 +72,9 @@ class Form:
                 raise TypeError(f"func must return a tuple of {len(self.shapes)} tensors, as the state is one")
             y = torch.cat([_fitting(part, shape).reshape(-1) for part, shape in zip(y, self.shapes, strict=True)])
         y = _fitting(y, self.shape)
+        if y.dtype.is_complex and not self.is_complex:
+            raise TypeError(f"func returned {y.dtype}, but the state is {self.dtype}: start from a complex y0, such as y0 + 0j, or return y.real")
         if y.dtype != self.dtype:
-            if y.is_complex() and not self.is_complex:
-                raise TypeError(f"func returned {y.dtype}, but y0 is {self.dtype}: start with a complex y0")
             y = y.to(self.dtype)
         return torch.view_as_real(y) if self.is_complex else y
 

@@ -16,6 +16,16 @@ name                SciML's      the same scheme?
 ``rk4``             `RK4`        no: torchdiffeq's is the 3/8 rule, this the classical one
 ``explicit_adams``  `VCAB5`      no: order 5 instead of up to 12
 ``implicit_adams``  `VCABM5`     no: order 5, one correction
+``tsit5``           `Tsit5`      yes
+``implicit_euler``  `ImplicitEuler`  yes
+``implicit_midpoint``  `ImplicitMidpoint`  yes
+``trapezoid``       `Trapezoid`  yes
+``trbdf2``          `TRBDF2`     yes
+``sdirk2``          `SDIRK22`    no: the same order and number of stages
+``radauIIA3``       `RadauIIA3`  yes
+``radauIIA5``       `RadauIIA5`  yes
+``gl2``             `ImplicitMidpoint`  yes: Gauss and Legendre's of order 2
+``gl4``, ``gl6``    `RadauIIA5`  no: SciML's Gauss-Legendre methods can't be had by a fixed grid; the nearest one, of order 5
 ``scipy_solver``                 RK45 `DP5`, RK23 `BS3`, DOP853 `DP8`, Radau `RadauIIA5`, BDF `FBDF`, LSODA
                                  `AutoTsit5(Rosenbrock23())`
 ==================  ===========  =============================================================================================
@@ -46,9 +56,17 @@ FIXED = {
     "euler": "Euler", "midpoint": "Midpoint", "heun2": "Heun", "heun3": "BS3", "rk4": "RK4",
     "explicit_adams": "VCAB5", "implicit_adams": "VCABM5", "fixed_adams": "VCABM5",
 }  # fmt: skip
+# Of torchdiffeq's development version.
+NEWER: dict[str, tuple[Kind, str]] = {
+    "tsit5": ("adaptive", "Tsit5"),
+    "implicit_euler": ("fixed", "ImplicitEuler"), "implicit_midpoint": ("fixed", "ImplicitMidpoint"),
+    "trapezoid": ("fixed", "Trapezoid"), "trbdf2": ("fixed", "TRBDF2"), "sdirk2": ("fixed", "SDIRK22"),
+    "radauIIA3": ("fixed", "RadauIIA3"), "radauIIA5": ("fixed", "RadauIIA5"),
+    "gl2": ("fixed", "ImplicitMidpoint"), "gl4": ("fixed", "RadauIIA5"), "gl6": ("fixed", "RadauIIA5"),
+}  # fmt: skip
 SCIPY = {"RK45": "DP5", "RK23": "BS3", "DOP853": "DP8", "Radau": "RadauIIA5", "BDF": "FBDF", "LSODA": "AutoTsit5"}
 
-METHODS = (*ADAPTIVE, *FIXED, "scipy_solver")
+METHODS = (*ADAPTIVE, *FIXED, "scipy_solver")  # of its release
 """torchdiffeq's names."""
 
 MAX_STEPS = 1_000_000
@@ -114,6 +132,8 @@ def algorithm_of(method: Any, options: Mapping[str, Any]) -> tuple[Kind, Algorit
         for kind, table in (("adaptive", ADAPTIVE), ("fixed", FIXED)):
             if method in table:
                 return kind, check_algorithm(table[method])
+        if method in NEWER:
+            return NEWER[method][0], check_algorithm(NEWER[method][1])
         if method == "scipy_solver":
             solver = options.get("solver", "LSODA")
             if solver not in SCIPY:
@@ -122,7 +142,7 @@ def algorithm_of(method: Any, options: Mapping[str, Any]) -> tuple[Kind, Algorit
             return "scipy", AutoTsit5(Rosenbrock23()) if switching else check_algorithm(SCIPY[solver])
         if method != "auto" and method not in list_algorithms():
             raise ValueError(
-                f"Invalid method {method!r}. Must be one of {', '.join(METHODS)}, or the name of an algorithm of SciML "
+                f"Invalid method {method!r}. Must be one of {', '.join((*METHODS, *NEWER))}, or the name of an algorithm of SciML "
                 "(pysciode.list_algorithms())"
             )
     algorithm = check_algorithm(method)

@@ -151,6 +151,10 @@ class JuliaEngine(Engine):
             spec = toml({"command": command, "handle": handle})
             self._calls["command"](spec.encode(), b"", ctypes.addressof(_Report()))
 
+    def release_model(self, handle: int) -> None:
+        """Have Julia forget a model; a solve that is under way keeps what it needs."""
+        self._release("release_model", handle)
+
     def _take_error(self, id: int) -> tuple[str, str]:
         size = self._calls["error"](id, None, 0)
         text = ctypes.create_string_buffer(size + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,11 @@ _RETCODES = np.array(["Failure", "Success", "MaxIters", "DtLessThanMin", "Unstab
 _FIRST = 32
 """Members of the first part on the CPU."""
 
+_KEPT = 64
+"""Of compiled models, at most."""
 _sources: dict[str, int] = {}
-"""Handles of what was compiled, by its source. Julia never frees compiled code."""
+"""Handles of what was compiled, by its source, the one used last at the end."""
+_lock = threading.Lock()
 
 
 def solve_in_kernel(
@@ -157,9 +161,13 @@ def _scalar_model(problem: ODEProblem) -> ScalarModel:
 
 
 def _handle(engine: JuliaEngine, source: str, n: int) -> int:
-    handle = _sources.get(source)
-    if handle is None:
-        handle = _sources[source] = engine.command("static_model", {"n": n}, source)
+    with _lock:
+        handle = _sources.pop(source, None)
+        if handle is None:
+            handle = engine.command("static_model", {"n": n}, source)
+        _sources[source] = handle
+        while len(_sources) > _KEPT:
+            engine.release_model(_sources.pop(next(iter(_sources))))
     return handle
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -14,10 +13,8 @@ import numpy as np
 
 from ..algorithms import OWN_FORM, STIFF, Algorithm, Tsit5
 from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
-from ..errors import AccuracyWarning
 from ..lowering import lower
 from ..lowering.julia_source import defined_functions
-from ..lowering.static_vectors import depends_on_time
 from ..sensitivity import (
     BacksolveAdjoint,
     ForwardDiffSensitivity,
@@ -222,13 +219,6 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
 def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest) -> Plan:
     options, problem = request.options, request.problem
     algorithm = request.algorithm if request.algorithm is not None else _default(request)
-    if algorithm.name in _WRONG_STAGES and _may_depend_on_time(problem.model):
-        warnings.warn(
-            f"SciML's {algorithm.name} takes a stage at a wrong time: where the model depends on the time, as this one may, errors are "
-            "many times the tolerances. Take Kvaerno5() or KenCarp4()",
-            AccuracyWarning,
-            stacklevel=2,
-        )
     kind = _KINDS[problem.kind] if algorithm.family in OWN_FORM[problem.kind] else 0
     form, want = _form(problem, algorithm, request.sensealg)
     main, other = problem.model, None
@@ -306,14 +296,6 @@ def _default(request: SolveRequest) -> Algorithm:
     return Algorithm("AutoVern7", Algorithm("Rodas5P" if request.problem.n <= 50 else "FBDF"))
 
 
-def _may_depend_on_time(model: CapturedModel) -> bool:
-    if isinstance(model, ScalarModel):
-        return depends_on_time(model)
-    if isinstance(model, ArrayModel):
-        return bool(next(iter(model.f.graph.nodes)).users)  # the time is the first input
-    return True
-
-
 def cuts_badly(request: SolveRequest) -> bool:
     """Whether the dense output of a step that an event cuts short is wrong: it is known for the whole step only."""
     algorithm = request.algorithm
@@ -343,10 +325,6 @@ _MULTISTEP = frozenset(
     "OrdinaryDiffEq" + name for name in ("AdamsBashforthMoulton", "BDF", "IMEXMultistep", "Nordsieck")
 )
 """Packages of methods with a history of steps."""
-
-# OrdinaryDiffEqSDIRK 2.7.2. On a pendulum that is pushed by cos(3t), at tolerances of 1e-8, the three were off by 6e-3, 3e-4 and
-# 8e-3; with the time as a state, by 9e-7, 9e-8 and 2e-5.
-_WRONG_STAGES = frozenset({"Kvaerno3", "Kvaerno4", "SDIRK2"})
 
 _KINDS = {"ode": 0, "second_order": 1, "dynamical": 1, "split": 2}
 # A dense Jacobian of more states than this is not made.

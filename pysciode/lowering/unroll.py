@@ -10,6 +10,7 @@ import torch
 
 from ..capture.graph import Scalar, ScalarGraph
 from ..capture.model import ArrayModel, ScalarModel
+from ..capture.torch_source import user_line
 from .interpreter import Array, AxisMap, Backend, Kind, ScalarFunction, as_number, interpret, kind_of, run_scalar
 
 
@@ -207,9 +208,12 @@ def unroll(model: ArrayModel, max_ops: int = 400) -> ScalarModel | None:
         stop = start + math.prod(shape)
         inputs.append(Elements(_objects(p[start:stop], shape), "float"))
         start = stop
+    unroller = Unroller(graph, max_ops + n + n_params + 1)
+    graph.where = lambda: user_line(unroller.node) if unroller.node is not None else None
     try:
-        (du,) = interpret(model.f, Unroller(graph, max_ops + n + n_params + 1), inputs)
+        (du,) = interpret(model.f, unroller, inputs)
     except TooLarge:
         return None
+    graph.where = None
     rhs = tuple(as_number(graph, s) if du.kind == "bool" else s for s in du.data.reshape(-1))
     return ScalarModel(graph, tuple(u), tuple(p), t, rhs)

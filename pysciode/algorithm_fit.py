@@ -1,0 +1,95 @@
+"""Whether an algorithm fits the equations: by the kind of problem, and by what the captured right-hand side depends on."""
+
+from __future__ import annotations
+
+import warnings
+
+from .algorithm_table import MISFITS, PROPERTIES, Misfit
+from .algorithms import PARTITIONED, Algorithm
+from .errors import AccuracyWarning
+from .problems import ODEProblem
+
+
+def check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object) -> None:
+    """Refuse algorithms of another kind of problem or of other equations, and fixed steps without a step.
+
+    Raises
+    ------
+    ValueError
+        That names the algorithm, says why, and what fits.
+
+    Warns
+    -----
+    AccuracyWarning
+        Where the algorithm has less than its order, and where a model that can't be looked into may be of such a kind.
+    """
+    if algorithm.fixed_step and dt is None:
+        raise ValueError(f"{algorithm.name} has no step size control: give it a step, dt=…")
+    if algorithm.family in PARTITIONED and problem.kind not in ("second_order", "dynamical"):
+        raise ValueError(
+            f"{algorithm.name} is for second-order problems: pose a SecondOrderODEProblem or a DynamicalODEProblem"
+        )
+    if algorithm.family == "imex" and problem.kind != "split":
+        raise ValueError(f"{algorithm.name} is for split problems: pose a SplitODEProblem")
+    if algorithm.family == "linear":
+        raise ValueError(f"{algorithm.name} is for linear problems given as an operator, which can't be posed here")
+    if algorithm.family == "dae":
+        raise ValueError(f"{algorithm.name} is for implicit differential-algebraic problems, not for an ODEProblem")
+    for each in (algorithm, *(x for x in algorithm.arguments if isinstance(x, Algorithm))):
+        for row in MISFITS:
+            named = each.name in row.names.split() or each.family in row.names.split()
+            if named and not (row.unless and each.options.get(row.unless)):
+                _check(problem, each, row)
+
+
+def _check(problem: ODEProblem, algorithm: Algorithm, row: Misfit) -> None:
+    if row.when == "always":
+        has: dict[str, bool] | None = {"always": True}
+    else:
+        has = _properties(problem)
+    found = has.get(row.when) if has is not None else None
+    if found is False or (found is None and row.when == "not_second_order" and problem.kind == "second_order"):
+        return
+    name, known = algorithm.name, PROPERTIES[row.when]
+    if found is None:
+        text = f"SciML's {name}: {row.why}, where {known}, as may be so in this model, which can't be looked into. Take {row.take} then"
+    else:
+        text = f"SciML's {name} does not fit this model, in which {known}: {row.why}. Take {row.take}"
+    if found and row.refused:
+        raise ValueError(text)
+    said = problem.compiled.setdefault(_check, set())
+    if (name, row.when) in said:
+        return
+    said.add((name, row.when))
+    warnings.warn(text, AccuracyWarning, stacklevel=2)
+
+
+def _properties(problem: ODEProblem) -> dict[str, bool] | None:
+    """Which of `PROPERTIES` the right-hand side has; None where it can't be looked into."""
+    from .capture.model import CallbackModel, JuliaModel
+
+    model, known = problem.model, problem.compiled
+    if isinstance(model, (CallbackModel, JuliaModel)):
+        return None
+    if _properties not in known:
+        from .lowering.dependence import FIRST, SECOND, TIME, of_halves, second_is_first
+
+        first, second = of_halves(model)
+        velocity = bool(first & FIRST)
+        known[_properties] = {
+            "time": bool((first | second) & TIME),
+            "velocity": velocity,
+            "not_separable": velocity or bool(second & SECOND),
+            "not_second_order": problem.kind == "dynamical" and not second_is_first(model),
+        }
+    return known[_properties]
+
+
+
+def table() -> str:
+    """`MISFITS` as a table in Markdown."""
+    rows = ["| algorithm | where | what happens | take |", "| --- | --- | --- | --- |"]
+    for x in MISFITS:
+        names = ", ".join(f"`{name}`" if name[0].isupper() else f"all {name} ones" for name in x.names.split())
+        rows.append(f"| {names} | {PROPERTIES[x.when]} | {'refused' if x.refused else 'AccuracyWarning'}: {x.why} | {x.take} |")
+    return "\n".join(rows)
