@@ -33,6 +33,9 @@ end
 module Kernels
 fast_tanh(x) = tanh(x)
 sigmoid(x) = 1 / (1 + exp(-x))
+absolute(x) = abs(x)
+larger(x, y) = max(x, y)
+smaller(x, y) = min(x, y)
 end
 # A number that carries a derivative: is the generated code generic in its element type?
 struct Dual{T} <: Real; v::T; d::T; end

@@ -95,6 +95,22 @@ end
 @inline stop(x::ForwardDiff.Dual) = oftype(x, stop(ForwardDiff.value(x)))
 @inline stop(x::Real) = hasfield(typeof(x), :value) ? x.value : throw(ArgumentError("can't stop derivatives of $(typeof(x))"))
 
+# The derivatives of dual numbers at kinks, as torch has them: ForwardDiff gives one operand all, and |x| the slope 1 at 0.
+"""`abs`, with derivative 0 at 0."""
+@inline absolute(x) = abs(x)
+@inline absolute(x::ForwardDiff.Dual) = ifelse(iszero(ForwardDiff.value(x)), stop(x), abs(x))
+
+"""`max`, whose operands share the derivative where they are equal."""
+@inline larger(x, y) = _extreme(max, promote(x, y)...)
+"""`min`, whose operands share the derivative where they are equal."""
+@inline smaller(x, y) = _extreme(min, promote(x, y)...)
+@inline _extreme(f::F, x, y) where {F} = f(x, y)
+# A difference of 0, which is there for its derivative; none of infinities, whose difference is NaN.
+@inline function _extreme(f::F, x::D, y::D) where {F,D<:ForwardDiff.Dual}
+    tie = (ForwardDiff.value(x) == ForwardDiff.value(y)) & isfinite(ForwardDiff.value(x))
+    return ifelse(tie, x + (y - x) / 2, f(x, y))
+end
+
 """A number that is whole, as an index."""
 @inline integer(x::BlasReal) = unsafe_trunc(Int, x)
 @inline integer(x) = trunc(Int, x)

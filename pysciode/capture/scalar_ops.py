@@ -2,7 +2,7 @@
 
 Everything that is lowered, a few unrolled states or the body of a fused loop over a network's activations, ends up as these.
 The conventions at kinks are torch's: ``abs'(0) = 0``, and the operands of ``max`` and ``min`` share the
-derivative where they are equal.
+derivative where they are equal.  Where an operation of torch has another (``relu``, ``clamp``, ``norm``), its row is a choice.
 
 Domain errors follow IEEE and torch (``log(-1)`` is NaN, an exception is not raised): an adaptive solver that steps too far must
 be able to reject the step.  On the Julia side NaNMath supplies these.
@@ -61,12 +61,20 @@ def _round_half_even(x: float) -> float:
 
 
 def _pow_base(g: Any, y: Scalar, a: Scalar, b: Scalar) -> Scalar:
-    return b * a ** (b - 1)
+    # As torch: d(a**0)/da is 0, also where a is 0.
+    return g.apply("select", g.apply("eq", b, g.const(0.0)), g.const(0.0), b * a ** (b - 1))
 
 
 def _pow_exponent(g: Any, y: Scalar, a: Scalar, b: Scalar) -> Scalar:
     # As torch: d(0**b)/db is 0, not 0 * log(0) = NaN.
-    return g.apply("select", g.apply("eq", a, g.const(0.0)), g.const(0.0), y * g.apply("log", a))
+    constant = g.apply("and", g.apply("eq", a, g.const(0.0)), g.apply("ge", b, g.const(0.0)))
+    return g.apply("select", constant, g.const(0.0), y * g.apply("log", a))
+
+
+def _per_square(g: Any, x: Scalar, a: Scalar, b: Scalar) -> Scalar:
+    """``x / (a² + b²)``, and 0 at the origin."""
+    square = a * a + b * b
+    return g.apply("select", g.apply("eq", square, g.const(0.0)), g.const(0.0), x / square)
 
 
 def _winner(g: Any, comparison: str, a: Scalar, b: Scalar) -> Scalar:
@@ -106,7 +114,7 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "atan2": ScalarOp(
         "atan({0}, {1})",
         math.atan2,
-        (lambda g, y, a, b: b / (a * a + b * b), lambda g, y, a, b: -a / (a * a + b * b)),
+        (lambda g, y, a, b: _per_square(g, b, a, b), lambda g, y, a, b: -_per_square(g, a, a, b)),
     ),
     "sinh": ScalarOp("sinh({0})", math.sinh, (lambda g, y, a: g.apply("cosh", a),)),
     "cosh": ScalarOp("cosh({0})", math.cosh, (lambda g, y, a: g.apply("sinh", a),)),
@@ -123,10 +131,10 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "digamma": ScalarOp("Kernels.digamma({0})", None, (lambda g, y, a: g.apply("trigamma", a),)),
     "trigamma": ScalarOp("Kernels.trigamma({0})"),
     # absolute value, extremes, rounding
-    "abs": ScalarOp("abs({0})", abs, (lambda g, y, a: g.apply("sign", a),)),
+    "abs": ScalarOp("Kernels.absolute({0})", abs, (lambda g, y, a: g.apply("sign", a),)),
     "sign": ScalarOp("sign({0})", lambda a: math.nan if math.isnan(a) else float((a > 0) - (a < 0))),
     "max": ScalarOp(
-        "max({0}, {1})",
+        "Kernels.larger({0}, {1})",
         lambda a, b: math.nan if math.isnan(a) or math.isnan(b) else max(a, b),
         (
             lambda g, y, a, b: _winner(g, "gt", a, b),
@@ -134,7 +142,7 @@ SCALAR_OPS: dict[str, ScalarOp] = {
         ),
     ),
     "min": ScalarOp(
-        "min({0}, {1})",
+        "Kernels.smaller({0}, {1})",
         lambda a, b: math.nan if math.isnan(a) or math.isnan(b) else min(a, b),
         (
             lambda g, y, a, b: _winner(g, "lt", a, b),

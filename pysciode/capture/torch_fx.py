@@ -209,8 +209,14 @@ def _weight_norm_backward(
     return g / norm * (grad - v * along / norm.square()), along / norm
 
 
-# Models that take derivatives themselves leave operations in the trace whose own derivatives torch lacks.
+def _prelu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    return torch.where(x > 0, x, slope * x)
+
+
+# Operations whose further derivatives torch lacks (models that take derivatives themselves leave them in the trace), or whose
+# forward derivative is another than the backward one at a kink.
 _REWRITTEN = {
+    torch.ops.aten._prelu_kernel.default: _prelu,
     torch.ops.aten._linalg_det.default: _small_determinant,
     torch.ops.aten._weight_norm_interface.default: _weight_norm,
     torch.ops.aten._weight_norm_interface_backward.default: _weight_norm_backward,

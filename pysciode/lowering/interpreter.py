@@ -87,6 +87,10 @@ class Backend(ABC):
     def arg_reduce(self, how: str, x: Array, axis: int) -> Array:
         """The first index of the ``"max"`` or ``"min"`` along `axis`, which disappears."""
 
+    def first(self, how: str, x: Array, axis: int) -> Array:
+        """The ``"max"`` or ``"min"`` along `axis`; of elements that tie, only the first has the derivative."""
+        return self.reduce(how, x, (axis,))
+
     @abstractmethod
     def matmul(self, a: Array, b: Array) -> Array:
         """``(m, k) × (k, n)`` or ``(batch, m, k) × (batch, k, n)``."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..capture.graph import Scalar, ScalarGraph
+from ..capture.graph import Scalar, ScalarGraph, clamp
 from ..capture.torch_source import stops_gradient
 from .interpreter import Array, Backend, Kind, ScalarFunction, kind_of
 
@@ -128,6 +128,12 @@ for _name, _op in _UNARY.items():
     ROWS[getattr(aten, _name).default] = _unary(_op)
 
 
+def nonzero(g: ScalarGraph, x: Scalar, fn: Callable[[Scalar], Scalar], at_zero: float = 0.0) -> Scalar:
+    """`fn` of `x`; where `x` is 0, `at_zero` with derivative 0, whatever the derivative of `fn` is there."""
+    is_zero = g.apply("eq", x, g.const(0.0))
+    return g.apply("select", is_zero, g.const(at_zero), fn(g.apply("select", is_zero, g.const(1.0), x)))
+
+
 def _simple(fn: ScalarFunction) -> Row:
     return lambda b, *x: pointwise(b, fn, *x)
 
@@ -135,7 +141,9 @@ def _simple(fn: ScalarFunction) -> Row:
 ROWS[aten.reciprocal.default] = _simple(lambda g, x: 1 / x)
 ROWS[aten.rsqrt.default] = _simple(lambda g, x: 1 / g.apply("sqrt", x))
 ROWS[aten.square.default] = _simple(lambda g, x: x * x)
-ROWS[aten.relu.default] = _simple(lambda g, x: g.apply("max", x, g.const(0.0)))
+# At kinks, the choice decides which side the derivative is of: torch's own.
+ROWS[aten.relu.default] = _simple(lambda g, x: g.apply("select", g.apply("le", x, g.const(0.0)), g.const(0.0), x))
+ROWS[aten.sinc.default] = _simple(lambda g, x: nonzero(g, x, lambda x: g.apply("sin", x * math.pi) / (x * math.pi), 1.0))
 ROWS[aten.frac.default] = _simple(lambda g, x: x - g.apply("trunc", x))
 ROWS[aten.logical_not.default] = lambda b, x: pointwise(b, takes_bool(apply("not")), to_bool(b, x), kind="bool")
 
@@ -203,18 +211,18 @@ for _op, _name in {"mul": "mul", "pow": "pow", "fmod": "fmod", "mod": "remainder
 ROWS[aten.pow.Scalar] = _simple(apply("pow"))
 
 
-def _f_extreme(op: str) -> ScalarFunction:
-    """The extreme that ignores NaN."""
+def _f_extreme(comparison: str) -> ScalarFunction:
+    """The extreme that ignores NaN; of equal operands, the first has the derivative."""
 
     def fn(g: ScalarGraph, x: Scalar, y: Scalar) -> Scalar:
-        y_or = g.apply("select", g.apply("isnan", y), x, g.apply(op, x, y))
-        return g.apply("select", g.apply("isnan", x), y, y_or)
+        first = g.apply("or", g.apply(comparison, x, y), g.apply("isnan", y))
+        return g.apply("select", first, x, y)
 
     return fn
 
 
-ROWS[aten.fmax.default] = _simple(_f_extreme("max"))
-ROWS[aten.fmin.default] = _simple(_f_extreme("min"))
+ROWS[aten.fmax.default] = _simple(_f_extreme("ge"))
+ROWS[aten.fmin.default] = _simple(_f_extreme("le"))
 ROWS[aten.hypot.default] = _simple(lambda g, x, y: g.apply("sqrt", x * x + y * y))
 
 
@@ -277,22 +285,48 @@ def _masked_fill(b: Backend, x: Array, mask: Array, value: Any) -> Array:
 def _clamp(b: Backend, x: Array, min: Any = None, max: Any = None) -> Array:
     def fn(g: ScalarGraph, x: Scalar, *bounds: Scalar) -> Scalar:
         rest = iter(bounds)
+        if len(bounds) == 2 and None in [y.constant for y in bounds]:
+            # Where the bounds meet, torch gives the lower one no derivative.
+            low, high = bounds
+            rest = iter((g.apply("select", g.apply("lt", low, high), low, g.apply("stop", low)), high))
         if min is not None:
-            x = g.apply("max", x, next(rest))
+            x = clamp(g, "max", x, next(rest))
         if max is not None:
-            x = g.apply("min", x, next(rest))
+            x = clamp(g, "min", x, next(rest))
         return x
 
     return pointwise(b, fn, x, *(v for v in (min, max) if v is not None))
 
 
-ROWS[aten.clamp_min.default] = ROWS[aten.clamp_min.Tensor] = _simple(apply("max"))
-ROWS[aten.clamp_max.default] = ROWS[aten.clamp_max.Tensor] = _simple(apply("min"))
+@row(aten.clamp_min.default, aten.clamp_min.Tensor)
+def _clamp_min(b: Backend, x: Array, min: Any) -> Array:
+    return _clamp(b, x, min)
+
+
+@row(aten.clamp_max.default, aten.clamp_max.Tensor)
+def _clamp_max(b: Backend, x: Array, max: Any) -> Array:
+    return _clamp(b, x, None, max)
+
+
+def _between(
+    g: ScalarGraph, x: Scalar, bounds: tuple[float, float], below: Scalar | float, inside: Scalar, above: Scalar | float
+) -> Scalar:
+    """`inside` strictly between the bounds, NaN there too."""
+    low, high = (g.apply(op, x, g.const(at)) for op, at in zip(("le", "ge"), bounds, strict=True))
+    return g.apply("select", low, g.lift(below), g.apply("select", high, g.lift(above), inside))
 
 
 @row(aten.hardtanh.default)
 def _hardtanh(b: Backend, x: Array, min_val: float = -1.0, max_val: float = 1.0) -> Array:
-    return _clamp(b, x, min_val, max_val)
+    return pointwise(b, lambda g, x: _between(g, x, (min_val, max_val), min_val, x, max_val), x)
+
+
+ROWS[aten.hardsigmoid.default] = _simple(lambda g, x: _between(g, x, (-3.0, 3.0), 0.0, (x + 3) / 6, 1.0))
+ROWS[aten.hardswish.default] = _simple(lambda g, x: _between(g, x, (-3.0, 3.0), 0.0, x * ((x + 3) / 6), x))
+ROWS[aten.hardsigmoid_backward.default] = _simple(lambda g, grad, x: _between(g, x, (-3.0, 3.0), 0.0, grad / 6, 0.0))
+ROWS[aten.hardswish_backward.default] = _simple(
+    lambda g, grad, x: _between(g, x, (-3.0, 3.0), 0.0, grad * (x / 3 + 0.5), grad)
+)
 
 
 @row(aten.threshold_backward.default)
@@ -366,9 +400,11 @@ def _shrink(b: Backend, x: Array, width: float = 0.5) -> Array:
 
     def fn(g: ScalarGraph, x: Scalar) -> Scalar:
         low, high = g.apply("lt", x, g.const(-width)), g.apply("gt", x, g.const(width))
+        # The last of these choices lets NaN pass.
+        zero = g.apply("select", g.apply("isnan", x), x, g.const(0.0))
         if not soft:
-            return g.apply("select", g.apply("or", low, high), x, g.const(0.0))
-        return g.apply("select", high, x - width, g.apply("select", low, x + width, g.const(0.0)))
+            return g.apply("select", g.apply("or", low, high), x, zero)
+        return g.apply("select", high, x - width, g.apply("select", low, x + width, zero))
 
     return pointwise(b, fn, x)
 

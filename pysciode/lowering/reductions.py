@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..capture.graph import Scalar, ScalarGraph
 from .interpreter import Array, Backend
-from .ops import aten, axis_of, cast, node_kind, pointwise, reduce, row, to_bool, total
+from .ops import aten, axis_of, cast, node_kind, nonzero, pointwise, reduce, row, to_bool, total
 
 
 def _axes(x: Array, axes: int | Sequence[int] | None) -> list[int]:
@@ -74,14 +75,21 @@ def _argmin(b: Backend, x: Array, axis: int | None = None, keepdim: bool = False
     return _arg(b, "min", x, axis, keepdim)
 
 
+def _first(b: Backend, how: str, x: Array, axis: int, keepdim: bool) -> Array:
+    if not x.ndim:
+        return x
+    out = b.first(how, x, axis_of(axis, x.ndim))
+    return b.reshape(out, tuple(1 if a == axis_of(axis, x.ndim) else n for a, n in enumerate(x.shape))) if keepdim else out
+
+
 @row(aten.max.dim)
 def _max_dim(b: Backend, x: Array, axis: int, keepdim: bool = False) -> tuple[Array, Array]:
-    return reduce(b, "max", x, [axis], keepdim), _arg(b, "max", x, axis, keepdim)
+    return _first(b, "max", x, axis, keepdim), _arg(b, "max", x, axis, keepdim)
 
 
 @row(aten.min.dim)
 def _min_dim(b: Backend, x: Array, axis: int, keepdim: bool = False) -> tuple[Array, Array]:
-    return reduce(b, "min", x, [axis], keepdim), _arg(b, "min", x, axis, keepdim)
+    return _first(b, "min", x, axis, keepdim), _arg(b, "min", x, axis, keepdim)
 
 
 @row(aten.any.default, aten.any.dim, aten.any.dims)
@@ -115,6 +123,24 @@ def _var_mean(
     return var, mean
 
 
+def _root(b: Backend, x: Array, order: float = 2.0) -> Array:
+    """The root of `x`, whose derivative is 0 at 0, as for all norms and deviations of torch."""
+    return pointwise(b, lambda g, s: nonzero(g, s, lambda s: g.apply("pow", s, g.const(1 / order))), x)
+
+
+@row(aten.std.correction)
+def _std(b: Backend, x: Array, axes: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Array:
+    return _root(b, _var(b, x, axes, correction=correction, keepdim=keepdim))
+
+
+@row(aten.std_mean.correction)
+def _std_mean(
+    b: Backend, x: Array, axes: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Array, Array]:
+    var, mean = _var_mean(b, x, axes, correction=correction, keepdim=keepdim)
+    return _root(b, var), mean
+
+
 @row(aten.cumsum.default)
 def _cumsum(b: Backend, x: Array, axis: int, dtype: Any = None) -> Array:
     return b.scan("sum", cast(b, x, node_kind(b)), axis_of(axis, x.ndim)) if x.ndim else x
@@ -138,5 +164,14 @@ def _vector_norm(
     if order == 0:
         present = pointwise(b, lambda g, x: g.apply("ne", x, g.const(0.0)), x, kind="bool")
         return cast(b, total(b, present, axes, keepdim), "float")
-    powers = pointwise(b, lambda g, x: g.apply("pow", x, g.const(order)), x if order % 2 == 0 else absolute)
-    return pointwise(b, lambda g, s: g.apply("pow", s, g.const(1 / order)), total(b, powers, axes, keepdim))
+    if order == 1:
+        return total(b, absolute, axes, keepdim)
+
+    def power(g: ScalarGraph, x: Scalar) -> Scalar:
+        return g.apply("pow", x, g.const(order))
+
+    if order < 2:
+        powers = pointwise(b, lambda g, x: nonzero(g, x, lambda x: power(g, x)), absolute)
+    else:
+        powers = pointwise(b, power, x if order % 2 == 0 else absolute)
+    return _root(b, total(b, powers, axes, keepdim), order)

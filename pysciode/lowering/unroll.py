@@ -90,6 +90,8 @@ class Unroller(Backend):
         op = {"prod": "mul", "any": "or", "all": "and"}.get(how, how)
         if not len(items):
             return self.graph.const({"prod": 1.0, "any": False, "all": True}[how])
+        if how in ("max", "min"):
+            return self.graph.extreme(how, items)
         out = items[0]
         for item in items[1:]:
             out = self.graph.apply(op, out, item)
@@ -107,9 +109,15 @@ class Unroller(Backend):
         return self._checked(_objects([self._fold(how, row) for row in rows], shape), x.kind)
 
     def arg_reduce(self, how: str, x: Elements, axis: int) -> Elements:
+        return self._first(how, x, axis)[1]
+
+    def first(self, how: str, x: Elements, axis: int) -> Elements:
+        return self._first(how, x, axis)[0]
+
+    def _first(self, how: str, x: Elements, axis: int) -> tuple[Elements, Elements]:
         g = self.graph
         rows, shape = self._rows(x, (axis,))
-        out = []
+        out, values = [], []
         for row in rows:
             best, place = row[0], g.const(0.0)
             for i, item in enumerate(row[1:], 1):
@@ -118,7 +126,8 @@ class Unroller(Backend):
                 wins = g.apply("or", wins, g.apply("and", g.apply("isnan", item), g.apply("not", g.apply("isnan", best))))
                 best, place = g.apply("select", wins, item, best), g.apply("select", wins, g.const(i), place)
             out.append(place)
-        return self._checked(_objects(out, shape), "int")
+            values.append(best)
+        return self._checked(_objects(values, shape), x.kind), self._checked(_objects(out, shape), "int")
 
     def matmul(self, a: Elements, b: Elements) -> Elements:
         self._spend(math.prod(a.shape) * b.shape[-1])
