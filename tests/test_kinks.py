@@ -15,6 +15,7 @@ from pysciode.capture.graph import ScalarGraph
 from pysciode.capture.model import ScalarModel
 from pysciode.capture.torch_fx import capture_torch
 from pysciode.capture.trace import trace_function
+from pysciode.lowering import lower
 from pysciode.lowering.interpreter import interpret
 from pysciode.lowering.python import evaluate
 from pysciode.lowering.unroll import Elements, TooLarge, Unroller, _objects, unroll
@@ -210,6 +211,57 @@ def test_values_at_special_points(name):
             continue
         found = evaluated(model.graph, (model.u, ()), model.rhs, u, ())
         np.testing.assert_allclose(found, f(u).numpy(), rtol=1e-7, atol=1e-12, err_msg=str(u))
+
+
+GROUPS = [list(POINTS)[i : i + 16] for i in range(0, len(POINTS), 16)]
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("form", ["scalar", "array"])
+@pytest.mark.parametrize("names", GROUPS, ids=[f"{group[0]}..{group[-1]}" for group in GROUPS])
+def test_generated_julia_at_special_points(names, form):
+    from julia_models import JuliaModel
+
+    def f(u):
+        return torch.stack([POINTS[name][0](row) for name, row in zip(names, u, strict=True)])
+
+    model = capture_torch(f, torch.zeros(len(names), 4, dtype=F64))
+    if form == "scalar":
+        model = unroll(model, max_ops=50_000)
+        if model is None:
+            pytest.skip("its indices are computed from the state")
+    lowered = lower(model, np.float64, n=4 * len(names), n_params=0, want={"vjp!", "jvp!"})
+    julia = JuliaModel(lowered)
+    for each in zip(*(itertools.islice(itertools.cycle(states(POINTS[name][1])), 14) for name in names), strict=True):
+        jacobians = [torch_jacobian(POINTS[name][0], u) for name, u in zip(names, each, strict=True)]
+        u = torch.cat(each).numpy()
+        for k, e in enumerate(np.eye(4)):
+            for derivative in ("vjp!", "jvp!"):
+                found = julia.call(derivative, u, np.zeros(0), 0.0, np.tile(e, len(names))).reshape(-1, 4)
+                for i, name in enumerate(names):
+                    expected = jacobians[i][k] if derivative == "vjp!" else jacobians[i][:, k]
+                    unknown = np.isnan(expected) | (np.isnan(found[i]) & ~np.isfinite(jacobians[i]).all())
+                    np.testing.assert_allclose(
+                        np.where(unknown, 0, found[i]), np.where(unknown, 0, expected), rtol=1e-7, atol=1e-9,
+                        err_msg=f"{derivative} of {name} at {each[i]}",
+                    )  # fmt: skip
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("sensealg", ["GaussAdjoint", "ForwardDiffSensitivity", "ForwardSensitivity"])
+def test_a_state_that_rests_on_a_bound(sensealg):
+    """The slope along the bound decides: relu'(0) = 0, clamp'(0) = 1, max(0, 0)' = 1/2, |0|' = 0."""
+    import pysciode as ps
+
+    for f, slope in (
+        (torch.relu, 0.0), (lambda x: x.clamp(min=0), 1.0), (lambda x: torch.maximum(x, torch.zeros_like(x)), 0.5),
+        (torch.abs, 0.0), (lambda x: x.norm() + 0 * x, 0.0),
+    ):  # fmt: skip
+        u0 = torch.zeros(1, dtype=F64, requires_grad=True)
+        problem = ps.ODEProblem(lambda u, p, t, f=f: f(u), u0, (0.0, 1.0))
+        solution = ps.solve(problem, ps.Tsit5(), saveat=[1.0], rtol=1e-9, atol=1e-9, sensealg=getattr(ps, sensealg)())
+        (gradient,) = torch.autograd.grad(solution.u[-1].sum(), u0)
+        np.testing.assert_allclose(gradient.item(), math.exp(slope), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NUMPY_POINTS)
