@@ -33,6 +33,9 @@ end
 module Kernels
 fast_tanh(x) = tanh(x)
 sigmoid(x) = 1 / (1 + exp(-x))
+less(x, y) = x < y
+at_most(x, y) = x <= y
+equal(x, y) = x == y
 absolute(x) = abs(x)
 larger(x, y) = max(x, y)
 smaller(x, y) = min(x, y)

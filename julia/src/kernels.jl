@@ -95,10 +95,17 @@ end
 @inline stop(x::ForwardDiff.Dual) = oftype(x, stop(ForwardDiff.value(x)))
 @inline stop(x::Real) = hasfield(typeof(x), :value) ? x.value : throw(ArgumentError("can't stop derivatives of $(typeof(x))"))
 
-# The derivatives of dual numbers at kinks, as torch has them: ForwardDiff gives one operand all, and |x| the slope 1 at 0.
+# Dual numbers at kinks, as torch has them: ForwardDiff compares derivatives where values are equal, gives one of two equal
+# operands all of the derivative, and |x| the slope 1 at 0.
+@inline primal(x) = x
+@inline primal(x::ForwardDiff.Dual) = primal(ForwardDiff.value(x))
+@inline less(x, y) = primal(x) < primal(y)
+@inline at_most(x, y) = primal(x) <= primal(y)
+@inline equal(x, y) = primal(x) == primal(y)
+
 """`abs`, with derivative 0 at 0."""
 @inline absolute(x) = abs(x)
-@inline absolute(x::ForwardDiff.Dual) = ifelse(iszero(ForwardDiff.value(x)), stop(x), abs(x))
+@inline absolute(x::ForwardDiff.Dual) = ifelse(iszero(primal(x)), stop(x), ifelse(primal(x) < 0, -x, x))
 
 """`max`, whose operands share the derivative where they are equal."""
 @inline larger(x, y) = _extreme(max, promote(x, y)...)
@@ -107,7 +114,7 @@ end
 @inline _extreme(f::F, x, y) where {F} = f(x, y)
 # A difference of 0, which is there for its derivative; none of infinities, whose difference is NaN.
 @inline function _extreme(f::F, x::D, y::D) where {F,D<:ForwardDiff.Dual}
-    tie = (ForwardDiff.value(x) == ForwardDiff.value(y)) & isfinite(ForwardDiff.value(x))
+    tie = equal(x, y) & isfinite(primal(x))
     return ifelse(tie, x + (y - x) / 2, f(x, y))
 end
 

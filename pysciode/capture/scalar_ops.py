@@ -156,12 +156,12 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     # its operand, with derivative zero: where a model stops gradients
     "stop": ScalarOp("Kernels.stop({0})", lambda a: a),
     # truth values
-    "lt": ScalarOp("({0} < {1})", lambda a, b: a < b, boolean=True),
-    "le": ScalarOp("({0} <= {1})", lambda a, b: a <= b, boolean=True),
-    "gt": ScalarOp("({0} > {1})", lambda a, b: a > b, boolean=True),
-    "ge": ScalarOp("({0} >= {1})", lambda a, b: a >= b, boolean=True),
-    "eq": ScalarOp("({0} == {1})", lambda a, b: a == b, commutative=True, boolean=True),
-    "ne": ScalarOp("({0} != {1})", lambda a, b: a != b, commutative=True, boolean=True),
+    "lt": ScalarOp("Kernels.less({0}, {1})", lambda a, b: a < b, boolean=True),
+    "le": ScalarOp("Kernels.at_most({0}, {1})", lambda a, b: a <= b, boolean=True),
+    "gt": ScalarOp("Kernels.less({1}, {0})", lambda a, b: a > b, boolean=True),
+    "ge": ScalarOp("Kernels.at_most({1}, {0})", lambda a, b: a >= b, boolean=True),
+    "eq": ScalarOp("Kernels.equal({0}, {1})", lambda a, b: a == b, commutative=True, boolean=True),
+    "ne": ScalarOp("(!Kernels.equal({0}, {1}))", lambda a, b: a != b, commutative=True, boolean=True),
     "and": ScalarOp("({0} & {1})", lambda a, b: bool(a) and bool(b), commutative=True, boolean=True),
     "or": ScalarOp("({0} | {1})", lambda a, b: bool(a) or bool(b), commutative=True, boolean=True),
     "not": ScalarOp("(!{0})", lambda a: not a, boolean=True),

@@ -52,6 +52,28 @@ def _prelu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return torch.where(x > 0, x, slope * x)
 
 
+def _clamp_min(x: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
+    return torch.where(x >= bound, x, torch.maximum(x, bound))
+
+
+def _clamp_max(x: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
+    return torch.where(x <= bound, x, torch.minimum(x, bound))
+
+
+def _clamp(x: torch.Tensor, min: torch.Tensor | None = None, max: torch.Tensor | None = None) -> Any:
+    if min is None or max is None:
+        return _clamp_max(x, max) if min is None else _clamp_min(x, min)
+    return NotImplemented
+
+
+def _fmax(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.where((x >= y) | torch.isnan(y), x, y)
+
+
+def _fmin(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.where((x <= y) | torch.isnan(y), x, y)
+
+
 # --- order ---
 
 
@@ -180,6 +202,11 @@ def _pdist(x: torch.Tensor, p: float = 2.0) -> Any:
 
 REWRITTEN = {
     aten._prelu_kernel.default: _prelu,
+    aten.clamp.Tensor: _clamp,
+    aten.clamp_min.Tensor: _clamp_min,
+    aten.clamp_max.Tensor: _clamp_max,
+    aten.fmax.default: _fmax,
+    aten.fmin.default: _fmin,
     aten._linalg_det.default: _small_determinant,
     aten._linalg_slogdet.default: _slogdet,
     aten._weight_norm_interface.default: _weight_norm,

@@ -35,10 +35,7 @@ def decomposed(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> t
 
 
 # At ties and poles, torch's forward derivative of these is not that of its backward pass, which everybody knows.
-_ANOTHER_FORWARD_DERIVATIVE = {
-    torch.ops.aten.clamp.Tensor, torch.ops.aten.clamp_min.Tensor, torch.ops.aten.clamp_max.Tensor, torch.ops.aten.fmax.default,
-    torch.ops.aten.fmin.default, torch.ops.aten.atan2.default,
-}  # fmt: skip
+_ANOTHER_FORWARD_DERIVATIVE = {torch.ops.aten.clamp.Tensor, torch.ops.aten.atan2.default}
 
 
 class Derivatives:
