@@ -52,6 +52,10 @@ def _prelu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return torch.where(x > 0, x, slope * x)
 
 
+def _hardsigmoid(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x <= -3, 0, torch.where(x >= 3, 1, (x + 3) / 6))
+
+
 def _clamp_min(x: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
     return torch.where(x >= bound, x, torch.maximum(x, bound))
 
@@ -202,6 +206,7 @@ def _pdist(x: torch.Tensor, p: float = 2.0) -> Any:
 
 REWRITTEN = {
     aten._prelu_kernel.default: _prelu,
+    aten.hardsigmoid.default: _hardsigmoid,
     aten.clamp.Tensor: _clamp,
     aten.clamp_min.Tensor: _clamp_min,
     aten.clamp_max.Tensor: _clamp_max,

@@ -137,7 +137,7 @@ class Adapter:
         t, u = u0.new_tensor(t0), u0.detach().clone()
         constants = [x for x, _ in self._reached.constants.values()]
         with NumbersTaken(constants) as taken:
-            _, counters = counted(self._reached.numbers, lambda: self.f(u, None, t))
+            _, counters = counted(self._reached.numbers, lambda: self._evaluate(t, u))
         if taken.error is not None and not self.in_python:
             # To trace it would leave what stands for a number in whatever it keeps these in.
             self.leave_in_python(taken.error)
@@ -148,6 +148,16 @@ class Adapter:
         if reason is None and self._reached.tensors:
             (unused, reason), _ = counted(self._reached.numbers, lambda: self._follow_gradients(t, u))
         self._known.findings[self._reached.key] = Findings(unused, reason)
+
+    def _evaluate(self, t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        try:
+            return self.f(u, None, t)
+        except RuntimeError as error:
+            if "require" not in str(error) or "grad" not in str(error):
+                raise
+        # It takes a derivative by the state itself, as a Hamiltonian net does; in a capture, the state requires a gradient.
+        with torch.enable_grad():
+            return self.f(u.clone().requires_grad_(), None, t).detach()
 
     def _unsolvable(self, u0: torch.Tensor) -> str | None:
         for name, x in self.tensors().items():

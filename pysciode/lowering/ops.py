@@ -321,9 +321,7 @@ def _hardtanh(b: Backend, x: Array, min_val: float = -1.0, max_val: float = 1.0)
     return pointwise(b, lambda g, x: _between(g, x, (min_val, max_val), min_val, x, max_val), x)
 
 
-ROWS[aten.hardsigmoid.default] = _simple(lambda g, x: _between(g, x, (-3.0, 3.0), 0.0, (x + 3) / 6, 1.0))
 ROWS[aten.hardswish.default] = _simple(lambda g, x: _between(g, x, (-3.0, 3.0), 0.0, x * ((x + 3) / 6), x))
-ROWS[aten.hardsigmoid_backward.default] = _simple(lambda g, grad, x: _between(g, x, (-3.0, 3.0), 0.0, grad / 6, 0.0))
 ROWS[aten.hardswish_backward.default] = _simple(
     lambda g, grad, x: _between(g, x, (-3.0, 3.0), 0.0, grad * (x / 3 + 0.5), grad)
 )
