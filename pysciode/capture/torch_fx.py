@@ -204,7 +204,13 @@ def _check(graph: torch.fx.GraphModule) -> None:
                     where=user_line(node),
                 )
             if isinstance(value, torch.Tensor) and value.is_complex():
-                raise CaptureError(f"{name} makes a complex tensor", operation=name, where=user_line(node))
+                advice = (
+                    ". A derivative or a filter by FFTs is a matrix: apply it once to torch.eye(n), outside the model, and "
+                    "multiply the state by that"
+                )
+                raise CaptureError(
+                    f"{name} makes a complex tensor{advice if '_fft_' in name else ''}", operation=name, where=user_line(node)
+                )
 
 
 def _check_noise(graph: torch.fx.GraphModule) -> None:
