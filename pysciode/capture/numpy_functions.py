@@ -220,6 +220,23 @@ def np_solve(a, b):
     return wrap(np_inv(a)) @ wrap(objects(b))
 
 
+def extreme(op: str, x: np.ndarray, axis: Any = 0, keepdims: bool = False) -> np.ndarray:
+    """``np.maximum.reduce``: those that tie share the derivative evenly."""
+    axes = range(x.ndim) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
+    axes = [a % x.ndim for a in axes] if x.ndim else []
+    kept = [a for a in range(x.ndim) if a not in axes]
+    rows = x.transpose([*kept, *axes]).reshape(*(x.shape[a] for a in kept), -1)
+    out = np.empty(rows.shape[:-1], object)
+    for at in np.ndindex(out.shape):
+        items = rows[at]
+        graph = next((y.graph for y in items if isinstance(y, Scalar)), None)
+        if graph is None:
+            out[at] = (np.maximum if op == "max" else np.minimum).reduce(items.astype(float))
+        else:
+            out[at] = graph.extreme(op, [graph.lift(y) for y in items])
+    return out.reshape([1 if a in axes else n for a, n in enumerate(x.shape)]) if keepdims else out
+
+
 def _reduction(ufunc: np.ufunc) -> Callable[..., Any]:
     def reduce(a, axis=None, out=None, keepdims=False, **kwargs):
         return ufunc.reduce(wrap(np.asarray(a, object)), axis=axis, keepdims=keepdims)

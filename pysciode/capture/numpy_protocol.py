@@ -298,30 +298,15 @@ def apply_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict[str, A
         result = ufunc(*(np.asarray(x, object) for x in arrays), **kwargs)
     elif name in ("maximum", "minimum") and method == "reduce" and mask is True and not kwargs.keys() & {"out", "initial"}:
         kwargs.pop("where", None)
-        result = _extreme(name[:3], np.asarray(arrays[0], object), *arrays[1:], **kwargs)
+        from .numpy_functions import extreme
+
+        result = extreme(name[:3], np.asarray(arrays[0], object), *arrays[1:], **kwargs)
     elif name in UFUNCS:
         rule = _elementwise(name, ufunc.nin, ufunc.nout)
         result = getattr(rule, method)(*(_as_objects(x) for x in arrays), **kwargs)
     else:
         raise CaptureError(f"np.{name} has no rule here", operation=f"np.{name}", where=user_line())
     return out[0] if out is not None and len(out) == 1 else _finish(result)
-
-
-def _extreme(op: str, x: np.ndarray, axis: Any = 0, keepdims: bool = False) -> np.ndarray:
-    """``np.maximum.reduce``: those that tie share the derivative evenly."""
-    axes = range(x.ndim) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
-    axes = [a % x.ndim for a in axes] if x.ndim else []
-    kept = [a for a in range(x.ndim) if a not in axes]
-    rows = x.transpose([*kept, *axes]).reshape(*(x.shape[a] for a in kept), -1)
-    out = np.empty(rows.shape[:-1], object)
-    for at in np.ndindex(out.shape):
-        items = rows[at]
-        graph = next((y.graph for y in items if isinstance(y, Scalar)), None)
-        if graph is None:
-            out[at] = (np.maximum if op == "max" else np.minimum).reduce(items.astype(float))
-        else:
-            out[at] = graph.extreme(op, [graph.lift(y) for y in items])
-    return out.reshape([1 if a in axes else n for a, n in enumerate(x.shape)]) if keepdims else out
 
 
 def _as_objects(x: Any) -> Any:
