@@ -163,3 +163,21 @@ def test_hamiltonian_nets_in_the_drop_ins(solve, asked):
     torch.testing.assert_close(found, reference, rtol=1e-6, atol=1e-7)
     expected = torch.autograd.grad(reference.sum(), list(model.net.parameters())[:3])
     torch.testing.assert_close(gradients, expected, rtol=1e-5, atol=1e-6)
+
+
+KNOTS = torch.linspace(0, 1, 11, dtype=F64)
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("at", [lambda i: KNOTS[i], lambda i: KNOTS.sin()[i - 11], lambda i: KNOTS[i] - KNOTS[i - 1]])
+def test_an_index_from_the_time_is_compiled_in_the_drop_ins(at, recwarn):
+    """Also a negative one; no warning says that Python is called."""
+
+    def forced(t, y):
+        return -y * at(torch.searchsorted(KNOTS, t).clamp(1, 10))
+
+    found = odeint(forced, torch.ones(2, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64), rtol=1e-8, atol=1e-8)
+    assert not [w for w in recwarn if "Python" in str(w.message)]
+    # The right-hand side jumps at each knot; between them it is an exponential.
+    exact = torch.exp(-0.1 * sum(at(torch.tensor(i)) for i in range(1, 11)))
+    torch.testing.assert_close(found[-1], exact.expand(2), rtol=1e-5, atol=1e-5)

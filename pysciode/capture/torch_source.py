@@ -155,9 +155,19 @@ def _without_scalar_indices(x: torch.Tensor, index: Any) -> tuple[torch.Tensor, 
         if isinstance(item, torch.Tensor):
             if item.ndim or item.dtype in (torch.bool, torch.uint8) or item.is_floating_point():
                 break
+            item = torch.where(item < 0, item + x.shape[axis], item)
             x = torch.index_select(x, axis, item.reshape(1))
             items[axis] = 0
     return x, tuple(items) if isinstance(index, tuple) else items[0]
+
+
+class ScalarIndices(TorchFunctionMode):
+    """Takes ``x[i]`` with a tensor `i` of one integer as a capture does, without asking for its value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__getitem__:
+            args = _without_scalar_indices(*args)
+        return func(*args, **(kwargs or {}))
 
 
 def _ours(filename: str) -> bool:

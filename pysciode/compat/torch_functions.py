@@ -17,6 +17,7 @@ from ..capture.code_reads import reads_of
 from ..capture.parts import ADAPTER
 from ..capture.reach import Reached
 from ..capture.state_changes import Place, counted, number_at, place_id, put_number
+from ..capture.torch_source import ScalarIndices
 from ..errors import CallbackWarning, CaptureError, FallbackWarning
 from ..model_cache import _Store, share, store
 from ..problems import ODEProblem, posed
@@ -136,7 +137,7 @@ class Adapter:
     def _try_out(self, t0: float, u0: torch.Tensor) -> None:
         t, u = u0.new_tensor(t0), u0.detach().clone()
         constants = [x for x, _ in self._reached.constants.values()]
-        with NumbersTaken(constants) as taken:
+        with NumbersTaken(constants) as taken, ScalarIndices():
             _, counters = counted(self._reached.numbers, lambda: self._evaluate(t, u))
         if taken.error is not None and not self.in_python:
             # To trace it would leave what stands for a number in whatever it keeps these in.
