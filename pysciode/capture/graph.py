@@ -306,3 +306,30 @@ class ScalarGraph:
         for term in terms[1:]:
             out = out + term
         return out
+
+    def extreme(self, op: str, items: Sequence[Scalar]) -> Scalar:
+        """The ``"max"`` or ``"min"`` of `items`; those that tie share the derivative evenly, as in torch.
+
+        Pairs alone would give three that tie 1/4, 1/4 and 1/2.
+        """
+        best, count = items[0], self.const(1.0)
+        for k, item in enumerate(items[1:], 1):
+            larger = self.apply(op, best, item)
+            if k == 1 and len(items) == 2:
+                return larger
+            tie = self.apply("and", self.apply("eq", best, item), self.apply("not", self.apply("isinf", item)))
+            wins = self.apply("gt" if op == "max" else "lt", item, best)
+            # Where they tie the difference is 0: it is there for its derivative.
+            shared = best + (item - best) / (count + 1)
+            best = self.apply("select", tie, shared, larger)
+            count = self.apply("select", tie, count + 1, self.apply("select", wins, self.const(1.0), count))
+        return best
+
+
+def clamp(graph: ScalarGraph, op: str, x: Scalar, bound: Scalar) -> Scalar:
+    """The ``"max"`` or ``"min"`` of `x` and `bound`; at the bound, `x` has the derivative, as torch's ``clamp`` has it."""
+    if bound.constant is not None and not math.isnan(bound.constant):
+        # NaN is not beyond the bound, and passes.
+        return graph.apply("select", graph.apply("lt" if op == "max" else "gt", x, bound), bound, x)
+    inside = graph.apply("ge" if op == "max" else "le", x, bound)
+    return graph.apply("select", inside, x, graph.apply(op, x, bound))

@@ -100,17 +100,28 @@ def np_norm(x, ord=None, axis=None, keepdims=False):
     if (ord == "fro" and x.ndim >= 2) or ord is None:
         if axis is None:
             axis = tuple(range(x.ndim))
-        return np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims))
+        return _root(np.sum(x * x, axis=axis, keepdims=keepdims))
     if isinstance(axis, tuple) or (axis is None and x.ndim != 1):
         raise _cannot(f"np.linalg.norm(ord={ord!r}) of a matrix", "not supported")
     size = np.abs(x)
     if ord == 1:
         return np.sum(size, axis=axis, keepdims=keepdims)
     if ord == 2:
-        return np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims))
+        return _root(np.sum(x * x, axis=axis, keepdims=keepdims))
     if ord in (np.inf, -np.inf):
         return (np.maximum if ord > 0 else np.minimum).reduce(size, axis=axis, keepdims=keepdims)
-    return np.sum(size**ord, axis=axis, keepdims=keepdims) ** (1.0 / ord)
+    powers = _nonzero(size, lambda x: x**ord) if 0 < ord < 2 else size**ord
+    return _root(np.sum(powers, axis=axis, keepdims=keepdims), ord)
+
+
+def _nonzero(x, function):
+    """`function` of `x`; where `x` is 0, 0 with derivative 0, as in torch."""
+    is_zero = wrap(x) == 0
+    return np_where(is_zero, 0.0, function(wrap(np_where(is_zero, 1.0, x))))
+
+
+def _root(x, order=2):
+    return _nonzero(x, np.sqrt if order == 2 else lambda x: x ** (1.0 / order))
 
 
 def np_mean(a, axis=None, dtype=None, out=None, keepdims=False, **kwargs):
@@ -130,7 +141,7 @@ def np_var(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, **kwargs)
 
 
 def np_std(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, **kwargs):
-    return np.sqrt(np_var(a, axis, ddof=ddof, keepdims=keepdims))
+    return _root(np_var(a, axis, ddof=ddof, keepdims=keepdims))
 
 
 def np_average(a, axis=None, weights=None, **kwargs):
@@ -207,6 +218,23 @@ def np_inv(a):
 def np_solve(a, b):
     """Cramer's rule."""
     return wrap(np_inv(a)) @ wrap(objects(b))
+
+
+def extreme(op: str, x: np.ndarray, axis: Any = 0, keepdims: bool = False) -> np.ndarray:
+    """``np.maximum.reduce``: those that tie share the derivative evenly."""
+    axes = range(x.ndim) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
+    axes = [a % x.ndim for a in axes] if x.ndim else []
+    kept = [a for a in range(x.ndim) if a not in axes]
+    rows = x.transpose([*kept, *axes]).reshape(*(x.shape[a] for a in kept), -1)
+    out = np.empty(rows.shape[:-1], object)
+    for at in np.ndindex(out.shape):
+        items = rows[at]
+        graph = next((y.graph for y in items if isinstance(y, Scalar)), None)
+        if graph is None:
+            out[at] = (np.maximum if op == "max" else np.minimum).reduce(items.astype(float))
+        else:
+            out[at] = graph.extreme(op, [graph.lift(y) for y in items])
+    return out.reshape([1 if a in axes else n for a, n in enumerate(x.shape)]) if keepdims else out
 
 
 def _reduction(ufunc: np.ufunc) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CaptureError
-from .graph import Scalar
+from .graph import Scalar, clamp
 from .scalar_ops import SCALAR_OPS
 from .user_code import user_line
 
@@ -44,10 +44,14 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def clip(x: Any, low: Any = None, high: Any = None) -> Any:
-    if low is not None:
-        x = apply_op("max", x, low)
-    if high is not None:
-        x = apply_op("min", x, high)
+    for op, bound in (("max", low), ("min", high)):
+        if bound is None:
+            continue
+        if isinstance(x, Scalar) or isinstance(bound, Scalar):
+            graph = (x if isinstance(x, Scalar) else bound).graph
+            x = clamp(graph, op, graph.lift(x), graph.lift(bound))
+        else:
+            x = apply_op(op, x, bound)
     return x
 
 
@@ -292,6 +296,11 @@ def apply_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict[str, A
         kwargs["out"] = tuple(map(_unwrap, out))
     if name in ("matmul", "vecdot", "matvec", "vecmat") and method == "__call__":
         result = ufunc(*(np.asarray(x, object) for x in arrays), **kwargs)
+    elif name in ("maximum", "minimum") and method == "reduce" and mask is True and not kwargs.keys() & {"out", "initial"}:
+        kwargs.pop("where", None)
+        from .numpy_functions import extreme
+
+        result = extreme(name[:3], np.asarray(arrays[0], object), *arrays[1:], **kwargs)
     elif name in UFUNCS:
         rule = _elementwise(name, ufunc.nin, ufunc.nout)
         result = getattr(rule, method)(*(_as_objects(x) for x in arrays), **kwargs)

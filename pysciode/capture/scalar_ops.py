@@ -2,7 +2,7 @@
 
 Everything that is lowered, a few unrolled states or the body of a fused loop over a network's activations, ends up as these.
 The conventions at kinks are torch's: ``abs'(0) = 0``, and the operands of ``max`` and ``min`` share the
-derivative where they are equal.
+derivative where they are equal.  Where an operation of torch has another (``relu``, ``clamp``, ``norm``), its row is a choice.
 
 Domain errors follow IEEE and torch (``log(-1)`` is NaN, an exception is not raised): an adaptive solver that steps too far must
 be able to reject the step.  On the Julia side NaNMath supplies these.
@@ -74,7 +74,8 @@ def _pow_base(g: Any, y: Scalar, a: Scalar, b: Scalar) -> Scalar:
 
 def _pow_exponent(g: Any, y: Scalar, a: Scalar, b: Scalar) -> Scalar:
     # As torch: d(0**b)/db is 0, not 0 * log(0) = NaN.
-    return _where(g, "eq", a, 0.0, 0.0, y * g.apply("log", a))
+    constant = g.apply("and", g.apply("eq", a, g.const(0.0)), g.apply("ge", b, g.const(0.0)))
+    return g.apply("select", constant, g.const(0.0), y * g.apply("log", a))
 
 
 def _over_square(g: Any, x: Scalar, a: Scalar, b: Scalar) -> Scalar:

@@ -12,6 +12,8 @@ from .torch_source import name_of
 
 _TIME_NAMES = frozenset({"t", "time", "s", "tau", "ts"})
 
+_SURELY_TIME = frozenset({"t", "time"})
+
 _STATE_NAMES = frozenset({"u", "y", "x", "h", "z", "q", "w", "state", "states", "hidden", "input", "inputs", "u0", "y0", "x0"})
 
 _PARAMETER_NAMES = frozenset({"p", "ps", "params", "parameters", "theta", "args", "k"})
@@ -41,10 +43,14 @@ def infer_signature(f: Callable[..., Any]) -> tuple[str, ...]:
     positional = [
         q for q in parameters if q.kind in (q.POSITIONAL_ONLY, q.POSITIONAL_OR_KEYWORD) and q.default is q.empty
     ]
-    names = [q.name.lower() for q in positional]
+    given = [q.name for q in positional]
+    names = [name.lower() for name in given]
     if not names and any(q.kind is q.VAR_POSITIONAL for q in parameters):
         return ("u",) if isinstance(f, torch.nn.Module) else ("u", "p", "t")
     roles = [_role(name) for name in names]
+    if roles.count("t") > 1 and "u" not in roles and sum(name in _SURELY_TIME for name in given) == 1:
+        # Beside `t`, an `S`, `s` or `T` is something else.
+        roles = ["t" if name in _SURELY_TIME else None if role == "t" else role for name, role in zip(given, roles, strict=True)]
     if len(names) == 1:
         return ("u",)
     if len(set(roles)) == len(roles) and None not in roles and "u" in roles:
@@ -61,7 +67,7 @@ def infer_signature(f: Callable[..., Any]) -> tuple[str, ...]:
     if len(names) == 4:
         return ("du", "u", "p", "t")
     raise TypeError(
-        f"{name_of(f)}({', '.join(names)}): can't tell the state from the time and the parameters; "
+        f"{name_of(f)}({', '.join(given)}): can't tell the state from the time and the parameters; "
         "name them u, p and t, or wrap it in a function of these"
     )
 

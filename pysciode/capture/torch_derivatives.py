@@ -34,6 +34,10 @@ def decomposed(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> t
     return pure(make_graph(replay(graph), inputs, decomposition_table=_decompositions()), inputs)
 
 
+# At ties and poles, torch's forward derivative of these is not that of its backward pass, which everybody knows.
+_ANOTHER_FORWARD_DERIVATIVE = {torch.ops.aten.clamp.Tensor, torch.ops.aten.atan2.default}
+
+
 class Derivatives:
     """``ArrayModel.trace``: derivatives of a graph ``(t, u, *params) -> du``, traced when first asked for."""
 
@@ -53,7 +57,10 @@ class Derivatives:
             both = self("vjp_both")
             return _with_outputs(both, lambda out: out[0] if name == "vjp" else out[1:])
         error: Exception | None = None
-        for jvp in (torch.func.jvp, _jvp_by_transposition):
+        ways = [torch.func.jvp, _jvp_by_transposition]
+        if any(node.target in _ANOTHER_FORWARD_DERIVATIVE for node in self._graph.graph.nodes):
+            ways.reverse()
+        for jvp in ways:
             function, inputs = self._function(name, jvp)
             try:
                 with quiet_torch():

@@ -9,7 +9,6 @@ function again.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from .model import ArrayModel
 from .reach import reached_by
 from .state_changes import left_as_they_were
 from .torch_arguments import infer_signature
+from .torch_decompositions import REWRITTEN
 from .torch_derivatives import Derivatives, decomposed
 from .torch_device import move_to_main_memory
 from .torch_parameters import discover_parameters, refuse_training_mode
@@ -147,7 +147,7 @@ def _trace(flat: Callable[..., Any], inputs: Sequence[torch.Tensor], f: Any) -> 
             return out
 
     try:
-        graph = make_graph(watched, inputs, decomposition_table=_REWRITTEN)
+        graph = make_graph(watched, inputs, decomposition_table=REWRITTEN)
     except (CaptureError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -182,41 +182,6 @@ def _rewrite_copy(graph: torch.fx.GraphModule, node: torch.fx.Node) -> None:
     graph.graph.erase_node(node)
 
 
-def _small_determinant(a: torch.Tensor) -> Any:
-    """The determinant by its formula: torch's own derivative goes by way of singular values."""
-    n = a.shape[-1]
-    if n > 4:
-        return NotImplemented
-
-    def expand(rows: list[int], columns: list[int]) -> torch.Tensor:
-        if not rows:
-            return torch.ones(a.shape[:-2], dtype=a.dtype, device=a.device)
-        terms = [a[..., rows[0], c] * expand(rows[1:], columns[:i] + columns[i + 1 :]) for i, c in enumerate(columns)]
-        return functools.reduce(lambda x, y: x + y, [-x if i % 2 else x for i, x in enumerate(terms)])
-
-    return expand([*range(n)], [*range(n)]), a, torch.zeros(a.shape[:-1], dtype=torch.int32, device=a.device)
-
-
-def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    norm = v.square().sum([a for a in range(v.ndim) if a != dim], keepdim=True).sqrt()
-    return v * (g / norm), norm
-
-
-def _weight_norm_backward(
-    grad: torch.Tensor, v: torch.Tensor, g: torch.Tensor, norm: torch.Tensor, dim: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    along = (grad * v).sum([a for a in range(v.ndim) if a != dim], keepdim=True)
-    return g / norm * (grad - v * along / norm.square()), along / norm
-
-
-# Models that take derivatives themselves leave operations in the trace whose own derivatives torch lacks.
-_REWRITTEN = {
-    torch.ops.aten._linalg_det.default: _small_determinant,
-    torch.ops.aten._weight_norm_interface.default: _weight_norm,
-    torch.ops.aten._weight_norm_interface_backward.default: _weight_norm_backward,
-}
-
-
 def _check(graph: torch.fx.GraphModule) -> None:
     for node in graph.graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
@@ -239,7 +204,13 @@ def _check(graph: torch.fx.GraphModule) -> None:
                     where=user_line(node),
                 )
             if isinstance(value, torch.Tensor) and value.is_complex():
-                raise CaptureError(f"{name} makes a complex tensor", operation=name, where=user_line(node))
+                advice = (
+                    ". A derivative or a filter by FFTs is a matrix: apply it once to torch.eye(n), outside the model, and "
+                    "multiply the state by that"
+                )
+                raise CaptureError(
+                    f"{name} makes a complex tensor{advice if '_fft_' in name else ''}", operation=name, where=user_line(node)
+                )
 
 
 def _check_noise(graph: torch.fx.GraphModule) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.fx
 import torch.fx.traceback
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import CaptureError
 
@@ -62,7 +63,45 @@ class SourceLines(TorchFunctionMode):
             torch.fx.traceback.current_meta["stack_trace"] = f'File "{file}", line {number}, in {name}\n    {line}'
         if func is torch.Tensor.__getitem__:
             args = _without_scalar_indices(*args)
+        if func in _MAKING_SPARSE:
+            return args[0]  # generated code has dense matrices only
+        if func in _SPARSE_PRODUCTS or any(map(_is_sparse, args)) and func not in _ABOUT_SPARSE:
+            func, args = _SPARSE_PRODUCTS.get(func, func), tuple(map(_dense, args))
         return func(*args, **(kwargs or {}))
+
+
+_MAKING_SPARSE = frozenset(
+    {torch.Tensor.to_sparse, torch.Tensor.to_sparse_coo, torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc}
+)
+_SPARSE_PRODUCTS = {torch.sparse.mm: torch.mm, torch.sparse.addmm: torch.addmm, torch.smm: torch.mm, torch.spmm: torch.mm}
+_ABOUT_SPARSE = frozenset({
+    torch.Tensor.is_sparse.__get__, torch.Tensor.is_sparse_csr.__get__, torch.Tensor.layout.__get__, torch.Tensor.shape.__get__,
+    torch.Tensor.dtype.__get__, torch.Tensor.device.__get__, torch.Tensor.requires_grad.__get__, torch.Tensor.size,
+    torch.Tensor.dim, torch.Tensor.coalesce, torch.Tensor.is_coalesced, torch.Tensor.indices, torch.Tensor.values,
+    torch.Tensor.crow_indices, torch.Tensor.col_indices, torch.Tensor.detach, torch.Tensor._nnz,
+})  # fmt: skip
+# A dense matrix of more elements than this (0.8 GB) is refused.
+_MOST_DENSE = 10**8
+
+
+def _is_sparse(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.layout is not torch.strided
+
+
+def _dense(x: Any) -> Any:
+    """A sparse constant as the dense one that generated code multiplies by; anything else as it is."""
+    if not _is_sparse(x):
+        return x
+    if x.requires_grad:
+        raise CaptureError("a sparse tensor that requires a gradient is not supported; use a dense one", operation="sparse")
+    if x.numel() > _MOST_DENSE:
+        raise CaptureError(
+            f"a sparse matrix of shape {tuple(x.shape)} becomes a dense one, which is too large; write the product as shifts "
+            "of the state (torch.roll, slices) or index_add",
+            operation="sparse",
+        )
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        return x.to_dense()
 
 
 def refuse_functions(out: torch.Tensor) -> None:
@@ -116,9 +155,19 @@ def _without_scalar_indices(x: torch.Tensor, index: Any) -> tuple[torch.Tensor, 
         if isinstance(item, torch.Tensor):
             if item.ndim or item.dtype in (torch.bool, torch.uint8) or item.is_floating_point():
                 break
+            item = torch.where(item < 0, item + x.shape[axis], item)
             x = torch.index_select(x, axis, item.reshape(1))
             items[axis] = 0
     return x, tuple(items) if isinstance(index, tuple) else items[0]
+
+
+class ScalarIndices(TorchFunctionMode):
+    """Takes ``x[i]`` with a tensor `i` of one integer as a capture does, without asking for its value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__getitem__:
+            args = _without_scalar_indices(*args)
+        return func(*args, **(kwargs or {}))
 
 
 def _ours(filename: str) -> bool:

@@ -17,6 +17,7 @@ from ..capture.code_reads import reads_of
 from ..capture.parts import ADAPTER
 from ..capture.reach import Reached
 from ..capture.state_changes import Place, counted, number_at, place_id, put_number
+from ..capture.torch_source import ScalarIndices
 from ..errors import CallbackWarning, CaptureError, FallbackWarning
 from ..model_cache import _Store, share, store
 from ..problems import ODEProblem, posed
@@ -136,8 +137,8 @@ class Adapter:
     def _try_out(self, t0: float, u0: torch.Tensor) -> None:
         t, u = u0.new_tensor(t0), u0.detach().clone()
         constants = [x for x, _ in self._reached.constants.values()]
-        with NumbersTaken(constants) as taken:
-            _, counters = counted(self._reached.numbers, lambda: self.f(u, None, t))
+        with NumbersTaken(constants) as taken, ScalarIndices():
+            _, counters = counted(self._reached.numbers, lambda: self._evaluate(t, u))
         if taken.error is not None and not self.in_python:
             # To trace it would leave what stands for a number in whatever it keeps these in.
             self.leave_in_python(taken.error)
@@ -148,6 +149,16 @@ class Adapter:
         if reason is None and self._reached.tensors:
             (unused, reason), _ = counted(self._reached.numbers, lambda: self._follow_gradients(t, u))
         self._known.findings[self._reached.key] = Findings(unused, reason)
+
+    def _evaluate(self, t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        try:
+            return self.f(u, None, t)
+        except RuntimeError as error:
+            if "require" not in str(error) or "grad" not in str(error):
+                raise
+        # It takes a derivative by the state itself, as a Hamiltonian net does; in a capture, the state requires a gradient.
+        with torch.enable_grad():
+            return self.f(u.clone().requires_grad_(), None, t).detach()
 
     def _unsolvable(self, u0: torch.Tensor) -> str | None:
         for name, x in self.tensors().items():

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..capture.graph import Scalar, ScalarGraph
+from ..capture.graph import Scalar, ScalarGraph, clamp
 from ..capture.torch_source import stops_gradient
 from .interpreter import Array, Backend, Kind, ScalarFunction, kind_of
 
@@ -296,6 +296,10 @@ def _masked_fill(b: Backend, x: Array, mask: Array, value: Any) -> Array:
 def _clamp(b: Backend, x: Array, min: Any = None, max: Any = None) -> Array:
     def fn(g: ScalarGraph, x: Scalar, *bounds: Scalar) -> Scalar:
         rest = iter(bounds)
+        if len(bounds) == 2 and None in [y.constant for y in bounds]:
+            # Where the bounds meet, torch gives the lower one no derivative.
+            low, high = bounds
+            rest = iter((g.apply("select", g.apply("lt", low, high), low, g.apply("stop", low)), high))
         if min is not None:
             x = _at_least(g, x, next(rest))
         if max is not None:
@@ -306,11 +310,11 @@ def _clamp(b: Backend, x: Array, min: Any = None, max: Any = None) -> Array:
 
 
 def _at_least(g: ScalarGraph, x: Scalar, bound: Scalar) -> Scalar:
-    return choose(g, "lt", x, bound, bound, x)
+    return clamp(g, "max", x, bound)
 
 
 def _at_most(g: ScalarGraph, x: Scalar, bound: Scalar) -> Scalar:
-    return choose(g, "gt", x, bound, bound, x)
+    return clamp(g, "min", x, bound)
 
 
 ROWS[aten.clamp_min.default] = ROWS[aten.clamp_min.Tensor] = _simple(_at_least)
@@ -416,9 +420,11 @@ def _shrink(b: Backend, x: Array, width: float = 0.5) -> Array:
 
     def fn(g: ScalarGraph, x: Scalar) -> Scalar:
         low, high = g.apply("lt", x, g.const(-width)), g.apply("gt", x, g.const(width))
+        # The last of these choices lets NaN pass.
+        zero = g.apply("select", g.apply("isnan", x), x, g.const(0.0))
         if not soft:
-            return g.apply("select", g.apply("or", low, high), x, g.const(0.0))
-        return g.apply("select", high, x - width, g.apply("select", low, x + width, g.const(0.0)))
+            return g.apply("select", g.apply("or", low, high), x, zero)
+        return g.apply("select", high, x - width, g.apply("select", low, x + width, zero))
 
     return pointwise(b, fn, x)
 

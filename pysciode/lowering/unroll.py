@@ -92,10 +92,12 @@ class Unroller(Backend):
         op = {"prod": "mul", "any": "or", "all": "and"}.get(how, how)
         if not len(items):
             return g.const({"prod": 1.0, "any": False, "all": True}[how])
+        if how in ("max", "min"):
+            return g.extreme(how, items)
         out = items[0]
         for item in items[1:]:
             out = self._wins(how, item, out)[1] if how.startswith("first_") else g.apply(op, out, item)
-        return self._shared(out, items) if how in ("max", "min") and len(items) > 2 else out
+        return out
 
     def _wins(self, how: str, item: Scalar, best: Scalar) -> tuple[Scalar, Scalar]:
         """Whether `item` is beyond `best`, and which of them is the extreme: a NaN wins, and the first of equals."""
@@ -103,16 +105,6 @@ class Unroller(Backend):
         wins = g.apply("gt" if how.endswith("max") else "lt", item, best)
         wins = g.apply("or", wins, g.apply("and", g.apply("isnan", item), g.apply("not", g.apply("isnan", best))))
         return wins, g.apply("select", wins, item, best)
-
-    def _shared(self, extreme: Scalar, items: Sequence[Scalar]) -> Scalar:
-        """The extreme with the derivative that torch gives it: the mean of those of all items that are equal to it."""
-        g = self.graph
-        zero, extreme = g.const(0.0), g.apply("stop", extreme)
-        equal = [g.apply("eq", item, extreme) for item in items]
-        count = g.total([g.apply("select", x, g.const(1.0), zero) for x in equal])
-        # Of value zero, with the derivative of the item.
-        moves = [g.apply("select", x, item - g.apply("stop", item), zero) for x, item in zip(equal, items, strict=True)]
-        return extreme + g.total(moves) / count
 
     def _rows(self, x: Elements, axes: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
         self._spend(x.data.size)
