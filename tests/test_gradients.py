@@ -406,3 +406,14 @@ def test_a_backward_solve_that_runs_out_of_steps_is_refused(engine, sensealg):
     sol = ps.solve(problem, ps.Tsit5(), saveat=np.linspace(0, 5, 200), **options)
     with pytest.raises(ps.GradientFailed, match=sensealg.name):
         sol.u.sum().backward()
+
+
+@pytest.mark.parametrize("adjoint", [ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.QuadratureAdjoint(), ps.BacksolveAdjoint()], ids=lambda x: x.name)
+@pytest.mark.parametrize("algorithm", ["auto", "Tsit5", "BS5", "DP8", "Vern6", "Vern7", "Vern8", "Vern9", "Rodas5P"])
+def test_adjoints_on_the_simplest_equation(julia_engine, algorithm, adjoint):
+    """``u' = p u``, whose gradient is ``exp(p)``: methods with a step as long as the whole interval must interpolate well."""
+    p = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
+    problem = ps.ODEProblem(lambda u, p, t: p * u, torch.ones(1, dtype=torch.float64), (0.0, 1.0), p)
+    u = ps.solve(problem, algorithm, sensealg=adjoint, rtol=1e-8, atol=1e-10, engine=julia_engine).u[-1]
+    (found,) = torch.autograd.grad(u.sum(), p)
+    torch.testing.assert_close(found, torch.exp(p.detach()), rtol=1e-6, atol=0.0)
