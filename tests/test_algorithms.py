@@ -52,7 +52,7 @@ def test_a_solver_from_a_package_outside_the_table(julia_engine):
     from juliacall import Main
 
     if Main.seval('Base.identify_package("SimpleDiffEq")') is None:
-        with pytest.raises(ps.JuliaError, match="SimpleDiffEq is not installed"):
+        with pytest.raises(ps.JuliaError, match="SimpleDiffEq is not in this Julia environment"):
             ps.solve(problem, algorithm, engine=julia_engine)
     else:
         sol = ps.solve(problem, algorithm, saveat=[1.0], engine=julia_engine)

@@ -260,6 +260,7 @@ def test_events_travel(julia_engine):
 
 ERRORS = [
     ps.CaptureError("no such thing", operation="aten.sort", where="model.py:1"),
+    ps.IndexOutOfRange("index 12 is out of bounds", where="model.py:1"),
     ps.SolveFailed("MaxIters", 0.5, None, "try again"),
     StepsFailed.of(ps.SolveFailed("MaxIters", 0.5, None, "try again")),
     ps.GradientFailed("GaussAdjoint", "not finite", "tighter"),
