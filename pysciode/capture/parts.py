@@ -31,6 +31,9 @@ and ``reached()``, what that reaches."""
 MODELS = "_pysciode_models"
 """Attribute of a function with the models that were captured of it."""
 
+NOTES = "_pysciode_notes"
+"""Attribute of a class with the names of attributes that note what happened, and that no model reads."""
+
 OURS = frozenset({MODELS, ADAPTER, "__wrapped__", "__signature__"})
 """Attributes that hold nothing of the user's, or what is found otherwise."""
 
@@ -219,7 +222,7 @@ def parts_of_function(f: FunctionType) -> list[Part]:
                 parts.append(Part(name, cell.cell_contents, level, cell))
             except ValueError:  # a cell that is not filled yet
                 continue
-    if users:
+    if users and not _is_ours(f.__module__):  # nothing of this package's files changes, and one reaches all others
         scope = f.__globals__
         # Integers of a file are seldom anything but sizes.
         parts += [Part(name, scope[name], FLOATS, scope) for name in reads.globals if name in scope]
@@ -239,6 +242,10 @@ def parts_of_function(f: FunctionType) -> list[Part]:
     return parts
 
 
+def _is_ours(module: str | None) -> bool:
+    return (module or "").partition(".")[0] == "pysciode"
+
+
 def _is_data(x: Any, name: str) -> bool:
     return not name.startswith("__") and not isinstance(x, (ModuleType, FunctionType, type))
 
@@ -251,7 +258,7 @@ def users_bases(cls: type) -> tuple[type, ...]:
 
 def _is_users_class(cls: type) -> bool:
     root = (cls.__module__ or "").partition(".")[0]
-    return root == "pysciode" or (root not in _UNREAD or root == "__main__") and is_users_module(cls.__module__)
+    return _is_ours(cls.__module__) or (root not in _UNREAD or root == "__main__") and is_users_module(cls.__module__)
 
 
 @functools.lru_cache(maxsize=4096)

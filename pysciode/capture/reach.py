@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from .code_reads import reads_of
-from .parts import ADAPTER, ANY, NOTHING, NUMBERS, OURS, Part, Same, describe, parts_of_class, parts_of_function, users_bases
+from .parts import ADAPTER, ANY, NOTES, NOTHING, NUMBERS, OURS, Part, Same, describe, parts_of_class, parts_of_function, users_bases
 from .state_changes import Place, place_id
 
 LARGE = 64
@@ -242,9 +242,9 @@ class Reached:
         own = vars(module)
         users = users_bases(type(module))
         names = self._names if users and ANY not in self._names else None
-        usual = _attributes_of_every_module()
+        usual, notes = _attributes_of_every_module(), getattr(type(module), NOTES, ())
         for part, value in own.items():
-            if part in usual or (names is not None and part not in names):
+            if part in usual or part in notes or (names is not None and part not in names):
                 continue
             if (type(value) is int and self._counts(own, part)) or is_recomputed(module, part):
                 continue

@@ -17,6 +17,7 @@ class LatestCall:
     terms)``, where there are any.
     """
 
+    _pysciode_notes = frozenset({"_statistics", "_integrals", "_engine"})
     regularizer: Regularization | None = None
 
     def _forget(self) -> None:
