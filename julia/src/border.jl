@@ -155,8 +155,14 @@ function fetch_answer(a::Answer{T}, t_out, u_out) where {T}
     return nothing
 end
 
-"""    c_event_count(answer) -> count"""
-c_event_count(id::Int64)::Int64 = at_runtime(event_count, get_object(ANSWERS, id))::Int
+"""    c_event_count(answer) -> count, -1 if that fails"""
+function c_event_count(id::Int64)::Int64
+    try
+        return at_runtime(event_count, get_object(ANSWERS, id))::Int
+    catch
+        return -1
+    end
+end
 event_count(a::AbstractAnswer) = a.events === nothing ? 0 : length(a.events.times)
 
 """    c_fetch_events(answer, index_out, t_out, u_out) -> status: which event (from 0), when, and the whole state before it"""
@@ -216,12 +222,17 @@ function interpolate_into(a::Answer{T}, times, count, derivative, out) where {T}
     return nothing
 end
 
-"""    c_release(answer): forget it, and give its instance back."""
+"""    c_release(answer) -> status: forget it, and give its instance back."""
 function c_release(id::Int64)::Cint
-    at_runtime(give_back, drop!(ANSWERS, id))
-    return OK
+    try
+        at_runtime(give_back, drop!(ANSWERS, id))
+        return OK
+    catch
+        return FAILED
+    end
 end
 
+give_back(::Nothing) = nothing  # it was given back before
 give_back(a::AbstractAnswer) = a.instance === nothing ? nothing : checkin(a.plan.model, a.instance)
 
 """    c_rhs(plan, u, p, t, du, report) -> status: one evaluation of the right-hand side."""
@@ -261,15 +272,24 @@ end
 
 """    c_error(handle, out, capacity) -> length: the message of an error, a line `PYSCIODE-STACK`, and the stack; then it is forgotten"""
 function c_error(id::Int64, out::Ptr{UInt8}, capacity::Int64)::Int64
-    message, stack = get(ERRORS.objects, id, ("unknown error", ""))::Tuple{String,String}
-    text = codeunits(string(message, "\nPYSCIODE-STACK\n", stack))
-    length(text) <= capacity || return length(text)
-    drop!(ERRORS, id)
-    GC.@preserve text unsafe_copyto!(out, pointer(text), length(text))
-    return length(text)
+    try
+        message, stack = (@lock ERRORS.lock get(ERRORS.objects, id, ("unknown error", "")))::Tuple{String,String}
+        text = codeunits(string(message, "\nPYSCIODE-STACK\n", stack))
+        length(text) <= capacity || return length(text)
+        drop!(ERRORS, id)
+        GC.@preserve text unsafe_copyto!(out, pointer(text), length(text))
+        return length(text)
+    catch
+        return 0
+    end
 end
 
-"""The C functions' addresses, as lines `name=address`."""
+"""
+Changes whenever a C function, or the meaning of what crosses here, does: Python's side (pysciode/engines/julia.py) has the same number.
+"""
+const BORDER_VERSION = 1
+
+"""The C functions' addresses, as lines `name=address`; the border's version, and the sizes of the structs that both sides know."""
 function addresses()
     pointers = (
         "solve" => @cfunction(c_solve, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Float64, Float64, Int64, Ptr{Float64}, Ptr{Cvoid},
@@ -284,5 +304,6 @@ function addresses()
         "command" => @cfunction(c_command, Int64, (Cstring, Cstring, Ptr{Report})),
         "error" => @cfunction(c_error, Int64, (Int64, Ptr{UInt8}, Int64)),
     )
-    return join((string(name, '=', UInt(address)) for (name, address) in pointers), '\n')
+    layout = ("version" => BORDER_VERSION, "report" => sizeof(Report), "hooks" => sizeof(Hooks))
+    return join((string(name, '=', UInt(value)) for (name, value) in (pointers..., layout...)), '\n')
 end

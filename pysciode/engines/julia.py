@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..devices import device_unavailable, out_of_device_memory
-from ..errors import GradientFailed, JuliaError
+from ..errors import EngineUnavailable, GradientFailed, JuliaError
 from ..installation import julia_environment_is_resolved
 from .base import Engine, Pullback, RawSolution, SolveRequest
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
@@ -65,6 +65,41 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 _PROGRESS = ctypes.CFUNCTYPE(None, ctypes.c_double)
 
 
+_BORDER_VERSION = 1
+"""Of julia/src/border.jl."""
+
+
+def _check_layout(addresses: dict[str, str]) -> None:
+    """Refuse a Julia package whose functions and structs are not those that this module knows: a call would corrupt memory.
+
+    Raises
+    ------
+    EngineUnavailable
+        Naming what differs.
+    """
+    expected = {"version": _BORDER_VERSION, "report": ctypes.sizeof(_Report), "hooks": ctypes.sizeof(_Hooks)}
+    found = {name: int(addresses.get(name, -1)) for name in expected}
+    missing = [name for name in _SIGNATURES if name not in addresses]
+    if found != expected or missing:
+        raise EngineUnavailable(
+            "the Julia engine",
+            f"the Julia package PySciODE is of another version than this Python package ({found} instead of {expected}"
+            + (f"; it lacks {', '.join(missing)}" if missing else "") + ")",
+        )  # fmt: skip
+
+
+def _check_fetched(status: int) -> None:
+    """Refuse arrays that Julia did not fill.
+
+    Raises
+    ------
+    JuliaError
+        If the status is a failure.
+    """
+    if status != _OK:
+        raise JuliaError("Julia could not hand over what it saved")
+
+
 class JuliaEngine(Engine):
     """SciML's solvers and adjoints; starts Julia when it is first used."""
 
@@ -107,6 +142,7 @@ class JuliaEngine(Engine):
         import juliacall
 
         addresses = dict(line.split("=") for line in juliacall.Main.seval("PySciODE.addresses()").splitlines())
+        _check_layout(addresses)
         for name, signature in _SIGNATURES.items():
             # CFUNCTYPE functions release the GIL while they run.
             self._calls[name] = ctypes.CFUNCTYPE(*signature)(int(addresses[name]))
@@ -245,7 +281,7 @@ class JuliaEngine(Engine):
         else:
             t = np.empty(report.count, dtype=np.float64)
             u = empty(request, (report.count, width))
-            self._calls["fetch"](answer.id, _output(t), _output(u))
+            _check_fetched(self._calls["fetch"](answer.id, _output(t), _output(u)))
         interpolant = None
         if options.dense and answer.id:
             keeps_it = request.sensealg is None or request.sensealg.continuous
@@ -258,10 +294,11 @@ class JuliaEngine(Engine):
 
     def _events(self, request: SolveRequest, answer: _Answer) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         count = self._calls["event_count"](answer.id)
+        _check_fetched(_OK if count >= 0 else count)
         index = np.empty(count, dtype=np.int64)
         t = np.empty(count, dtype=np.float64)
         u = np.empty((count, request.u0.size), dtype=request.u0.dtype)
-        self._calls["fetch_events"](answer.id, _output(index), _output(t), _output(u))
+        _check_fetched(self._calls["fetch_events"](answer.id, _output(index), _output(t), _output(u)))
         return tuple((t[index == i], u[index == i]) for i in range(len(request.options.events)))
 
     def _pull_back(
