@@ -232,7 +232,6 @@ function c_release(id::Int64)::Cint
     end
 end
 
-give_back(::Nothing) = nothing  # it was given back before
 give_back(a::AbstractAnswer) = a.instance === nothing ? nothing : checkin(a.plan.model, a.instance)
 
 """    c_rhs(plan, u, p, t, du, report) -> status: one evaluation of the right-hand side."""

@@ -98,6 +98,10 @@ function gradient(plan, saveat=SAVEAT)
 end
 
 @testset "PySciODE" begin
+    @testset "the package is precompiled" begin
+        # A method defined twice takes that away with a warning only, and every process then compiles everything anew.
+        @test Base.isprecompiled(Base.PkgId(PySciODE))
+    end
     @testset "forward" begin
         for (alg, package, kind) in (("Tsit5()", "OrdinaryDiffEqTsit5", :full), ("Rodas5P()", "OrdinaryDiffEqRosenbrock", :implicit))
             answer = dispatch(make(lotka_volterra(); alg, package, odekind=kind), SAVEAT)
