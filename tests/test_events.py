@@ -271,3 +271,61 @@ def test_changes_of_state_with_methods_that_can_t_interpolate_them():
         ps.solve(dropped(end=10.0), ps.QNDF(), callback=bounce)
     sol = ps.solve(dropped(end=10.0), ps.QNDF(), callback=bounce, dense=False, rtol=1e-8, atol=1e-8)
     assert sol.events[0].t == pytest.approx(LANDING + np.concatenate([[0], np.cumsum(2 * LANDING * 0.9 ** np.arange(1, 4))]), abs=1e-5)
+
+
+def drawn_conditions(count):
+    """Conditions with many zeros a step, and zeros near to each other, with all their zeros in (0, 10)."""
+    rng = np.random.default_rng(5)
+    for k in range(count):
+        w, phase = 10 ** rng.uniform(0.5, 2.7), rng.uniform(0, 2 * np.pi)
+        level = rng.choice([0.0, 0.5, 0.99])
+        if k % 3 == 2:
+            at, half = rng.uniform(0.5, 9.5), 10 ** rng.uniform(-6, -1)
+            yield (lambda t, at=at, half=half: (t - at) ** 2 - half**2), np.array([at - half, at + half])
+            continue
+        down, up = np.arcsin(level), np.pi - np.arcsin(level)
+        turns = 2 * np.pi * np.arange(-2, 10 * w)
+        zeros = np.sort((np.concatenate([turns + down, turns + up]) - phase) / w)
+        yield (lambda t, w=w, phase=phase, level=level: np.sin(w * t + phase) - level), zeros[(zeros > 0) & (zeros < 10)]
+
+
+@pytest.mark.parametrize("algorithm", [ps.Tsit5(), ps.Vern9(), ps.Rodas5P()], ids=repr)
+def test_all_zeros_within_a_step_are_found(algorithm):
+    problem = ps.ODEProblem(oscillate, [1.0, 0.0], (0.0, 10.0))
+    for condition, zeros in drawn_conditions(9):
+        sol = ps.solve(problem, algorithm, callback=ps.ContinuousCallback(lambda u, p, t, g=condition: g(t)))
+        assert len(sol.events[0].t) == len(zeros)
+        assert sol.events[0].t == pytest.approx(zeros, abs=1e-12 if len(zeros) > 2 else 1e-9)
+    # Of the state, and with directions.
+    fifth = ps.ContinuousCallback(lambda u, p, t: 16 * u[0] ** 5 - 20 * u[0] ** 3 + 5 * u[0], direction=1)  # cos(5t)
+    sol = ps.solve(problem, algorithm, callback=fifth, rtol=1e-10, atol=1e-10)
+    assert sol.events[0].t == pytest.approx((np.arange(1.5, 10 * 5 / np.pi, 2) * np.pi) / 5, abs=1e-6)
+
+
+def test_several_fast_events_come_in_order_and_change_the_state():
+    # u grows by 1 at every zero of one clock and doubles at every zero of the other.
+    add = ps.ContinuousCallback(lambda u, p, t: np.sin(40 * t + 1), affect=lambda u, p, t: u + 1)
+    double = ps.ContinuousCallback(lambda u, p, t: np.sin(7 * t + 0.5), affect=lambda u, p, t: 2 * u, direction=-1)
+    problem = ps.ODEProblem(lambda u, p, t: -0.1 * u, np.array([1.0]), (0.0, 3.0))
+    sol = ps.solve(problem, ps.Vern7(), callback=[add, double], rtol=1e-10, atol=1e-10)
+    adds = [("add", (k * np.pi - 1) / 40) for k in range(1, 100)]
+    doubles = [("double", ((2 * k + 1) * np.pi - 0.5) / 7) for k in range(10)]
+    u, now = 1.0, 0.0
+    for what, t in sorted((x for x in adds + doubles if x[1] < 3), key=lambda x: x[1]):
+        u *= np.exp(-0.1 * (t - now))
+        u, now = (u + 1 if what == "add" else 2 * u), t
+    assert sol.u[-1, 0] == pytest.approx(u * np.exp(-0.1 * (3 - now)), rel=1e-8)
+
+
+@pytest.mark.filterwarnings("error::pysciode.AccuracyWarning")
+def test_touches_and_plateaus_are_no_events():
+    problem = ps.ODEProblem(oscillate, [1.0, 0.0], (0.0, 10.0))
+    for condition in (lambda u, p, t: (t - 2.2345) ** 2, lambda u, p, t: np.maximum(0.0, 1 - t), lambda u, p, t: 0 * t):
+        assert len(ps.solve(problem, ps.Tsit5(), callback=ps.ContinuousCallback(condition)).events[0]) == 0
+
+
+def test_a_condition_that_can_t_be_followed_is_told():
+    problem = ps.ODEProblem(oscillate, [1.0, 0.0], (0.0, 10.0))
+    wild = ps.ContinuousCallback(lambda u, p, t: np.sin(1e6 * t) + 1.5)
+    with pytest.warns(ps.AccuracyWarning, match="event 0 changes too often"):
+        assert len(ps.solve(problem, ps.Tsit5(), callback=wild).events[0]) == 0

@@ -152,3 +152,29 @@ def test_a_complex_slope_of_a_real_state_is_refused(chosen_engine, y0):
         ps.solve_ivp(lambda t, y: 1j * y, (0.0, 1.0), y0)
     sol = ps.solve_ivp(lambda t, y: 1j * y, (0.0, 1.0), np.array(y0, complex), rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(sol.y[:, -1], np.exp(1j) * np.array(y0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["RK45", "DOP853", "Radau"])
+def test_all_zeros_of_an_event_within_a_step_are_found(method):
+    def oscillate(t, y):
+        return np.array([y[1], -y[0]])
+
+    for w, phase in ((5.0, 0.3), (50.0, 1.0), (431.0, 2.0)):
+        zeros = (np.arange(-2, 10 * w) * np.pi - phase) / w
+        zeros = zeros[(zeros > 0) & (zeros < 10)]
+        for direction in (0, 1):
+            def event(t, y, w=w, phase=phase):
+                return np.sin(w * t + phase)
+
+            event.direction = direction
+            found = ps.solve_ivp(oscillate, (0, 10), [1.0, 0.0], method=method, events=event).t_events[0]
+            rising = zeros[np.cos(w * zeros + phase) > 0]
+            assert found == pytest.approx(rising if direction else zeros, abs=1e-12)
+    # The other way in time, and near to each other.
+    found = ps.solve_ivp(oscillate, (5, 0), [1.0, 0.0], method=method, events=lambda t, y: (t - 2.2345) ** 2 - 1e-10).t_events[0]
+    assert found == pytest.approx([2.2345 + 1e-5, 2.2345 - 1e-5], abs=1e-10)
+
+
+def test_an_event_that_can_t_be_followed_is_told():
+    with pytest.warns(ps.AccuracyWarning, match="max_step"):
+        ps.solve_ivp(lambda t, y: -y, (0, 10), [1.0], events=lambda t, y: np.sin(1e7 * t) + 1.5)

@@ -165,18 +165,24 @@ function c_event_count(id::Int64)::Int64
 end
 event_count(a::AbstractAnswer) = a.events === nothing ? 0 : length(a.events.times)
 
-"""    c_fetch_events(answer, index_out, t_out, u_out) -> status: which event (from 0), when, and the whole state before it"""
-function c_fetch_events(id::Int64, index_out::Ptr{Int64}, t_out::Ptr{Float64}, u_out::Ptr{Cvoid})::Cint
+"""
+    c_fetch_events(answer, index_out, t_out, u_out, unsettled_out) -> status
+
+Of each occurrence: which event (from 0), when, and the whole state before it; of each event, whether its condition changed faster than
+it was followed.
+"""
+function c_fetch_events(id::Int64, index_out::Ptr{Int64}, t_out::Ptr{Float64}, u_out::Ptr{Cvoid}, unsettled_out::Ptr{Bool})::Cint
     try
-        at_runtime(fetch_events, get_object(ANSWERS, id), index_out, t_out, u_out)
+        at_runtime(fetch_events, get_object(ANSWERS, id), index_out, t_out, u_out, unsettled_out)
         return OK
     catch
         return FAILED
     end
 end
 
-function fetch_events(a::Answer{T}, index_out, t_out, u_out) where {T}
+function fetch_events(a::Answer{T}, index_out, t_out, u_out, unsettled_out) where {T}
     log = a.events::EventLog{T}
+    foreach(i -> unsafe_store!(unsettled_out, log.unsettled[i], i), eachindex(log.unsettled))
     for (k, u) in enumerate(log.states)
         unsafe_store!(index_out, log.index[k] - 1, k)
         unsafe_store!(t_out, Float64(log.times[k]), k)
@@ -286,7 +292,7 @@ end
 """
 Changes whenever a C function, or the meaning of what crosses here, does: Python's side (pysciode/engines/julia.py) has the same number.
 """
-const BORDER_VERSION = 1
+const BORDER_VERSION = 2
 
 """The C functions' addresses, as lines `name=address`; the border's version, and the sizes of the structs that both sides know."""
 function addresses()
@@ -297,7 +303,7 @@ function addresses()
         "pullback" => @cfunction(c_pullback, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Report})),
         "interpolate" => @cfunction(c_interpolate, Cint, (Int64, Ptr{Float64}, Int64, Int64, Ptr{Cvoid}, Ptr{Report})),
         "event_count" => @cfunction(c_event_count, Int64, (Int64,)),
-        "fetch_events" => @cfunction(c_fetch_events, Cint, (Int64, Ptr{Int64}, Ptr{Float64}, Ptr{Cvoid})),
+        "fetch_events" => @cfunction(c_fetch_events, Cint, (Int64, Ptr{Int64}, Ptr{Float64}, Ptr{Cvoid}, Ptr{Bool})),
         "release" => @cfunction(c_release, Cint, (Int64,)),
         "rhs" => @cfunction(c_rhs, Cint, (Int64, Ptr{Cvoid}, Ptr{Cvoid}, Float64, Ptr{Cvoid}, Ptr{Report})),
         "command" => @cfunction(c_command, Int64, (Cstring, Cstring, Ptr{Report})),

@@ -23,6 +23,9 @@ struct EventLog{T}
     states::Vector{Vector{T}} # before the affect
     latest::Vector{T}         # of each event, its latest time, and the sign of its condition from then on
     after::Vector{T}
+    changes::Vector{Change{T}}  # of each condition, in the step that was `searched`
+    searched::Base.RefValue{Tuple{Float64,Float64}}
+    unsettled::Vector{Bool}   # whether a condition ever changed faster than it was followed
 end
 
 """
@@ -44,7 +47,8 @@ function EventLog(events::Vector{Event{T}}, p::Vector{T}) where {T}
     end
     n = events[1].condition.generated.n
     m = length(events)
-    return EventLog{T}(events, conditions, affects, zeros(T, n), zeros(Int, m), Int[], T[], Vector{T}[], fill(T(NaN), m), zeros(T, m))
+    return EventLog{T}(events, conditions, affects, zeros(T, n), zeros(Int, m), Int[], T[], Vector{T}[], fill(T(NaN), m), zeros(T, m),
+                       Change{T}[], Ref((NaN, NaN)), fill(false, m))
 end
 give_back(log::EventLog) = (foreach(give_back, log.conditions); foreach(give_back, log.affects))
 
@@ -65,22 +69,61 @@ struct EventCondition{T} <: Function
     log::EventLog{T}
 end
 
+# SciML asks at the start of a step first.
 function (c::EventCondition{T})(out, u, t, integrator) where {T}
     log = c.log
-    for i in eachindex(log.conditions)
-        if abs(t - log.latest[i]) <= 1000eps(t)
+    if t == integrator.tprev && log.searched[] != (integrator.tprev, integrator.t)
+        log.searched[] = (integrator.tprev, integrator.t)
+        search_step!(log, integrator)
+    end
+    for (i, change) in enumerate(log.changes)
+        before, after = change.before, change.after
+        out[i] = if abs(t - log.latest[i]) <= 1000eps(t)
             # Where two events all but coincide, SciML would find the first again after the second, and so on for ever.
-            out[i] = log.after[i] * eps(one(T))
-            continue
+            log.after[i] * eps(one(T))
+        elseif integrator.tdir * (t - before.t) <= 0
+            before.value
+        elseif integrator.tdir * (t - after.t) >= 0
+            after.value
+        else
+            condition_value(log, i, u, t)
         end
-        value = evaluate(log, log.conditions[i], u, t)[1]
-        if value == 0 && t == integrator.tprev && t != integrator.t
-            # SciML overlooks events in a step that begins at zero: the side to which the condition leaves counts.
-            later = t + (integrator.t - t) / 100
-            value = evaluate(log, log.conditions[i], integrator(later), later)[1]
+    end
+    return nothing
+end
+
+function condition_value(log::EventLog, i, u, t)
+    value = evaluate(log, log.conditions[i], u, t)[1]
+    isnan(value) && all(isfinite, u) && throw(EventFailed(i, Float64(t)))  # a state that is none is the solver's matter
+    return value
+end
+
+"""Find the first change of each condition in the step that was accepted."""
+function search_step!(log::EventLog{T}, integrator) where {T}
+    from, to = Float64(integrator.tprev), Float64(integrator.t)
+    ts = step_nodes(from, to)
+    states = [k == 1 ? integrator.uprev : k == length(ts) ? integrator.u : integrator(t) for (k, t) in enumerate(ts)]
+    u = similar(integrator.u)
+    empty!(log.changes)
+    for i in eachindex(log.conditions)
+        function sample(t)
+            integrator(u, t)
+            value = condition_value(log, i, u, t)
+            if iszero(value)  # the side to which it leaves counts
+                later = t + (to - from) / 10_000
+                integrator(u, later)
+                value = condition_value(log, i, u, later) * eps(T)
+            end
+            return Sample{T}(t, value)
         end
-        isnan(value) && all(isfinite, u) && throw(EventFailed(i, Float64(t)))  # a state that is none is the solver's matter
-        out[i] = value
+        nodes = map(eachindex(ts)) do k
+            value = condition_value(log, i, states[k], ts[k])
+            return iszero(value) && k > 1 ? sample(ts[k]) : Sample{T}(ts[k], value)
+        end
+        known = abs(from - log.latest[i]) <= 1000eps(from) ? log.after[i] : zero(T)
+        change, settled = first_change(sample, nodes, known)
+        push!(log.changes, change)
+        settled || (log.unsettled[i] = true)
     end
     return nothing
 end
@@ -147,7 +190,8 @@ const set_modified! = isdefined(SciMLBase, :derivative_discontinuity!) ? SciMLBa
 """
 function event_callback(log::EventLog, save::Bool)
     n = length(log.events)
-    options = (; save_positions=(save, save), interp_points=10)
+    # No samples of SciML's own, but the dense output; and no look at a later time than that of the latest event.
+    options = (; save_positions=(save, save), interp_points=2, repeat_nudge=0)
     up = EventAffect(log, 1)
     if hasfield(SciMLBase.VectorContinuousCallback, :affect_neg!)
         return SciMLBase.VectorContinuousCallback(EventCondition(log), up, EventAffect(log, -1), n; options...)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from scipy.optimize import brentq
 
 from ..callbacks import ContinuousCallback
 from ..engines.base import EventRequest
+from ..errors import AccuracyWarning
 from ..problems import ODEProblem
 from ..solution import Solution
 from .scipy_arguments import EPS, Span
@@ -73,7 +75,8 @@ class Events:
     """The events of one solve.
 
     Those that may end it are SciML's callbacks. The others are looked for afterwards, as SciPy does: where the function changes
-    its sign from one step to the next. (A callback would make the solver stop and start at each of them.)
+    its sign from one step to the next, or within a step, where SciPy does not look. (A callback would make the solver stop and start
+    at each of them.)
 
     Parameters
     ----------
@@ -164,14 +167,121 @@ class Events:
         return times, states
 
     def _roots(self, event: Event, solution: Solution, sol: Callable[[Any], np.ndarray]) -> np.ndarray:
-        times, args = solution.t, self._args
-        values = [event.function(t, y, *args) for t, y in zip(times.tolist(), solution.u.view(self._y0.dtype))]
-        g = np.array(values, float).reshape(len(times))
-        before, after = g[:-1], g[1:]
+        def g(times: np.ndarray) -> np.ndarray:
+            states = np.asarray(sol(times)).T
+            return np.array([event.function(t, y, *self._args) for t, y in zip(times.tolist(), states)], float).reshape(len(times))
+
+        ends = solution.t
+        values = [event.function(t, y, *self._args) for t, y in zip(ends.tolist(), solution.u.view(self._y0.dtype))]
+        times, values, followed = samples_between(g, ends, np.array(values, float).reshape(len(ends)))
+        if not followed:
+            warnings.warn(
+                "an event function changes too often within a step of the solver to be followed, so events may be missing: set max_step",
+                AccuracyWarning,
+                stacklevel=2,
+            )
+        before, after = values[:-1], values[1:]
         up, down = (before <= 0) & (after >= 0), (before >= 0) & (after <= 0)
         crossed = up | down if event.direction == 0 else up if event.direction > 0 else down
         steps = np.flatnonzero(crossed)
-        return np.array([_root(event.function, args, sol, times[k : k + 2], g[k : k + 2]) for k in steps])
+        return np.array([_root(event.function, self._args, sol, times[k : k + 2], values[k : k + 2]) for k in steps])
+
+
+_SPLITS = (0.43, 0.59)  # irregular, so that no periodic function looks constant
+_DEEPEST = 26
+_SHORTEST = 1e-12
+_MOST_SAMPLES = 1_000_000
+
+
+def samples_between(
+    g: Callable[[np.ndarray], np.ndarray], ends: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Samples of `g` so near to each other that it changes its sign once at most between two of them.
+
+    SciPy looks at the ends of the steps alone, and overlooks an even number of changes within one. The rule is that of
+    julia/src/crossings.jl: a piece of a step is left alone when no parabola as near to its samples as they are to theirs reaches
+    zero there, or when all of these are monotone.
+
+    Parameters
+    ----------
+    g
+        The values at times, of shape ``(k,)``.
+    ends, values
+        The ends of the steps, and the values there.
+
+    Returns
+    -------
+    times, values : ndarray
+        The ends and what lies between, without the samples between that are zero themselves.
+    followed
+        Whether all pieces could be left alone.
+    """
+    if len(np.unique(ends)) < 2:
+        return ends, values, True
+
+    def split(t: np.ndarray) -> np.ndarray:
+        """A piece more for each, with new columns between the old ones."""
+        out = np.empty((len(t), 2 * t.shape[1] - 1))
+        out[:, ::2], out[:, 1::2] = t, t[:, :-1] + np.resize(_SPLITS, t.shape[1] - 1) * np.diff(t)
+        return out
+
+    def valued(t: np.ndarray, known: np.ndarray) -> np.ndarray:
+        out = np.empty(t.shape)
+        out[:, ::2], out[:, 1::2] = known, g(t[:, 1::2].reshape(-1)).reshape(len(t), -1)
+        return out
+
+    moves = ends[1:] != ends[:-1]
+    t, v = np.stack([ends[:-1], ends[1:]], 1)[moves], np.stack([values[:-1], values[1:]], 1)[moves]
+    for _ in range(3):
+        t, v = (fine := split(t)), valued(fine, v)
+    noise = np.tile(8 * EPS * np.abs(v).max(1), 2)
+    kept_t, kept_v = [t[:, 1:-1].reshape(-1)], [v[:, 1:-1].reshape(-1)]
+    t, v = np.concatenate([t[:, :5], t[:, 4:]]), np.concatenate([v[:, :5], v[:, 4:]])
+    count, followed = t.size, True
+    for _ in range(_DEEPEST):
+        long = np.abs(t[:, 4] - t[:, 0]) > _SHORTEST * np.abs(t[:, 0])
+        t, v, noise = t[long], v[long], noise[long]
+        open_ = ~_settled(g, t, v, noise)
+        t, v, noise = t[open_], v[open_], np.tile(noise[open_], 2)
+        count += 4 * len(t)
+        if not len(t) or count > _MOST_SAMPLES:
+            followed = not len(t)
+            break
+        halves = np.concatenate([t[:, :3], t[:, 2:]])
+        fine = split(halves)
+        v = valued(fine, np.concatenate([v[:, :3], v[:, 2:]]))
+        t = fine
+        kept_t.append(t[:, 1::2].reshape(-1))
+        kept_v.append(v[:, 1::2].reshape(-1))
+    inner_t, inner_v = np.concatenate(kept_t), np.concatenate(kept_v)
+    all_t = np.concatenate([ends, inner_t[inner_v != 0]])
+    order = np.argsort(all_t if ends[-1] >= ends[0] else -all_t, kind="stable")
+    return all_t[order], np.concatenate([values, inner_v[inner_v != 0]])[order], followed
+
+
+def _settled(g: Callable[[np.ndarray], np.ndarray], t: np.ndarray, v: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    h = t[:, 4] - t[:, 0]
+    x = (t - t[:, :1]) / h[:, None]
+    a, m, b, xm = v[:, 0], v[:, 2], v[:, 4], x[:, 2]
+    bend = ((m - a) / xm - (b - a)) / (xm - 1)
+    slope = b - a - bend
+    vertex = -slope / np.where(bend == 0, np.inf, 2 * bend)
+    inside = (vertex > 0) & (vertex < 1)
+    turn = np.where(inside, a + vertex * (slope + vertex * bend), a)
+    lowest, highest = np.minimum(np.minimum(a, b), turn), np.maximum(np.maximum(a, b), turn)
+    least = np.where(inside, 0.0, np.minimum(np.abs(slope), np.abs(slope + 2 * bend)))
+
+    def deviation(x: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return v - (a[:, None] + x * (slope[:, None] + x * bend[:, None]))
+
+    at = deviation(x, v)[:, 1:4]
+    away = 2 * np.abs(at).max(1) + noise
+    out = (lowest > away) | (highest < -away) | (least > 11 * away)
+    near = t[:, 1:4] + h[:, None] / 100
+    values = np.full(near.shape, np.nan)
+    values[out] = g(near[out].reshape(-1)).reshape(-1, 3)
+    away = np.maximum(away, 50 * np.abs(deviation(x[:, 1:4] + 0.01, values) - at).max(1))
+    return ~v.any(1) | out & ((lowest > away) | (highest < -away) | (least > 11 * away))
 
 
 def _root(

@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..devices import device_unavailable, out_of_device_memory
-from ..errors import EngineUnavailable, GradientFailed, JuliaError
+from ..errors import AccuracyWarning, EngineUnavailable, GradientFailed, JuliaError
 from ..installation import julia_environment_is_resolved
 from .base import Engine, Pullback, RawSolution, SolveRequest
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
@@ -56,7 +57,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "pullback": (_STATUS, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
     "interpolate": (_STATUS, _INT, _POINTER, _INT, _INT, _POINTER, _POINTER),
     "event_count": (_INT, _INT),
-    "fetch_events": (_STATUS, _INT, _POINTER, _POINTER, _POINTER),
+    "fetch_events": (_STATUS, _INT, _POINTER, _POINTER, _POINTER, _POINTER),
     "release": (_STATUS, _INT),
     "command": (_INT, ctypes.c_char_p, ctypes.c_char_p, _POINTER),
     "error": (_INT, _INT, _POINTER, _INT),
@@ -65,7 +66,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 _PROGRESS = ctypes.CFUNCTYPE(None, ctypes.c_double)
 
 
-_BORDER_VERSION = 1
+_BORDER_VERSION = 2
 """Of julia/src/border.jl."""
 
 
@@ -298,7 +299,16 @@ class JuliaEngine(Engine):
         index = np.empty(count, dtype=np.int64)
         t = np.empty(count, dtype=np.float64)
         u = np.empty((count, request.u0.size), dtype=request.u0.dtype)
-        _check_fetched(self._calls["fetch_events"](answer.id, _output(index), _output(t), _output(u)))
+        unsettled = np.zeros(len(request.options.events), dtype=bool)
+        fetched = self._calls["fetch_events"](answer.id, _output(index), _output(t), _output(u), _output(unsettled))
+        _check_fetched(fetched)
+        for i in np.flatnonzero(unsettled):
+            warnings.warn(
+                f"the condition of event {i} changes too often within a step of the solver to be followed, so events may be missing: "
+                "give solve a dtmax",
+                AccuracyWarning,
+                stacklevel=2,
+            )
         return tuple((t[index == i], u[index == i]) for i in range(len(request.options.events)))
 
     def _pull_back(
