@@ -27,6 +27,7 @@ _HOMES = {
     "comparison.adjoints": "compare_adjoints",
     "comparison.report": "AdjointReport SolverReport",
     "comparison.work_precision": "work_precision",
+    "initialization": "BrownFullBasicInit ShampineCollocationInit CheckInit NoInit",
     "callbacks": "ContinuousCallback FunctionCallingCallback",
     "compat.torchdiffeq": "odeint odeint_adjoint odeint_dense odeint_event",
     "compat.scipy": "solve_ivp",

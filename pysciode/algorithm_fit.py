@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from .algorithm_table import MISFITS, PROPERTIES, Misfit
-from .algorithms import PARTITIONED, Algorithm
+from .algorithms import PARTITIONED, STIFF, Algorithm
 from .errors import AccuracyWarning
 from .problems import ODEProblem
 
@@ -31,6 +31,10 @@ def check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object) -> None:
         )
     if algorithm.family == "imex" and problem.kind != "split":
         raise ValueError(f"{algorithm.name} is for split problems: pose a SplitODEProblem")
+    if problem.mass_matrix is not None and algorithm.family not in STIFF:
+        raise ValueError(
+            f"{algorithm.name} takes no mass_matrix: take Rodas5P(), FBDF(), RadauIIA5() or another method for stiff problems"
+        )
     if algorithm.family == "linear":
         raise ValueError(f"{algorithm.name} is for linear problems given as an operator, which can't be posed here")
     if algorithm.family == "dae":

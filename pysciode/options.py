@@ -10,6 +10,7 @@ import numpy as np
 
 from .callbacks import ContinuousCallback, FunctionCallingCallback, check_callbacks, on_flat_states
 from .engines.base import SolveOptions
+from .initialization import check_initialization
 from .problems import ODEProblem
 from .real_values import real_array, real_number, whole_number
 
@@ -230,6 +231,7 @@ def solve_options(
     progress: Callable[[float], None] | None = None,
     callback: Any = None,
     internalnorm: Callable[[Any], float] | None = None,
+    initializealg: Any = None,
     extra: Mapping[str, Any] | None = None,
 ) -> SolveOptions:
     """All options, checked.
@@ -280,5 +282,6 @@ def solve_options(
         events=tuple(x.request(problem) for x in callbacks if isinstance(x, ContinuousCallback)),
         steps=tuple(x.bind(problem) for x in callbacks if isinstance(x, FunctionCallingCallback)),
         norm=None if internalnorm is None else on_flat_states(lambda error: float(internalnorm(error)), problem),
+        initializealg=check_initialization(initializealg, problem),
         extra=dict(extra or {}),
     )

@@ -14,7 +14,7 @@ from .errors import SolveFailed
 from .latest_call import recall, remember
 from .options import ProgressBar, solve_options
 from .problems import ODEProblem
-from .sensitivity import ForwardDiffSensitivity, SensitivityAlgorithm, check_sensealg, default_sensealg
+from .sensitivity import ForwardDiffSensitivity, ForwardSensitivity, SensitivityAlgorithm, check_sensealg, default_sensealg
 from .solution import SUCCESS, Solution
 from .torch_compile import opaque
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .ensemble_algorithms import EnsembleAlgorithm
     from .ensemble_solution import EnsembleSolution
     from .ensembles import EnsembleProblem
+    from .initialization import Initialization
 
 ADVICE = {
     "MaxIters": "raise maxiters, loosen rtol and atol, or if the problem is stiff use a stiff algorithm such as Rodas5P() or FBDF()",
@@ -33,7 +34,8 @@ ADVICE = {
     "such as Rodas5P(), or a smaller step",
     "ConvergenceFailure": "Newton's iterations did not converge: try another stiff algorithm (Rodas5P() needs none), a smaller dtmax "
     "or tighter tolerances",
-    "InitialFailure": "no consistent initial state was found for the algebraic equations: check u0",
+    "InitialFailure": "no consistent initial state was found for the algebraic equations: check u0, or let initializealg=BrownFullBasicInit() "
+    "or ShampineCollocationInit() find one",
 }
 """What to do about each return code."""
 
@@ -59,6 +61,7 @@ def solve(
     sensealg: SensitivityAlgorithm | None = None,
     callback: Any = None,
     internalnorm: Callable[[Any], float] | None = None,
+    initializealg: Initialization | None = None,
     throw: bool = True,
     engine: str | Engine | None = None,
     **solver_options: Any,
@@ -111,6 +114,10 @@ def solve(
     internalnorm
         ``internalnorm(x)``, a number, of the scaled error in the state's shape, by which a step is accepted where it is
         below 1; by default the root mean square. It stays in Python.
+    initializealg
+        How the initial values of algebraic equations (a singular `mass_matrix`) are made consistent:
+        :class:`~pysciode.BrownFullBasicInit` (the default), :class:`~pysciode.ShampineCollocationInit`,
+        :class:`~pysciode.CheckInit` or :class:`~pysciode.NoInit`. The solution starts from the values found.
     throw
         Whether a solve that gives up raises; otherwise its partial solution is returned.
     engine
@@ -151,6 +158,7 @@ def solve(
             "sensealg": sensealg,
             "callback": callback,
             "internalnorm": internalnorm,
+            "initializealg": initializealg,
             "engine": engine,
             **solver_options,
         }
@@ -160,7 +168,8 @@ def solve(
     if ensemblealg is not None:
         raise TypeError("ensemblealg is for an EnsembleProblem, and problem is none")
     given = (algorithm, sensealg, tstops, rtol, atol, dt, dtmin, dtmax, maxiters, adaptive, save_idxs, dense)
-    plain = progress is False and not solver_options and callback is None and internalnorm is None
+    plain = progress is False and not solver_options and callback is None and internalnorm is None and initializealg is None
+    plain = plain and problem.mass_matrix is None
     backend = get_engine(engine)
     known = recall(problem, given, saveat) if plain else None
     bar = None
@@ -190,6 +199,7 @@ def solve(
             progress=bar or None,
             callback=callback,
             internalnorm=internalnorm,
+            initializealg=initializealg,
             extra=solver_options,
         )
         if plain:
@@ -272,6 +282,11 @@ def choose_sensealg(
         raise ValueError(
             f"{sensealg.name} needs the first-order system, but {algorithm.name} solves a {type(problem).__name__} in parts: "
             "take ForwardDiffSensitivity(), or an algorithm for first-order systems"
+        )
+    if problem.mass_matrix is not None and not (sensealg.continuous or isinstance(sensealg, (ForwardDiffSensitivity, ForwardSensitivity))):
+        raise ValueError(
+            f"{sensealg.name} does not differentiate equations with a mass_matrix: take GaussAdjoint(), InterpolatingAdjoint(), "
+            "QuadratureAdjoint() or ForwardDiffSensitivity()"
         )
     if in_python and not embedded and not (sensealg.continuous and sensealg.autojacvec == "generated"):
         # Its numbers carry derivatives, which a call into Python would drop without a word.

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from .algorithms import Algorithm
+from .capture.model import CallbackModel
 from .engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRequest
 from .errors import GradientFailed, SolveFailed
 from .flat_arrays import InMainMemory, OnDevice
+from .initialization import Initialization, ShampineCollocationInit, dense
 from .parameters import is_tensor
 from .problems import ODEProblem
 from .sensitivity import SensitivityAlgorithm
@@ -50,6 +52,8 @@ def solve_torch(
     else:
         if options.events:
             _check_events(options, in_transform)
+        if options.initializealg is not None:
+            _check_initialization(problem, options.initializealg, wants_t)
         sensealg = choose_sensealg(sensealg, problem, algorithm, engine)
         if wants_p:
             warn_of_steps(problem, in_transform)
@@ -243,20 +247,25 @@ class _Call:
             if is_tensor(leaf) and next(turn)
         ]
 
+    def _slope(self, u: Any, t: float) -> Any:
+        du = self.engine.rhs(self.request, u, t)
+        mass_matrix = self.problem.mass_matrix
+        return du if mass_matrix is None else np.linalg.solve(dense(mass_matrix), du)
+
     def time_gradients(self, grad: torch.Tensor, du0: Any, moves: tuple[bool, ...]) -> list[torch.Tensor]:
         """Gradients with respect to those of the start, the end and the saved times that move."""
-        span, at, rhs = self.problem.span, self.raw.t, self.engine.rhs
+        span, at, rhs = self.problem.span, self.raw.t, self._slope
         g = self.arrays.like(grad, self.raw.u)
 
         def flow(i: int) -> float:
-            return float(g[i] @ rhs(self.request, self.raw.u[i], float(at[i])))
+            return float(g[i] @ rhs(self.raw.u[i], float(at[i])))
 
         found = []
         if moves[0]:
             sensitivity = du0
             if not self.times_given and at[0] == span.start:
                 sensitivity = du0 - g[0]  # a state saved at the start moves with it
-            slope = rhs(self.request, self.request.u0, span.start)
+            slope = rhs(self.request.u0, span.start)
             found.append(span.start_tensor.new_tensor(-float(sensitivity @ slope)))
         if moves[1]:
             last = flow(len(at) - 1) if not self.times_given and at[-1] == span.end else 0.0
@@ -265,6 +274,22 @@ class _Call:
             later = [0.0] * (len(self.options.saveat) - len(at))  # than an event that ended the solve
             found.append(self.problem.u0.new_tensor([*(flow(i) for i in range(len(at))), *later]))
         return found
+
+
+def _check_initialization(problem: ODEProblem, initializealg: Initialization, wants_t: bool) -> None:
+    """Refuse gradients that algebraic equations don't have here.
+
+    Raises
+    ------
+    ValueError
+        For those with respect to times, through ShampineCollocationInit, and of models that stay in Python.
+    """
+    if isinstance(problem.model, CallbackModel):
+        raise ValueError("mass_matrix: where it is singular, a model that stays in Python (capture='callback') has no gradient")
+    if wants_t:
+        raise ValueError("mass_matrix: where it is singular, there are no gradients with respect to times; detach tspan and saveat")
+    if isinstance(initializealg, ShampineCollocationInit):
+        raise ValueError("initializealg: no gradient goes through ShampineCollocationInit(); take BrownFullBasicInit()")
 
 
 def _check_events(options: SolveOptions, in_transform: bool) -> None:

@@ -128,10 +128,24 @@ end
 
 """Choose by the sensitivity method; the adjoint methods live in the extension of SciMLSensitivity."""
 function dispatch(plan::Plan, u0, p, tspan, saveat, hooks, event_p)
+    start = nothing
+    if plan.initialize !== nothing
+        start = at_runtime(consistent_start, plan, u0, p, tspan)
+        start === nothing && return no_start(plan, tspan)
+        u0 = start.u0
+    end
     s = plan.sensitivity
     s === nothing && return run(plan, u0, p, tspan, saveat, hooks, event_p)
-    method = s.name === :ForwardDiffSensitivity ? run_forward_mode : s.name === :ForwardSensitivity ? run_forward_sensitivity : run_adjoint
-    return at_runtime(method, plan, u0, p, tspan, saveat, hooks)
+    start === nothing || can_differentiate(start, plan.mass_matrix) || throw(GradientFailed(
+        "the mass matrix is singular, without rows and columns of zeros for its algebraic equations and variables: write it so"))
+    s.name === :ForwardDiffSensitivity && return at_runtime(run_forward_mode, plan, u0, p, tspan, saveat, hooks, start)
+    s.name === :ForwardSensitivity && return at_runtime(run_forward_sensitivity, plan, u0, p, tspan, saveat, hooks, start)
+    result = at_runtime(run_adjoint, plan, u0, p, tspan, saveat, hooks)
+    if start !== nothing && !(result.pullback isa Refusal)
+        pull = result.pullback
+        result.pullback = du -> at_runtime(through, start, plan, p, at_runtime(pull, du)...)
+    end
+    return result
 end
 
 """Defined by the extension of SciMLSensitivity."""

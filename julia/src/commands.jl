@@ -101,13 +101,15 @@ function command(::Val{:plan}, a::Arguments, _)
     model = get_object(MODELS, a["model"])
     sensitivity = haskey(a, "sensealg") ? read_sensitivity(a["sensealg"]) : nothing
     n = model.generated.n
-    reverse = sensitivity === nothing ? alg : at_runtime(for_reverse, alg)
+    reverse = haskey(a, "reverse") ? algorithm(a["reverse"]::String, a["reverse_packages"]) : alg
+    sensitivity === nothing || (reverse = at_runtime(for_reverse, reverse))
     sensitivity !== nothing && sensitivity.name === :ForwardDiffSensitivity && (alg = for_duals(alg, n, a))
     # Consistent initial values of an algebraic equation are found by its solvers.
     haskey(a, "mass_matrix") && require("OrdinaryDiffEqNonlinearSolve")
     return hold!(PLANS, at_runtime(plan, model, alg;
         reverse, kind=ProblemKind(get(a, "kind", 0)), other=haskey(a, "other") ? get_object(MODELS, a["other"]) : nothing,
         odekind=Symbol(a["odekind"]), options=read_options(a), sensitivity, mass_matrix=read_matrix(a, n),
+        initialize=haskey(a, "initialize") ? at_runtime(construct, Meta.parse(a["initialize"]::String), (DiffEqBase, SciMLBase)) : nothing,
         events=read_events(typeof(model), get(a, "events", ()))))
 end
 

@@ -19,7 +19,7 @@ Solve with dual numbers through the solver; the derivative of every saved state 
 a product with it.
 """
 function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T},
-                          hooks::Hooks) where {T}
+                          hooks::Hooks, start=nothing) where {T}
     s = plan.sensitivity
     nu, np = s.u0 ? length(u0) : 0, s.p ? length(p) : 0
     inst = checkout(plan.model)
@@ -27,7 +27,8 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
     try
         m = nu + np
         N = dual_width(s, m)
-        result, jacobian = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N))::Pass{T}
+        S = start === nothing ? nothing : tangent(start, inst, p, nu, np)
+        result, jacobian = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N), S)::Pass{T}
         if result.retcode !== :Success
             # A derivative that is not finite stops the solver too: then the states themselves are still to be had.
             plain = at_runtime(run, plan, inst, odeproblem(plan, inst, u0, p, tspan), saveat, false)::Answer{T}
@@ -38,7 +39,7 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
         for offset in N:N:(m - 1)
             # The step size follows the values and all partials; every pass saves at the first one's times.
             at = isempty(saveat) ? result.t : saveat
-            _, more = pass(plan, inst, u0, p, tspan, at, nu, np, offset, Val(N))::Pass{T}
+            _, more = pass(plan, inst, u0, p, tspan, at, nu, np, offset, Val(N), S)::Pass{T}
             size(more, 3) == size(jacobian, 3) || throw(GradientFailed("a pass of forward mode stopped early"))
             jacobian = cat(jacobian, more; dims=2)
         end
@@ -79,10 +80,15 @@ seed(::Type{D}, x::T, direction::Int) where {T,N,D<:DualOf{T,N}} =
 
 const Pass{T} = Tuple{Answer{T},Array{T,3}}
 
-function pass(plan::Plan{T}, inst::Instance{T}, u0, p, tspan, saveat, nu, np, offset, ::Val{N}) where {T,N}
+seed(::Type{D}, x::T, row::AbstractVector, offset::Int) where {T,N,D<:DualOf{T,N}} =
+    D(x, ForwardDiff.Partials(ntuple(j -> j + offset <= length(row) ? row[j + offset] : zero(T), Val(N))))
+
+"""`S`: the derivatives of `u0` by the directions, unless they are those of its entries themselves."""
+function pass(plan::Plan{T}, inst::Instance{T}, u0, p, tspan, saveat, nu, np, offset, ::Val{N}, S=nothing) where {T,N}
     D = DualOf{T,N}
     prepare_duals!(inst, D)
-    du0 = D[seed(D, u0[i], nu > 0 ? i - offset : 0) for i in eachindex(u0)]
+    du0 = S === nothing ? D[seed(D, u0[i], nu > 0 ? i - offset : 0) for i in eachindex(u0)] :
+        D[seed(D, u0[i], view(S, i, :), offset) for i in eachindex(u0)]
     dp = D[seed(D, p[i], np > 0 ? nu + i - offset : 0) for i in eachindex(p)]
     isempty(dp) && push!(dp, zero(D))  # LinearSolve looks at the first one; nothing reads it
     prob = odeproblem(plan, inst, du0, dp, tspan)

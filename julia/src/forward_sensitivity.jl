@@ -2,7 +2,7 @@
 # initial values as well as for parameters.
 
 """
-The state and its sensitivities as one system: `u' = f`, `s_j' = J s_j + ∂f/∂p_j` (Hindmarsh & Serban 2005, CVODES, eq. 2.9).
+The state and its sensitivities as one system: `M u' = f`, `M s_j' = J s_j + ∂f/∂p_j` (Hindmarsh & Serban 2005, CVODES, eq. 2.9).
 """
 struct SensitivityRHS{T} <: Function
     f::RHS{T,T}
@@ -34,7 +34,7 @@ function (s::SensitivityRHS{T})(dz, z, p, t) where {T}
 end
 
 function run_forward_sensitivity(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T},
-                                 hooks::Hooks) where {T}
+                                 hooks::Hooks, start=nothing) where {T}
     s = plan.sensitivity
     n = length(u0)
     nu, np = s.u0 ? n : 0, s.p ? length(p) : 0
@@ -43,8 +43,11 @@ function run_forward_sensitivity(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tsp
     try
         f = SensitivityRHS{T}(RHS{T}(inst), Jacobian{T}(inst), ParamJacobian{T}(inst), n, nu, np, zeros(T, n, n),
                               zeros(T, n, length(p)))
-        z0 = vcat(u0, nu > 0 ? vec(Matrix{T}(I, n, n)) : T[], zeros(T, n * np))
-        prob = odeproblem(ODEFunction{true,FullSpecialize}(f), z0, tspan, p)
+        S = start === nothing ? hcat(Matrix{T}(I, n, nu), zeros(T, n, np)) : tangent(start, inst, p, nu, np)
+        g = ODEFunction{true,FullSpecialize}(f)
+        M = plan.mass_matrix
+        M === nothing || (g = remake(g; mass_matrix=kron(Matrix{T}(I, 1 + nu + np, 1 + nu + np), T.(M))))
+        prob = odeproblem(g, vcat(u0, vec(S)), tspan, p)
         result = at_runtime(run, plan, inst, prob, saveat, false)::Answer{T}
         jacobian = Array{T,3}(undef, n, nu + np, length(result.u))
         for (k, z) in enumerate(result.u)

@@ -64,6 +64,7 @@ struct Plan{T,A,R,O<:Options,M<:AbstractModel{T}}
     options::O
     sensitivity::Union{Nothing,Sensitivity}
     mass_matrix::Union{Nothing,Matrix{Float64}}
+    initialize::Any                 # how consistent initial values are found; nothing where all are
     events::Vector{Event{T}}
 end
 
@@ -169,15 +170,15 @@ catch
 end
 
 """
-    plan(model, alg; kind, other, odekind, options, sensitivity, mass_matrix, events)
+    plan(model, alg; kind, other, odekind, options, sensitivity, mass_matrix, initialize, events)
 
 Bundle and check; `dt` is asked for where the method has fixed steps.
 """
 function plan(model::AbstractModel{T}, alg; reverse=alg, kind=first_order, other=nothing, odekind=:full, options=Options(), sensitivity=nothing,
-              mass_matrix=nothing, events=Event{T}[]) where {T}
+              mass_matrix=nothing, initialize=nothing, events=Event{T}[]) where {T}
     if (!isadaptive(alg) || !options.adaptive) && options.dt == 0 && isempty(options.tstops)
         throw(ArgumentError("$(nameof(typeof(alg))) has fixed steps here: give dt"))
     end
     return Plan{T,typeof(alg),typeof(reverse),typeof(options),typeof(model)}(kind, model, other, alg, reverse, odekind, options, sensitivity, mass_matrix,
-                                                           events)
+                                                                                           initialize, events)
 end

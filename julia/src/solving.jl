@@ -53,6 +53,8 @@ function solve_raw(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vecto
     everystep = dense || isempty(saveat)
     at = dense ? T[] : saveat
     more = hooked(inst, everystep)
+    # Dual numbers start with consistent derivatives, see `tangent`.
+    plan.initialize === nothing || push!(more, :initializealg => eltype(prob.u0) === T ? plan.initialize : SciMLBase.NoInit())
     if isempty(o.extra) && o.save_idxs === nothing && isempty(more)
         return finish(inst, init(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common...))
     end
@@ -78,11 +80,7 @@ function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S
         f = SplitFunction{true,FullSpecialize}(odefunction(inst, plan.odekind, S), ODEFunction{true,FullSpecialize}(RHS{T,S}(second)))
         return SplitODEProblem(f, u0, tspan, p)
     end
-    f = odefunction(inst, plan.odekind, S)
-    if plan.mass_matrix !== nothing
-        f = remake(f; mass_matrix=T.(plan.mass_matrix))
-    end
-    return odeproblem(f, u0, tspan, p)
+    return odeproblem(with_mass_matrix(plan, odefunction(inst, plan.odekind, S)), u0, tspan, p)
 end
 
 """The instance of a split problem's second right-hand side that goes with `inst`."""

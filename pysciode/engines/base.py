@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ..algorithms import Algorithm
+    from ..initialization import Initialization
     from ..problems import ODEProblem
     from ..sensitivity import SensitivityAlgorithm
 
@@ -63,6 +64,8 @@ class SolveOptions:
         Called as ``step(u, t)`` with the flat state, at the start and after every accepted step.
     norm
         ``norm(x)`` of a flat array, in the place of the root mean square of the scaled error.
+    initializealg
+        How consistent initial values are found; None where all are.
     extra
         Further keywords of SciML's ``solve``, passed as they are.
     """
@@ -82,6 +85,7 @@ class SolveOptions:
     events: tuple[EventRequest, ...] = ()
     steps: tuple[Callable[[np.ndarray, float], None], ...] = ()
     norm: Callable[[np.ndarray], float] | None = None
+    initializealg: Initialization | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..algorithms import OWN_FORM, STIFF, Algorithm, Tsit5
 from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
+from ..initialization import dense
 from ..lowering import lower
 from ..lowering.julia_source import defined_functions
 from ..sensitivity import (
@@ -20,8 +21,8 @@ from ..sensitivity import (
     ForwardDiffSensitivity,
     ForwardSensitivity,
     InterpolatingAdjoint,
-    ReverseDiffAdjoint,
     QuadratureAdjoint,
+    ReverseDiffAdjoint,
     SensitivityAlgorithm,
 )
 from .base import EventRequest, SolveOptions, SolveRequest
@@ -195,7 +196,8 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         None if tstops is None else tstops.tobytes(),
         None if save_idxs is None else save_idxs.tobytes(),
         repr(options.extra) if options.extra else None,
-        None if problem.mass_matrix is None else np.asarray(problem.mass_matrix).tobytes(),
+        None if problem.mass_matrix is None else dense(problem.mass_matrix).tobytes(),
+        options.initializealg,
         problem.jac_sparsity is not None,
         tuple((*(id(x.model) for x in e.problems), e.direction, e.stop_after) for e in options.events),
     )
@@ -218,9 +220,12 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
 
 def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest) -> Plan:
     options, problem = request.options, request.problem
+    atol = options.atol
     algorithm = _interpolating(request.algorithm if request.algorithm is not None else _default(request), request.sensealg)
     kind = _KINDS[problem.kind] if algorithm.family in OWN_FORM[problem.kind] else 0
     form, want = _form(problem, algorithm, request.sensealg)
+    if options.initializealg is not None and request.sensealg is not None and not isinstance(problem.model, (CallbackModel, JuliaModel)):
+        want |= {"vjp!", "vjp_p!"}  # consistent initial values are differentiated by them
     main, other = problem.model, None
     if kind == 2:
         main, second = problem.parts
@@ -238,6 +243,7 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
             "odekind": form,
             "algorithm": algorithm.julia,
             "packages": _packages(algorithm),
+            **_reverse(request),
             "reltol": float(options.rtol),
             "abstol": options.atol,
             "dt": options.dt,
@@ -251,7 +257,8 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
             "extra": options.extra,
             "sensealg": None if request.sensealg is None else _sensealg_arguments(request.sensealg, request.wants),
             "events": [_event_arguments(models, e) | {"restart": cuts_badly(request)} for e in options.events],
-            "mass_matrix": None if problem.mass_matrix is None else np.asarray(problem.mass_matrix, dtype=np.float64),
+            "mass_matrix": None if problem.mass_matrix is None else dense(problem.mass_matrix),
+            "initialize": None if options.initializealg is None else options.initializealg.julia(float(np.min(atol)) or 1e-10),
         },
     )
     plan = Plan(handle, registered, other, tuple(weakref.ref(x.model) for e in options.events for x in e.problems))
@@ -283,6 +290,21 @@ def _sensealg_arguments(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -
     return {**arguments, "options": options}
 
 
+def _reverse(request: SolveRequest) -> dict[str, Any]:
+    """The algorithm of the reverse solve, where it is not that of the forward one.
+
+    The adjoint of algebraic equations jumps at every saved time: QNDF, RadauIIA5, TRBDF2 and KenCarp4 stop at the first.
+    """
+    if request.options.initializealg is None or request.sensealg is None or not request.sensealg.continuous:
+        return {}
+    algorithm = _stiff(request)
+    return {"reverse": algorithm.julia, "reverse_packages": _packages(algorithm)}
+
+
+def _stiff(request: SolveRequest) -> Algorithm:
+    return Algorithm("Rodas5P" if request.problem.n <= 50 else "FBDF")
+
+
 _DEFAULT = Algorithm("DefaultODEAlgorithm")
 
 
@@ -290,10 +312,12 @@ def _default(request: SolveRequest) -> Algorithm:
     """SciML's default algorithm, or one like it where its dense output fails; an explicit method on a device."""
     if request.problem.device is not None:
         return Tsit5()
+    if request.problem.mass_matrix is not None and request.sensealg is not None:
+        return _stiff(request)
     if request.sensealg is None or not request.sensealg.continuous or request.options.rtol >= 1e-6:
         return _DEFAULT
     # Below this tolerance it steps by Vern7, whose steps it can't interpolate in place, as adjoints do (OrdinaryDiffEqCore 4).
-    return Algorithm("AutoVern7", Algorithm("Rodas5P" if request.problem.n <= 50 else "FBDF"))
+    return Algorithm("AutoVern7", _stiff(request))
 
 
 _LAZY = frozenset("BS5 Vern6 Vern7 Vern8 Vern9 RKV76IIa AutoVern6 AutoVern7 AutoVern8 AutoVern9".split())
