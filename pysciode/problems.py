@@ -49,7 +49,8 @@ class ODEProblem:
         Structure of the Jacobian ``∂f/∂u`` for stiff solvers: a matrix of shape ``(n, n)``, dense or SciPy sparse, or
         True to take it from the model.
     mass_matrix
-        ``M`` of ``M du/dt = f``, shape ``(n, n)``.
+        ``M`` of ``M du/dt = f``, shape ``(n, n)``, dense or SciPy sparse. Where it is singular, some of the equations are
+        algebraic, and ``initializealg=`` of :func:`~pysciode.solve` says how `u0` is made consistent with them.
     name
         A name for messages and plots.
 

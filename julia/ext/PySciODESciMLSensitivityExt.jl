@@ -42,7 +42,8 @@ function graded(ts::Vector{T}, start::T, cotangent::Cotangent) where {T}
     for (i, t) in enumerate(ts)
         for k in 1:14
             inner = t - (t - before) / T(4)^k
-            (inner == t || inner == (isempty(times) ? start : times[end])) && break
+            # No solver makes steps of the spacing of floats: in Float32 they ended the reverse solve at once.
+            (abs(t - inner) <= 1000 * eps(t) || inner == (isempty(times) ? start : times[end])) && break
             push!(times, inner)
             push!(column, 0)
         end

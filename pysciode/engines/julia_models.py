@@ -231,9 +231,8 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         main, second = problem.parts
         other = models.get(second, frozenset({"f!"}), request)
     registered = models.get(main, want, request)
-    if isinstance(problem.model, CallbackModel) and _implicit(algorithm) and "autodiff" not in algorithm.options:
-        # Dual numbers don't go through Python.
-        algorithm = Algorithm(algorithm.name, *algorithm.arguments, autodiff=False, **algorithm.options)
+    if isinstance(problem.model, CallbackModel):
+        algorithm = _without_duals(algorithm)
     handle = command(
         "plan",
         {
@@ -355,6 +354,17 @@ def _packages(algorithm: Algorithm) -> list[str]:
 
 def _implicit(algorithm: Algorithm) -> bool:
     return algorithm.family in (*STIFF, "auto", "imex", "exponential", "dae", None)
+
+
+def _without_duals(algorithm: Algorithm) -> Algorithm:
+    """The same with differences instead of dual numbers, which don't go through Python; of one that switches, those that it switches between."""
+    if any(isinstance(x, Algorithm) for x in algorithm.arguments):
+        arguments = [_without_duals(x) if isinstance(x, Algorithm) else x for x in algorithm.arguments]
+        return Algorithm(algorithm.name, *arguments, package=algorithm.package, **algorithm.options)
+    known = algorithm.family is not None or algorithm.name == _DEFAULT.name
+    if not known or not _implicit(algorithm) or "autodiff" in algorithm.options:
+        return algorithm
+    return Algorithm(algorithm.name, *algorithm.arguments, autodiff=False, package=algorithm.package, **algorithm.options)
 
 
 def _matrix_free(algorithm: Algorithm) -> bool:
