@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,12 @@ def is_singular(mass_matrix: Any) -> bool:
     if mass_matrix is None:
         return False
     matrix = dense(mass_matrix)
-    return bool(np.linalg.matrix_rank(matrix) < len(matrix))
+    return _is_singular(matrix.tobytes(), len(matrix))
+
+
+@lru_cache(maxsize=8)  # a decomposition costs more than many a solve
+def _is_singular(matrix: bytes, n: int) -> bool:
+    return bool(np.linalg.matrix_rank(np.frombuffer(matrix).reshape(n, n)) < n)
 
 
 def dense(mass_matrix: Any) -> np.ndarray:
