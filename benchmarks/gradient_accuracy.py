@@ -37,7 +37,7 @@ def robertson(u, p, t):
 
 
 def hires(u, p, t):
-    k1, k2, k3, k4, k5, k6, k7, k8 = (p[i] for i in range(8))
+    k1, k2, k3, k4, k5, k6, k7 = (p[i] for i in range(7))
     r = k6 * u[5] * u[7]
     return [
         -k1 * u[0] + 0.43 * u[1] + k2 * u[2] + 0.0007,
@@ -45,14 +45,42 @@ def hires(u, p, t):
         -10.03 * u[2] + 0.43 * u[3] + k4 * u[4],
         k2 * u[1] + k1 * u[2] - k5 * u[3],
         -1.745 * u[4] + 0.43 * u[5] + 0.43 * u[6],
-        -r + 0.69 * u[3] + k7 * u[4] - 0.43 * u[5] + 0.69 * u[6],
-        r - k8 * u[6],
-        -r + k8 * u[6],
+        -r + 0.69 * u[3] + k1 * u[4] - 0.43 * u[5] + 0.69 * u[6],
+        r - k7 * u[6],
+        -r + k7 * u[6],
     ]
 
 
 def orego(u, p, t):
     return [p[0] * (u[1] + u[0] * (1 - p[2] * u[0] - u[1])), (u[2] - (1 + u[0]) * u[1]) / p[0], p[1] * (u[0] - u[2])]
+
+
+def pollu(u, p, t):
+    """Air pollution: 20 species, 25 reactions (Verwer 1994; Mazzia and Magherini, Test set for IVP solvers, problem POLLU)."""
+    du = [0.0] * 20
+    for k, (reagents, products) in enumerate(REACTIONS):
+        rate = p[k]
+        for i in reagents:
+            rate = rate * u[i - 1]
+        for i in reagents:
+            du[i - 1] = du[i - 1] - rate
+        for i in products:
+            du[i - 1] = du[i - 1] + rate
+    return du
+
+
+# Reagents and products; a catalyst that is not used up stands on both sides.
+REACTIONS = [
+    ([1], [2, 3]), ([2, 4], [1]), ([5, 2], [6, 1]), ([7], [5, 5, 8]), ([7], [8]), ([7, 6], [5, 8]), ([9], [5, 8, 10]), ([9, 6], [11]),
+    ([11, 2], [1, 10, 12]), ([11, 1], [13]), ([13], [11, 1]), ([10, 2], [14, 1]), ([14], [5, 7]), ([1, 6], [15]), ([3], [4]), ([4], [16]),
+    ([4], [3]), ([16], [6, 6]), ([16], [3]), ([17, 6], [5, 18]), ([19], [2]), ([19], [1, 3]), ([1, 4], [19]), ([19, 1], [20]),
+    ([20], [19, 1]),
+]  # fmt: skip
+RATES = [
+    0.35, 26.6, 1.23e4, 8.6e-4, 8.2e-4, 1.5e4, 1.3e-4, 2.4e4, 1.65e4, 9e3, 0.022, 1.2e4, 1.88, 1.63e4, 4.8e6, 3.5e-4, 0.0175, 1e8, 4.44e11,
+    1.24e3, 2.1, 5.78, 0.0474, 1.78e3, 3.12,
+]  # fmt: skip
+POLLUTANTS = {2: 0.2, 4: 0.04, 7: 0.1, 8: 0.3, 9: 0.01, 17: 0.007}
 
 
 def van_der_pol(u, p, t):
@@ -82,8 +110,9 @@ def transient(u, p, t):
 
 PROBLEMS = {
     "Robertson": Problem(robertson, [1.0, 0.0, 0.0], [0.04, 3e7, 1e4], 100.0),
-    "HIRES": Problem(hires, [1.0, 0, 0, 0, 0, 0, 0, 0.0057], [1.71, 8.32, 8.75, 0.035, 1.12, 280.0, 1.81, 1.81], 321.8122),
+    "HIRES": Problem(hires, [1.0, 0, 0, 0, 0, 0, 0, 0.0057], [1.71, 8.32, 8.75, 0.035, 1.12, 280.0, 1.81], 321.8122),
     "OREGO": Problem(orego, [1.0, 2.0, 3.0], [77.27, 0.161, 8.375e-6], 30.0),
+    "POLLU": Problem(pollu, [POLLUTANTS.get(i, 0.0) for i in range(1, 21)], RATES, 60.0),
     "van der Pol 1e3": Problem(van_der_pol, [2.0, 0.0], [1e3], 500.0),
     "E5": Problem(e5, [1.76e-3, 0.0, 0.0, 0.0], [7.89e-10, 1.1e7, 1.13e9, 1.13e3], 1e3),
     "Brusselator": Problem(brusselator, [1.0 + 0.1 * ((3 * i) % 7) for i in range(16)], [1.0, 3.0, 2.0], 5.0, stiff=False),
