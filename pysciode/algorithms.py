@@ -56,7 +56,8 @@ class Algorithm:
     arguments
         Positional arguments: other algorithms (``AutoTsit5(Rosenbrock23())``), numbers.
     package
-        The Julia package that defines it, where it is none of those in :func:`list_algorithms`: ``Algorithm("lsoda", package="LSODA")``.
+        The Julia package that defines it, where it is none of those in :func:`list_algorithms`: ``Algorithm("lsoda", package="LSODA")``. Such a solver
+        passes over options that it does not know; where it solves in one go, without an integrator, it takes no callbacks.
         It must be installed in the Julia environment, and is loaded when the algorithm is first used.
     options
         SciML's keyword arguments: numbers, bools, other algorithms, or the text of a Julia constructor such as

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .problems import ODEProblem
-from .real_values import real_number
+from .real_values import positive
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class BrownFullBasicInit(Initialization):
     abstol: float | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self.abstol, "abstol")
+        positive(self.abstol, "abstol")
 
     def julia(self, atol: float) -> str:
         return f"BrownFullBasicInit(; abstol = {(atol / 10 if self.abstol is None else float(self.abstol))!r})"
@@ -59,7 +58,7 @@ class ShampineCollocationInit(Initialization):
     initdt: float | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self.initdt, "initdt")
+        positive(self.initdt, "initdt")
 
     def julia(self, atol: float) -> str:
         return "ShampineCollocationInit()" if self.initdt is None else f"ShampineCollocationInit({float(self.initdt)!r})"
@@ -107,8 +106,3 @@ def _is_singular(matrix: bytes, n: int) -> bool:
 def dense(mass_matrix: Any) -> np.ndarray:
     """A mass matrix, dense or SciPy sparse, as a float64 array."""
     return np.asarray(mass_matrix.toarray() if hasattr(mass_matrix, "toarray") else mass_matrix, dtype=np.float64)
-
-
-def _check_positive(value: Any, name: str) -> None:
-    if value is not None and not (real_number(value, name) > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be positive and finite, not {value!r}")

@@ -12,7 +12,7 @@ from .callbacks import ContinuousCallback, FunctionCallingCallback, check_callba
 from .engines.base import SolveOptions
 from .initialization import check_initialization
 from .problems import ODEProblem
-from .real_values import real_array, real_number, whole_number
+from .real_values import positive, real_array, real_number, whole_number
 
 DEFAULT_TOLERANCES = {np.dtype(np.float64): (1e-6, 1e-8), np.dtype(np.float32): (1e-4, 1e-6)}
 """Relative and absolute, by the state's dtype."""
@@ -78,16 +78,6 @@ def _times(times: np.ndarray, start: float, end: float, direction: float, name: 
             raise ValueError(f"{name} holds {outside:g}, outside tspan = ({start:g}, {end:g})")
         times = np.clip(times, low, high)
     return times
-
-
-def positive(value: Any, name: str) -> float | None:
-    """A step size: a positive number (the sign of a backward solve is SciML's matter)."""
-    if value is None:
-        return None
-    value = real_number(value, name)
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be positive and finite, not {value:g}")
-    return value
 
 
 def check_fixed_step(dt: float, start: float, end: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -45,6 +46,22 @@ def real_number(value: Any, name: str) -> float:
         except OverflowError:
             raise ValueError(f"{name} is beyond the range of floating-point numbers") from None
     raise TypeError(f"{name} must be a real number, not {value!r}")
+
+
+def positive(value: Any, name: str) -> float | None:
+    """A step size or a tolerance: positive and finite (the sign of a backward solve is SciML's matter); None stays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+    """
+    if value is None:
+        return None
+    value = real_number(value, name)
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be positive and finite, not {value:g}")
+    return value
 
 
 def real_array(value: Any, name: str) -> np.ndarray:

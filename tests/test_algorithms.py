@@ -46,17 +46,27 @@ def test_any_package():
 
 
 @pytest.mark.julia
+def test_a_package_that_is_not_there(julia_engine):
+    problem = ps.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0))
+    with pytest.raises(ps.JuliaError, match="NoSuchSolvers is not in this Julia environment"):
+        ps.solve(problem, ps.Algorithm("Tsit5", package="NoSuchSolvers"), engine=julia_engine)
+
+
+@pytest.mark.julia
 def test_a_solver_from_a_package_outside_the_table(julia_engine):
+    from juliacall import JuliaError, Main
+
+    try:
+        Main.seval("import DiffEqGPU")  # which brings SimpleDiffEq
+    except JuliaError:
+        pytest.skip("DiffEqGPU is not in this Julia environment")
     problem = ps.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0))
     algorithm = ps.Algorithm("SimpleATsit5", package="SimpleDiffEq")
-    from juliacall import Main
-
-    if Main.seval('Base.identify_package("SimpleDiffEq")') is None:
-        with pytest.raises(ps.JuliaError, match="SimpleDiffEq is not in this Julia environment"):
-            ps.solve(problem, algorithm, engine=julia_engine)
-    else:
-        sol = ps.solve(problem, algorithm, saveat=[1.0], engine=julia_engine)
-        assert sol.u[-1, 0] == pytest.approx(math.exp(-1), rel=1e-4)
+    sol = ps.solve(problem, algorithm, rtol=1e-8, atol=1e-10, engine=julia_engine)
+    assert sol.u[:, 0] == pytest.approx(np.exp(-sol.t), rel=1e-7) and sol.t[-1] == 1.0
+    event = ps.ContinuousCallback(lambda u, p, t: u[0] - 0.5)
+    with pytest.raises(ps.JuliaError, match="takes no callback"):
+        ps.solve(problem, algorithm, callback=event, engine=julia_engine)
 
 
 @pytest.mark.parametrize(

@@ -21,17 +21,19 @@ def layout():
     return {name: str(x) for name, x in (out | dict.fromkeys(julia._SIGNATURES, 1)).items()}
 
 
-@pytest.mark.parametrize("name", ["version", "report", "hooks", "solve", "fetch_events"])
-@pytest.mark.parametrize("change", ["another", "missing"])
-def test_another_layout_is_refused(name, change):
+@pytest.mark.parametrize("name", ["version", "report", "hooks"])
+def test_another_layout_is_refused(name):
     julia._check_layout(layout())
     found = layout()
-    if change == "missing":
-        del found[name]
-    elif name in ("version", "report", "hooks"):
-        found[name] = str(int(found[name]) + 8)
-    else:
-        pytest.skip("any address will do")
+    found[name] = str(int(found[name]) + 8)
+    with pytest.raises(EngineUnavailable, match="another version"):
+        julia._check_layout(found)
+
+
+@pytest.mark.parametrize("name", ["version", "report", "hooks", "solve", "fetch_events"])
+def test_a_layout_with_less_is_refused(name):
+    found = layout()
+    del found[name]
     with pytest.raises(EngineUnavailable, match="another version"):
         julia._check_layout(found)
 
@@ -51,8 +53,9 @@ def test_unknown_handles_are_failures_and_no_crash(julia_engine):
     ps.solve(decay(), ps.Tsit5(), engine=julia_engine)
     room = (ctypes.c_double * 4)()
     at = ctypes.addressof(room)
-    assert engine._calls["fetch"](10**9, at, at) != 0
-    assert engine._calls["fetch_events"](10**9, at, at, at) != 0
+    for name in ("fetch", "fetch_events"):
+        pointers = len(julia._SIGNATURES[name]) - 2  # besides the status and the handle
+        assert engine._calls[name](10**9, *[at] * pointers) != 0, name
     assert engine._calls["event_count"](10**9) == -1
     assert engine._calls["release"](10**9) == 0  # there is nothing to release
     assert engine._calls["error"](10**9, None, 0) > 0  # the length of "unknown error"

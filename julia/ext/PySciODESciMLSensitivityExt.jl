@@ -8,8 +8,8 @@ using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
 using PySciODE: AbstractAnswer, AbstractInstance, Answer, DeviceInstance, GradientFailed, LOUD, Plan, RHS, Refusal, Sensitivity, answer,
-    at_runtime, checkin, checkout, counts, evaluations, hooked, keywords, new_answer, nonfinite_product, odeproblem, read_off!, solve_raw,
-    with_mass_matrix
+    at_runtime, checkin, checkout, counts, evaluations, hooked, keywords, mass_matrix, new_answer, nonfinite_product, odeproblem, read_off!,
+    solve_raw, with_mass_matrix
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, successful_retcode
 using SciMLSensitivity
 
@@ -82,9 +82,9 @@ function adjoint_problem(plan::Plan{T}, inst, u0, p, tspan) where {T}
     s = plan.sensitivity
     if out_of_place(s)
         f = PySciODE.lookup(inst.generated, :f_oop)
-        return ODEProblem{false,FullSpecialize}(with_mass_matrix(plan, ODEFunction{false,FullSpecialize}(f)), u0, tspan, p)
+        return ODEProblem{false,FullSpecialize}(with_mass_matrix(plan, ODEFunction{false,FullSpecialize}(f), u0), u0, tspan, p)
     elseif s.autojacvec !== :generated || s.name === :ReverseDiffAdjoint
-        return odeproblem(with_mass_matrix(plan, ODEFunction{true,FullSpecialize}(RHS{T}(inst))), u0, tspan, p)
+        return odeproblem(with_mass_matrix(plan, ODEFunction{true,FullSpecialize}(RHS{T}(inst)), u0), u0, tspan, p)
     end
     return odeproblem(plan, inst, u0, p, tspan)
 end
@@ -164,7 +164,7 @@ function (b::ContinuousPullback{T})(du::AbstractMatrix{T}) where {T}
         check_interpolation(plan, inst)
     end
     # SciML returns the adjoint λ; the derivative by the initial state is M'λ.
-    plan.mass_matrix === nothing || (du0 = T.(plan.mass_matrix)' * du0)
+    plan.mass_matrix === nothing || (du0 = mass_matrix(plan, du0)' * du0)
     first_is_start && (du0 .+= view(du, :, 1))
     return du0, dp
 end
@@ -181,7 +181,7 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
     inner = s.name === :QuadratureAdjoint ? (; abstol=abstol / 10, reltol=reltol / 10) : (;)
     fixed = forward.adaptive ? (;) : (; dt=-forward.dt, adaptive=false)
     # The adjoint of algebraic equations is algebraic too, and jumps at every saved time.
-    consistent = plan.initialize === nothing ? (;) : (; initializealg=DiffEqBase.BrownFullBasicInit(; abstol))
+    consistent = plan.algebraic === nothing ? (;) : (; initializealg=DiffEqBase.BrownFullBasicInit(; abstol))
     audit = b.inst.audited ? (; unstable_check=RecordAccepted(b.inst.lam_solved)) : (;)
     du0, dp = try
         # The exception says what the log would.

@@ -15,7 +15,8 @@ using NaNMath: NaNMath
 using OrdinaryDiffEqCore: OrdinaryDiffEqCore
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5
 using PrecompileTools: @compile_workload, @setup_workload
-using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitFunction, SplitODEProblem, init, remake, solve!
+using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitFunction, SplitODEProblem, init, remake, solve,
+    solve!
 using SciMLLogging: SciMLLogging
 using SparseArrays: SparseMatrixCSC, nonzeros
 using SpecialFunctions: digamma, loggamma

@@ -129,14 +129,14 @@ end
 """Choose by the sensitivity method; the adjoint methods live in the extension of SciMLSensitivity."""
 function dispatch(plan::Plan, u0, p, tspan, saveat, hooks, event_p)
     start = nothing
-    if plan.initialize !== nothing
+    if plan.algebraic !== nothing
         start = at_runtime(consistent_start, plan, u0, p, tspan)
         start === nothing && return no_start(plan, tspan)
         u0 = start.u0
     end
     s = plan.sensitivity
     s === nothing && return run(plan, u0, p, tspan, saveat, hooks, event_p)
-    start === nothing || can_differentiate(start, plan.mass_matrix) || throw(GradientFailed(
+    start === nothing || can_differentiate(start.algebraic) || throw(GradientFailed(
         "the mass matrix is singular, without rows and columns of zeros for its algebraic equations and variables: write it so"))
     s.name === :ForwardDiffSensitivity && return at_runtime(run_forward_mode, plan, u0, p, tspan, saveat, hooks, start)
     s.name === :ForwardSensitivity && return at_runtime(run_forward_sensitivity, plan, u0, p, tspan, saveat, hooks, start)

@@ -108,8 +108,7 @@ function command(::Val{:plan}, a::Arguments, _)
     haskey(a, "mass_matrix") && require("OrdinaryDiffEqNonlinearSolve")
     return hold!(PLANS, at_runtime(plan, model, alg;
         reverse, kind=ProblemKind(get(a, "kind", 0)), other=haskey(a, "other") ? get_object(MODELS, a["other"]) : nothing,
-        odekind=Symbol(a["odekind"]), options=read_options(a), sensitivity, mass_matrix=read_matrix(a, n),
-        initialize=haskey(a, "initialize") ? at_runtime(construct, Meta.parse(a["initialize"]::String), (DiffEqBase, SciMLBase)) : nothing,
+        odekind=Symbol(a["odekind"]), options=read_options(a), sensitivity, mass_matrix=read_matrix(a, n), algebraic=read_algebraic(a, n),
         events=read_events(typeof(model), get(a, "events", ()))))
 end
 
@@ -158,6 +157,9 @@ end
 # Row after row, as NumPy has it.
 read_matrix(a::Arguments, n) =
     haskey(a, "mass_matrix") ? Matrix{Float64}(permutedims(reshape(Vector{Float64}(a["mass_matrix"]), n, n))) : nothing
+
+read_algebraic(a::Arguments, n) = haskey(a, "initialize") ?
+    Algebraic(at_runtime(construct, Meta.parse(a["initialize"]::String), (DiffEqBase, SciMLBase)), read_matrix(a, n)) : nothing
 
 command(::Val{:release_model}, a::Arguments, _) = (drop!(MODELS, a["handle"]); 1)
 command(::Val{:release_plan}, a::Arguments, _) = (drop!(PLANS, a["handle"]); 1)

@@ -165,13 +165,11 @@ function odefunction(inst::DeviceInstance{T}, kind::Symbol) where {T}
     end
 end
 
-function odeproblem(plan::DevicePlan{T}, inst::DeviceInstance{T}, u0, p, tspan) where {T}
-    f = odefunction(inst, plan.odekind)
-    if plan.mass_matrix !== nothing
-        f = remake(f; mass_matrix=reshape(Kernels.device_constant(u0, vec(T.(plan.mass_matrix))), size(plan.mass_matrix)))
-    end
-    return odeproblem(f, u0, tspan, p)
-end
+odeproblem(plan::DevicePlan{T}, inst::DeviceInstance{T}, u0, p, tspan) where {T} =
+    odeproblem(with_mass_matrix(plan, odefunction(inst, plan.odekind), u0), u0, tspan, p)
+
+mass_matrix(plan::DevicePlan{T}, u0) where {T} =
+    reshape(Kernels.device_constant(u0, vec(T.(plan.mass_matrix))), size(plan.mass_matrix))
 
 function keywords(plan::DevicePlan{T}, tspan) where {T}
     common = keywords(plan.options, plan.alg, tspan)

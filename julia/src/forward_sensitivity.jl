@@ -45,8 +45,7 @@ function run_forward_sensitivity(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tsp
                               zeros(T, n, length(p)))
         S = start === nothing ? hcat(Matrix{T}(I, n, nu), zeros(T, n, np)) : tangent(start, inst, p, nu, np)
         g = ODEFunction{true,FullSpecialize}(f)
-        M = plan.mass_matrix
-        M === nothing || (g = remake(g; mass_matrix=kron(Matrix{T}(I, 1 + nu + np, 1 + nu + np), T.(M))))
+        plan.mass_matrix === nothing || (g = remake(g; mass_matrix=kron(Matrix{T}(I, 1 + nu + np, 1 + nu + np), mass_matrix(plan, u0))))
         prob = odeproblem(g, vcat(u0, vec(S)), tspan, p)
         result = at_runtime(run, plan, inst, prob, saveat, false)::Answer{T}
         jacobian = Array{T,3}(undef, n, nu + np, length(result.u))

@@ -1,40 +1,36 @@
 # Equations M u' = f(u, p, t). Where M is singular, some of them are algebraic, and initial values must satisfy these: SciML finds such
 # values, and what is differentiated is the way from the values given to those found, by the implicit function theorem.
 
-with_mass_matrix(plan, f) = f
-with_mass_matrix(plan::Plan{T}, f) where {T} = plan.mass_matrix === nothing ? f : remake(f; mass_matrix=T.(plan.mass_matrix))
+"""The mass matrix, where the state `u0` lies."""
+mass_matrix(plan::Plan{T}, u0) where {T} = T.(plan.mass_matrix)
+
+with_mass_matrix(plan, f, u0) = plan.mass_matrix === nothing ? f : remake(f; mass_matrix=mass_matrix(plan, u0))
 
 """
-Where a solve with algebraic equations starts. `variables` and `equations`: the algebraic ones, with columns and rows of zeros in the mass
-matrix; `J`: the derivatives of these equations by the state.
+Where a solve with algebraic equations starts. `J`: the derivatives of `algebraic.equations` by the state.
 """
 struct Start{T}
     u0::Vector{T}
     t0::T
-    variables::Vector{Int}
-    equations::Vector{Int}
+    algebraic::Algebraic
     J::Matrix{T}
 end
-
-zero_lines(M, dims) = findall(vec(all(iszero, M; dims)))
 
 """
     consistent_start(plan, u0, p, tspan) -> Start, or nothing where no consistent values were found
 
-By `plan.initialize`.
+By `plan.algebraic.initialize`.
 """
 function consistent_start(plan::Plan{T}, u0::Vector{T}, p, tspan) where {T}
     inst = checkout(plan.model)
     try
         prob = odeproblem(plan, inst, u0, p, tspan)
         u, found = at_runtime(initialize, plan, prob)::Tuple{Vector{T},Bool}
-        found && !(plan.initialize isa SciMLBase.NoInit) && (found = is_consistent(plan, inst, u, p, tspan[1]))
+        found && !(plan.algebraic.initialize isa SciMLBase.NoInit) && (found = is_consistent(plan, inst, u, p, tspan[1]))
         found || return nothing
-        M = plan.mass_matrix
-        variables, equations = zero_lines(M, 1), zero_lines(M, 2)
-        s = plan.sensitivity
-        J = s === nothing ? zeros(T, 0, 0) : equation_rows(VJP{T}(inst), inst, equations, length(u), u, p, tspan[1])
-        return Start{T}(u, tspan[1], variables, equations, J)
+        J = plan.sensitivity === nothing ? zeros(T, 0, 0) :
+            equation_rows(VJP{T}(inst), inst, plan.algebraic.equations, length(u), u, p, tspan[1])
+        return Start{T}(u, tspan[1], plan.algebraic, J)
     finally
         checkin(plan.model, inst)
     end
@@ -42,7 +38,7 @@ end
 
 function initialize(plan::Plan{T}, prob) where {T}
     integrator = try
-        init(prob, plan.alg; save_everystep=false, dense=false, keywords(plan, prob.tspan)..., initializealg=plan.initialize)
+        init(prob, plan.alg; save_everystep=false, dense=false, keywords(plan, prob.tspan)..., initializealg=plan.algebraic.initialize)
     catch e
         e isa SciMLBase.CheckInitFailureError || rethrow()
         return T[], false
@@ -58,7 +54,7 @@ function is_consistent(plan::Plan{T}, inst, u, p, t) where {T}
     du = similar(u)
     RHS{T}(inst)(du, u, p, t)
     o = plan.options
-    residual = nullspace(Matrix(transpose(plan.mass_matrix)))' * du
+    residual = plan.algebraic.free * du
     allowed = 100 * (maximum(o.abstol) + o.reltol * maximum(abs, u; init=zero(T))) + 100 * eps(T) * maximum(abs, du; init=zero(T))
     return all(x -> abs(x) <= allowed, residual)
 end
@@ -77,9 +73,6 @@ function equation_rows(product, inst::AbstractInstance{T}, equations, n, u, p, t
     return rows
 end
 
-"""Whether the mass matrix, its lines of zeros left out, is regular."""
-can_differentiate(s::Start, M) = length(s.variables) == length(s.equations) == size(M, 1) - rank(M)
-
 """
     tangent(start, inst, p, nu, np) -> (n, nu + np)
 
@@ -88,13 +81,13 @@ The derivatives of the consistent values by those given and the parameters.
 function tangent(s::Start{T}, inst, p, nu, np) where {T}
     n = length(s.u0)
     S = zeros(T, n, nu + np)
-    differential = setdiff(1:n, s.variables)
-    A = lu(s.J[:, s.variables])
+    differential = setdiff(1:n, s.algebraic.variables)
+    A = lu(s.J[:, s.algebraic.variables])
     if nu > 0
         foreach(i -> S[i, i] = 1, differential)
-        S[s.variables, differential] = -(A \ s.J[:, differential])
+        S[s.algebraic.variables, differential] = -(A \ s.J[:, differential])
     end
-    np > 0 && (S[s.variables, (nu + 1):end] = -(A \ equation_rows(ParamVJP{T}(inst), inst, s.equations, np, s.u0, p, s.t0)))
+    np > 0 && (S[s.algebraic.variables, (nu + 1):end] = -(A \ equation_rows(ParamVJP{T}(inst), inst, s.algebraic.equations, np, s.u0, p, s.t0)))
     return S
 end
 
@@ -104,11 +97,11 @@ end
 Gradients by consistent initial values and parameters, as gradients by the values given and the parameters.
 """
 function through(s::Start{T}, plan, p, du0, dp) where {T}
-    isempty(s.variables) && return du0, dp
+    isempty(s.algebraic.variables) && return du0, dp
     back = zeros(T, length(s.u0))
-    back[s.equations] = -(transpose(s.J[:, s.variables]) \ du0[s.variables])
-    du0 = du0 .+ transpose(s.J) * back[s.equations]
-    du0[s.variables] .= 0
+    back[s.algebraic.equations] = -(transpose(s.J[:, s.algebraic.variables]) \ du0[s.algebraic.variables])
+    du0 = du0 .+ transpose(s.J) * back[s.algebraic.equations]
+    du0[s.algebraic.variables] .= 0
     if !isempty(dp)
         inst = checkout(plan.model)
         more = zero(dp)

@@ -50,6 +50,26 @@ struct Event{T}
 end
 
 """
+    Algebraic(initialize, M)
+
+What is to know of the algebraic equations that a singular mass matrix makes. `initialize`: SciML's way to consistent initial values.
+`variables` and `equations`: columns and rows of zeros. `free`: the combinations of equations in which the derivative vanishes.
+"""
+struct Algebraic
+    initialize::Any
+    variables::Vector{Int}
+    equations::Vector{Int}
+    free::Matrix{Float64}
+end
+function Algebraic(initialize, M::Matrix{Float64})
+    zero_lines(dims) = findall(vec(all(iszero, M; dims)))
+    return Algebraic(initialize, zero_lines(1), zero_lines(2), permutedims(nullspace(permutedims(M))))
+end
+
+"""Whether the matrix, its lines of zeros left out, is regular."""
+can_differentiate(a::Algebraic) = length(a.variables) == length(a.equations) == size(a.free, 1)
+
+"""
     Plan
 
 A model, an algorithm and everything else that does not change from one solve to the next.
@@ -64,7 +84,7 @@ struct Plan{T,A,R,O<:Options,M<:AbstractModel{T}}
     options::O
     sensitivity::Union{Nothing,Sensitivity}
     mass_matrix::Union{Nothing,Matrix{Float64}}
-    initialize::Any                 # how consistent initial values are found; nothing where all are
+    algebraic::Union{Nothing,Algebraic}
     events::Vector{Event{T}}
 end
 
@@ -170,15 +190,15 @@ catch
 end
 
 """
-    plan(model, alg; kind, other, odekind, options, sensitivity, mass_matrix, initialize, events)
+    plan(model, alg; kind, other, odekind, options, sensitivity, mass_matrix, algebraic, events)
 
 Bundle and check; `dt` is asked for where the method has fixed steps.
 """
 function plan(model::AbstractModel{T}, alg; reverse=alg, kind=first_order, other=nothing, odekind=:full, options=Options(), sensitivity=nothing,
-              mass_matrix=nothing, initialize=nothing, events=Event{T}[]) where {T}
+              mass_matrix=nothing, algebraic=nothing, events=Event{T}[]) where {T}
     if (!isadaptive(alg) || !options.adaptive) && options.dt == 0 && isempty(options.tstops)
         throw(ArgumentError("$(nameof(typeof(alg))) has fixed steps here: give dt"))
     end
     return Plan{T,typeof(alg),typeof(reverse),typeof(options),typeof(model)}(kind, model, other, alg, reverse, odekind, options, sensitivity, mass_matrix,
-                                                                                           initialize, events)
+                                                                                           algebraic, events)
 end

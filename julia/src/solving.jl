@@ -54,13 +54,40 @@ function solve_raw(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vecto
     at = dense ? T[] : saveat
     more = hooked(inst, everystep)
     # Dual numbers start with consistent derivatives, see `tangent`.
-    plan.initialize === nothing || push!(more, :initializealg => eltype(prob.u0) === T ? plan.initialize : SciMLBase.NoInit())
-    if isempty(o.extra) && o.save_idxs === nothing && isempty(more)
+    a = plan.algebraic
+    a === nothing || push!(more, :initializealg => eltype(prob.u0) === T ? a.initialize : SciMLBase.NoInit())
+    if isempty(o.extra) && o.save_idxs === nothing && isempty(more) && plan.alg isa OrdinaryDiffEqCore.OrdinaryDiffEqAlgorithm
         return finish(inst, init(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common...))
     end
     extra = append!(more, o.extra)
     o.save_idxs === nothing || dense || push!(extra, :save_idxs => o.save_idxs)
-    return at_runtime(finish, inst, at_runtime(init, prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common..., extra...))
+    by = plan.alg isa OrdinaryDiffEqCore.OrdinaryDiffEqAlgorithm ? by_steps : by_another
+    return at_runtime(by, inst, prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common..., extra...)
+end
+
+by_steps(inst, prob, alg; keywords...) = finish(inst, at_runtime(init, prob, alg; keywords...))
+
+"""
+By a solver from outside OrdinaryDiffEq. Some have `solve` alone, and pass over keywords that they don't know: the ones that would change
+the answer must not be among them.
+"""
+function by_another(inst::AbstractInstance{T}, prob, alg; saveat, save_everystep, keywords...) where {T}
+    asked = (; (isempty(saveat) ? (;) : (; saveat))..., save_everystep, keywords...)
+    integrator = try
+        init(prob, alg; asked...)
+    catch e
+        e isa MethodError && e.f === SciMLBase.__init || rethrow()
+        nothing
+    end
+    applicable(solve!, integrator) && return finish(inst, integrator)
+    for name in (:callback, :internalnorm, :save_idxs, :initializealg)
+        haskey(asked, name) && throw(ArgumentError("$(nameof(typeof(alg))) solves in one go: it takes no $name"))
+    end
+    sol = solve(prob, alg; asked...)
+    inst.reached = T(sol.t[end])
+    # Such a solver may know no return codes either.
+    whole = sol.retcode == SciMLBase.ReturnCode.Default && inst.reached == prob.tspan[2] && all(isfinite, sol.u[end])
+    return whole ? SciMLBase.solution_new_retcode(sol, SciMLBase.ReturnCode.Success) : sol
 end
 
 """`solve!`, and a note of how far it came: what is saved doesn't tell."""
@@ -80,7 +107,7 @@ function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S
         f = SplitFunction{true,FullSpecialize}(odefunction(inst, plan.odekind, S), ODEFunction{true,FullSpecialize}(RHS{T,S}(second)))
         return SplitODEProblem(f, u0, tspan, p)
     end
-    return odeproblem(with_mass_matrix(plan, odefunction(inst, plan.odekind, S)), u0, tspan, p)
+    return odeproblem(with_mass_matrix(plan, odefunction(inst, plan.odekind, S), u0), u0, tspan, p)
 end
 
 """The instance of a split problem's second right-hand side that goes with `inst`."""

@@ -220,7 +220,6 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
 
 def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest) -> Plan:
     options, problem = request.options, request.problem
-    atol = options.atol
     algorithm = _interpolating(request.algorithm if request.algorithm is not None else _default(request), request.sensealg)
     kind = _KINDS[problem.kind] if algorithm.family in OWN_FORM[problem.kind] else 0
     form, want = _form(problem, algorithm, request.sensealg)
@@ -257,7 +256,7 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
             "sensealg": None if request.sensealg is None else _sensealg_arguments(request.sensealg, request.wants),
             "events": [_event_arguments(models, e) | {"restart": cuts_badly(request)} for e in options.events],
             "mass_matrix": None if problem.mass_matrix is None else dense(problem.mass_matrix),
-            "initialize": None if options.initializealg is None else options.initializealg.julia(float(np.min(atol)) or 1e-10),
+            "initialize": None if options.initializealg is None else options.initializealg.julia(float(np.min(options.atol)) or 1e-10),
         },
     )
     plan = Plan(handle, registered, other, tuple(weakref.ref(x.model) for e in options.events for x in e.problems))
@@ -319,7 +318,7 @@ def _default(request: SolveRequest) -> Algorithm:
     return Algorithm("AutoVern7", _stiff(request))
 
 
-_LAZY = frozenset("BS5 Vern6 Vern7 Vern8 Vern9 RKV76IIa AutoVern6 AutoVern7 AutoVern8 AutoVern9".split())
+_LAZY = frozenset(["BS5", "Vern6", "Vern7", "Vern8", "Vern9", "RKV76IIa", "AutoVern6", "AutoVern7", "AutoVern8", "AutoVern9"])
 """Methods that take the stages of their dense output only when it is asked for."""
 
 
