@@ -3,7 +3,7 @@
 The loss is a weighted sum of the states at eight times; its gradient goes to the logarithms of all parameters and to the initial
 state. The reference is forward mode through RadauIIA5 at ``rtol=1e-12``, which central differences of solves by Rodas5P at the same
 tolerance confirm. An error is relative to the largest entry of the gradient's part (parameters, initial state). "states" is the error
-of the states themselves. The kinds of cells: right (within 1000 rtol, or 30 times the error of the states), told (`GradientFailed`,
+of the states themselves, of each component relative to its largest value, as the loss weighs them. The kinds of cells: right (within 1000 rtol, or 30 times the error of the states), told (`GradientFailed`,
 `SolveFailed` or an `AccuracyWarning`), and WRONG.
 """
 
@@ -171,7 +171,10 @@ def main() -> None:
                             tally["told"] += 1
                             print(f"{row} {type(failure).__name__:>26}  told", flush=True)
                             continue
-                    errors = [error(a, b) for a, b in zip(found, exact, strict=True)]
+                    # The loss weighs each component by its largest value.
+                    largest = exact[0].abs().amax(0)
+                    errors = [float(((found[0] - exact[0]).abs().amax(0) / largest)[largest > 0].max())]
+                    errors += [error(a, b) for a, b in zip(found[1:], exact[1:], strict=True)]
                     right = max(errors[1:]) <= max(1000 * rtol, 30 * errors[0])
                     told = any(issubclass(w.category, ps.AccuracyWarning) for w in caught)
                     verdict = "right" if right else "told" if told else "WRONG"

@@ -56,9 +56,9 @@ class Algorithm:
     arguments
         Positional arguments: other algorithms (``AutoTsit5(Rosenbrock23())``), numbers.
     package
-        The Julia package that defines it, where it is none of those in :func:`list_algorithms`: ``Algorithm("lsoda", package="LSODA")``. Such a solver
-        passes over options that it does not know; where it solves in one go, without an integrator, it takes no callbacks.
-        It must be installed in the Julia environment, and is loaded when the algorithm is first used.
+        The Julia package that defines it, where it is none of those in :func:`list_algorithms`: ``Algorithm("lsoda", package="LSODA")``.
+        It must be installed in the Julia environment, and is loaded when the algorithm is first used. Such a solver passes over options
+        that it does not know; where it solves in one go, without an integrator, it takes no callbacks.
     options
         SciML's keyword arguments: numbers, bools, other algorithms, or the text of a Julia constructor such as
         ``"KLUFactorization"`` or ``"NLNewton(max_iter = 20)"``, which may consist of capitalised names, numbers,
@@ -94,7 +94,7 @@ class Algorithm:
     def __init__(self, name: str, *arguments: Any, package: str | None = None, **options: Any) -> None:
         if package is not None and not (isinstance(package, str) and _is_identifier(package)):
             raise ValueError(f"package is the name of a Julia package, such as 'Sundials', not {package!r}")
-        if not isinstance(name, str) or not (_is_identifier(name) and (name[0].isupper() or name in _FORTRAN)):
+        if not isinstance(name, str) or not (_is_identifier(name) and (name[0].isupper() or name in _FORTRAN or name in _CLASSES)):
             raise ValueError(f"an algorithm's name is the name of a Julia type, such as 'Tsit5', not {name!r}")
         for key in options:
             if not _is_identifier(key) or key in _KEYWORDS:

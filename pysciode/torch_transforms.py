@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -25,15 +25,17 @@ def is_wrapped(x: torch.Tensor) -> bool:
 def captured_outside(capture: Callable[[Any, Any], T], f: Any, u0: Any, p: Any) -> T:
     """``capture(u0, p)``, outside of any transformation: a model is the same inside and out.
 
-    Tensors of a transformation, those that ``torch.func.functional_call`` put into modules of `f` too, are stood in for by ones
-    of the same shape.
+    Tensors of a transformation, those that `f` reaches too (``torch.func.functional_call`` puts them into modules), are stood in for by
+    ones of the same shape.
 
     Raises
     ------
     TypeError
-        If `f` reaches such a tensor in another way, where it would count as a constant.
+        If `f` reaches such a tensor where none can stand in for it, as in a tuple.
     """
     from .capture.apart import apart
+    from .capture.parts import ADAPTER
+    from .capture.reach import reached_by
     from .capture.torch_parameters import discover_parameters
 
     if not transforming():
@@ -45,33 +47,31 @@ def captured_outside(capture: Callable[[Any, Any], T], f: Any, u0: Any, p: Any) 
         return x
 
     def work() -> T:
-        with _stood_in_for(f):
+        adapter = vars(f).get(ADAPTER) if hasattr(f, "__dict__") else None
+        with _stood_in_for(places), nullcontext() if adapter is None else adapter.looking_again():
             for name, x in discover_parameters(f).items():
                 if is_wrapped(x):
                     raise TypeError(f"the model uses {name}, which is being transformed by torch.func: pass it in p")
             return capture(plain_u0, plain_p)
 
+    places = reached_by(f).transformed  # which a thread apart, outside of the transformation, does not tell from others
     plain_u0, plain_p = plain(u0), pytree.tree_map(plain, p)
     return apart(work)
 
 
 @contextmanager
-def _stood_in_for(f: Any) -> Iterator[None]:
-    from .capture.reach import reached_by
+def _stood_in_for(places: list[Any]) -> Iterator[None]:
+    from .capture.state_changes import number_at, put_number
 
-    replaced = []
-    for module in reached_by(f).modules:
-        for name, x in module._parameters.items():
-            if x is not None and is_wrapped(x):
-                replaced.append((module, name, x))
-    stand_ins = {id(x): torch.nn.Parameter(torch.ones(tuple(x.shape), dtype=x.dtype)) for *_, x in replaced}
-    for module, name, x in replaced:
-        module._parameters[name] = stand_ins[id(x)]
+    replaced = [(place, number_at(place)) for place in places]
+    stand_ins = {id(x): torch.nn.Parameter(torch.ones(tuple(x.shape), dtype=x.dtype)) for _, x in replaced}
+    for place, x in replaced:
+        put_number(place, stand_ins[id(x)])
     try:
         yield
     finally:
-        for module, name, x in replaced:
-            module._parameters[name] = x
+        for place, x in replaced:
+            put_number(place, x)
 
 
 def refuse_tracing(x: torch.Tensor) -> None:

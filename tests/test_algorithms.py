@@ -33,6 +33,12 @@ def test_a_name_and_its_class_are_the_same():
     assert unknown.package is None and unknown.julia == "NotYetKnown(; order = 3)"
 
 
+@pytest.mark.parametrize("name", ps.list_algorithms())
+def test_each_that_is_listed_can_be_made(name):
+    stiff = (ps.Rodas5P(),) if name in ps.list_algorithms("auto") else ()
+    assert getattr(ps, name)(*stiff) == ps.Algorithm(name, *stiff) == eval(repr(ps.Algorithm(name, *stiff)), vars(ps))
+
+
 def test_any_package():
     algorithm = ps.Algorithm("CVODE_BDF", package="Sundials", method="Newton")
     assert algorithm.package == "Sundials" and algorithm != ps.Algorithm("CVODE_BDF", method="Newton")

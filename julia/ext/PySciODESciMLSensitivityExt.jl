@@ -148,7 +148,7 @@ function (b::ContinuousPullback{T})(du::AbstractMatrix{T}) where {T}
     PySciODE.reset!(inst)  # Python's functions lived as long as the solve
     inst.joint = s.autojacvec === :generated && s.name in (:InterpolatingAdjoint, :BacksolveAdjoint) &&
         haskey(inst.generated.functions, :vjp_both!)
-    if s.autojacvec === :generated && s.name in (:GaussAdjoint, :GaussKronrodAdjoint) && PySciODE.takes_jacobian(plan.alg)
+    if s.autojacvec === :generated && s.name in (:GaussAdjoint, :GaussKronrodAdjoint, :QuadratureAdjoint) && PySciODE.takes_jacobian(plan.alg)
         inst.audited = true
         fill!(inst.lam_solved, zero(T))
         fill!(inst.lam_interpolated, zero(T))
@@ -182,7 +182,8 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
     fixed = forward.adaptive ? (;) : (; dt=-forward.dt, adaptive=false)
     # The adjoint of algebraic equations is algebraic too, and jumps at every saved time.
     consistent = plan.algebraic === nothing ? (;) : (; initializealg=DiffEqBase.BrownFullBasicInit(; abstol))
-    audit = b.inst.audited ? (; unstable_check=RecordAccepted(b.inst.lam_solved)) : (;)
+    narrowest = Ref(Inf)
+    audit = b.inst.audited ? (; unstable_check=RecordAccepted(b.inst.lam_solved, narrowest)) : (;)
     du0, dp = try
         # The exception says what the log would.
         with_logger(NullLogger()) do
@@ -192,8 +193,10 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
     catch e
         check_products(b.inst)  # a quadrature may have stumbled over them
         # What SciML would only have warned of arrives as an ErrorException.
+        e isa StackOverflowError && throw(GradientFailed("the quadrature found no end: the adjoint changes too fast between its steps"))
         e isa ErrorException ? throw(GradientFailed("the reverse solve failed: $(e.msg)")) : rethrow()
     end
+    b.inst.audited && check_layers(s, narrowest[], ts, b.t0, reltol)
     return at_runtime(gradients, b.inst, du0, dp, sol.prob.p)
 end
 
@@ -222,9 +225,11 @@ end
 """Sees every accepted state of a solve, where the solver asks whether it is still stable."""
 struct RecordAccepted{V} <: Function
     largest::V
+    narrowest::Base.RefValue{Float64}
 end
 function (r::RecordAccepted)(dt, u, p, t)
     PySciODE.widen!(r.largest, u)
+    r.narrowest[] = min(r.narrowest[], abs(dt))
     return DiffEqBase.ODE_DEFAULT_UNSTABLE_CHECK(dt, u, p, t)
 end
 
@@ -239,6 +244,20 @@ function check_interpolation(plan, inst::AbstractInstance{T}) where {T}
             "the interpolated adjoint reaches $interpolated where its solution stays below $solved: this algorithm's dense output " *
             "does not follow stiff layers, as that of Rodas5P does"))
     end
+    return nothing
+end
+
+"""
+Quadratures look between the steps of the reverse solve. Behind every saved time the fastest parts of the adjoint decay: where they do
+within a few floats of the time, or within the first sliver of `graded` times, the quadrature does not see them.
+"""
+function check_layers(s, narrowest, ts, t0, reltol)
+    isempty(ts) && return nothing
+    floats = maximum(eps ∘ abs, ts) / (30 * reltol)
+    sliver = s.name === :QuadratureAdjoint && length(ts) > 1 ? minimum(abs, diff([t0; ts])) / 10 : zero(floats)
+    narrowest >= max(floats, sliver) || throw(GradientFailed(
+        "the adjoint changes within $narrowest of a saved time, too fast for a quadrature over the times; " *
+        "take InterpolatingAdjoint, or ForwardDiffSensitivity where there are few parameters"))
     return nothing
 end
 

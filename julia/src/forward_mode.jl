@@ -27,8 +27,9 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
     try
         m = nu + np
         N = dual_width(s, m)
-        S = start === nothing ? nothing : tangent(start, inst, p, nu, np)
-        result, jacobian = pass(plan, inst, u0, p, tspan, saveat, nu, np, 0, Val(N), S)::Pass{T}
+        scale = scales(p, nu, np)
+        S = start === nothing ? nothing : tangent(start, inst, p, nu, np) .* scale'
+        result, jacobian = pass(plan, inst, u0, p, tspan, saveat, scale, nu, np, 0, Val(N), S)::Pass{T}
         if result.retcode !== :Success
             # A derivative that is not finite stops the solver too: then the states themselves are still to be had.
             plain = at_runtime(run, plan, inst, odeproblem(plan, inst, u0, p, tspan), saveat, false)::Answer{T}
@@ -39,16 +40,25 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
         for offset in N:N:(m - 1)
             # The step size follows the values and all partials; every pass saves at the first one's times.
             at = isempty(saveat) ? result.t : saveat
-            _, more = pass(plan, inst, u0, p, tspan, at, nu, np, offset, Val(N), S)::Pass{T}
+            _, more = pass(plan, inst, u0, p, tspan, at, scale, nu, np, offset, Val(N), S)::Pass{T}
             size(more, 3) == size(jacobian, 3) || throw(GradientFailed("a pass of forward mode stopped early"))
             jacobian = cat(jacobian, more; dims=2)
         end
-        result.pullback = Contraction{T}(jacobian, nu, np, length(u0), length(p))
+        result.pullback = Contraction{T}(jacobian ./ scale', nu, np, length(u0), length(p))
         return result
     finally
         checkin(plan.model, inst)
     end
 end
+
+"""
+    scales(p, nu, np) -> (nu + np,)
+
+The sizes of the directions in which solves carry derivatives along. Their errors are held to the tolerances of the states: the derivative
+by a rate constant of 1e9, small itself, would lie below them (Hindmarsh & Serban 2005, CVODES, `pbar`). Parameters below 1 have no
+scale of their own, as weights of networks have none.
+"""
+scales(p::Vector{T}, nu, np) where {T} = T[k <= nu ? one(T) : max(abs(p[k - nu]), one(T)) for k in 1:(nu + np)]
 
 """The derivatives of all saved states, `(state, direction, time)`, and the product with a cotangent."""
 struct Contraction{T}
@@ -75,8 +85,8 @@ function (c::Contraction{T})(du::AbstractMatrix{T}) where {T}
     return du0, dp
 end
 
-seed(::Type{D}, x::T, direction::Int) where {T,N,D<:DualOf{T,N}} =
-    D(x, ForwardDiff.Partials(ntuple(j -> j == direction ? one(T) : zero(T), Val(N))))
+seed(::Type{D}, x::T, direction::Int, scale::Vector{T}, offset::Int) where {T,N,D<:DualOf{T,N}} =
+    D(x, ForwardDiff.Partials(ntuple(j -> j + offset == direction ? scale[direction] : zero(T), Val(N))))
 
 const Pass{T} = Tuple{Answer{T},Array{T,3}}
 
@@ -84,12 +94,12 @@ seed(::Type{D}, x::T, row::AbstractVector, offset::Int) where {T,N,D<:DualOf{T,N
     D(x, ForwardDiff.Partials(ntuple(j -> j + offset <= length(row) ? row[j + offset] : zero(T), Val(N))))
 
 """`S`: the derivatives of `u0` by the directions, unless they are those of its entries themselves."""
-function pass(plan::Plan{T}, inst::Instance{T}, u0, p, tspan, saveat, nu, np, offset, ::Val{N}, S=nothing) where {T,N}
+function pass(plan::Plan{T}, inst::Instance{T}, u0, p, tspan, saveat, scale, nu, np, offset, ::Val{N}, S=nothing) where {T,N}
     D = DualOf{T,N}
     prepare_duals!(inst, D)
-    du0 = S === nothing ? D[seed(D, u0[i], nu > 0 ? i - offset : 0) for i in eachindex(u0)] :
+    du0 = S === nothing ? D[seed(D, u0[i], nu > 0 ? i : 0, scale, offset) for i in eachindex(u0)] :
         D[seed(D, u0[i], view(S, i, :), offset) for i in eachindex(u0)]
-    dp = D[seed(D, p[i], np > 0 ? nu + i - offset : 0) for i in eachindex(p)]
+    dp = D[seed(D, p[i], np > 0 ? nu + i : 0, scale, offset) for i in eachindex(p)]
     isempty(dp) && push!(dp, zero(D))  # LinearSolve looks at the first one; nothing reads it
     prob = odeproblem(plan, inst, du0, dp, tspan)
     return at_runtime(pass, plan, inst, prob, saveat, min(N, nu + np - offset))

@@ -2,7 +2,8 @@
 # initial values as well as for parameters.
 
 """
-The state and its sensitivities as one system: `M u' = f`, `M s_j' = J s_j + ∂f/∂p_j` (Hindmarsh & Serban 2005, CVODES, eq. 2.9).
+The state and its sensitivities as one system: `M u' = f`, `M s_j' = J s_j + ∂f/∂p_j` (Hindmarsh & Serban 2005, CVODES, eq. 2.9),
+where `s_j` is the derivative by a parameter times that one's scale.
 """
 struct SensitivityRHS{T} <: Function
     f::RHS{T,T}
@@ -12,6 +13,7 @@ struct SensitivityRHS{T} <: Function
     n::Int
     nu::Int
     np::Int
+    scale::Matrix{T}  # of the parameters, a row; see `scales`
     J::Matrix{T}
     pJ::Matrix{T}
 end
@@ -28,7 +30,7 @@ function (s::SensitivityRHS{T})(dz, z, p, t) where {T}
     mul!(dS, J, S)
     if np > 0
         s.model_paramjac(pJ, u, p, t)
-        dS[:, (nu + 1):end] .+= pJ
+        dS[:, (nu + 1):end] .+= pJ .* s.scale
     end
     return nothing
 end
@@ -40,17 +42,18 @@ function run_forward_sensitivity(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tsp
     nu, np = s.u0 ? n : 0, s.p ? length(p) : 0
     inst = checkout(plan.model)
     inst.hooks = hooks
+    scale = scales(p, nu, np)
     try
-        f = SensitivityRHS{T}(RHS{T}(inst), Jacobian{T}(inst), ParamJacobian{T}(inst), n, nu, np, zeros(T, n, n),
-                              zeros(T, n, length(p)))
-        S = start === nothing ? hcat(Matrix{T}(I, n, nu), zeros(T, n, np)) : tangent(start, inst, p, nu, np)
+        f = SensitivityRHS{T}(RHS{T}(inst), Jacobian{T}(inst), ParamJacobian{T}(inst), n, nu, np,
+                              permutedims(scale[(nu + 1):end]), zeros(T, n, n), zeros(T, n, length(p)))
+        S = start === nothing ? hcat(Matrix{T}(I, n, nu), zeros(T, n, np)) : tangent(start, inst, p, nu, np) .* scale'
         g = ODEFunction{true,FullSpecialize}(f)
         plan.mass_matrix === nothing || (g = remake(g; mass_matrix=kron(Matrix{T}(I, 1 + nu + np, 1 + nu + np), mass_matrix(plan, u0))))
         prob = odeproblem(g, vcat(u0, vec(S)), tspan, p)
         result = at_runtime(run, plan, inst, prob, saveat, false)::Answer{T}
         jacobian = Array{T,3}(undef, n, nu + np, length(result.u))
         for (k, z) in enumerate(result.u)
-            jacobian[:, :, k] .= reshape(view(z, (n + 1):length(z)), n, nu + np)
+            jacobian[:, :, k] .= reshape(view(z, (n + 1):length(z)), n, nu + np) ./ scale'
             result.u[k] = z[1:n]
         end
         result.pullback = Contraction{T}(jacobian, nu, np, n, length(p))

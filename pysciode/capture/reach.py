@@ -65,6 +65,8 @@ class Reached:
         Places of integers.
     containers
         What can be changed in place: lists, dicts and sets, those that hold attributes among them.
+    transformed
+        Places of tensors that torch.func transforms.
     modules
         The ``nn.Module`` objects.
     names
@@ -86,6 +88,7 @@ class Reached:
         self.level = level
         self._counting, self._changing = counting, changing
         self._torch = sys.modules.get("torch")
+        self._transforming = self._torch is not None and self._torch._C._are_functorch_transforms_active()
         root = _root_of(f)
         names = _names.get(root, _NO_NAMES)
         while True:
@@ -115,6 +118,7 @@ class Reached:
         self.values: list[Any] = []
         self.numbers: list[Place] = []
         self.containers: list[Any] = []
+        self.transformed: list[Place] = []
         self.modules: list[Any] = []
         self.opaque = self.uses_torch = self._cyclic = False
         self._done: dict[tuple[int, int], int] = {}
@@ -195,6 +199,8 @@ class Reached:
         for part, value, least, where in parts:
             if type(value) is int and where is not None and self._counts(where, part):
                 continue
+            if self._transforming:
+                self._note_transformed(where, part, value)
             self._visit(value, _join(name, part), least if least > level else level)
 
     def _counts(self, where: Any, part: Any) -> bool:
@@ -204,6 +210,12 @@ class Reached:
         place = (where, None if type(where) is CellType else part)
         self.numbers.append(place)
         return place_id(place) in self._counting
+
+    def _note_transformed(self, where: Any, part: Any, value: Any) -> None:
+        if where is None or type(where) is tuple or not isinstance(value, self._torch.Tensor):
+            return
+        if self._torch._C._functorch.is_functorch_wrapped_tensor(value):
+            self.transformed.append((where, None if type(where) is CellType else part))
 
     def _note_torch(self, module: Any) -> None:
         if isinstance(module, str) and module.partition(".")[0] in _TORCH:
@@ -227,6 +239,8 @@ class Reached:
             self.containers.append(kept)
             for part, x in kept.items():
                 if x is not None:
+                    if self._transforming:
+                        self._note_transformed(kept, part, x)
                     note(part)
                     self._tensor(x, _join(name, part))
         for part, x in module._modules.items():
@@ -248,6 +262,8 @@ class Reached:
                 continue
             if (type(value) is int and self._counts(own, part)) or is_recomputed(module, part):
                 continue
+            if self._transforming:
+                self._note_transformed(own, part, value)
             self._key.append(part)
             self._visit(value, _join(name, part), NOTHING)
         compiled = own.get("_concrete_type")

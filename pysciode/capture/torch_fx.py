@@ -22,6 +22,7 @@ from .model import ArrayModel
 from .reach import reached_by
 from .state_changes import left_as_they_were
 from .torch_arguments import infer_signature
+from .torch_complex import in_real_parts, is_complex
 from .torch_decompositions import REWRITTEN
 from .torch_derivatives import Derivatives, decomposed
 from .torch_device import move_to_main_memory
@@ -111,7 +112,8 @@ def capture_torch(
         inputs = [torch.zeros(x.shape, dtype=x.dtype) for x in [*inputs, *found.values()]]
         _check_noise(graph)
         drop_unused(graph)
-        graph = pure(graph, inputs)
+        graph = in_real_parts(pure(graph, inputs), inputs)
+        _cut_gradients(graph)  # ComplexTensor detaches its parts
         _check(graph)
         for node in graph.graph.nodes:
             if node.target is torch.ops.aten.copy.default:
@@ -203,14 +205,8 @@ def _check(graph: torch.fx.GraphModule) -> None:
                     operation=name,
                     where=user_line(node),
                 )
-            if isinstance(value, torch.Tensor) and value.is_complex():
-                advice = (
-                    ". A derivative or a filter by FFTs is a matrix: apply it once to torch.eye(n), outside the model, and "
-                    "multiply the state by that"
-                )
-                raise CaptureError(
-                    f"{name} makes a complex tensor{advice if '_fft_' in name else ''}", operation=name, where=user_line(node)
-                )
+        if is_complex(node):
+            raise CaptureError(f"{name} makes a complex tensor", operation=name, where=user_line(node))
 
 
 def _check_noise(graph: torch.fx.GraphModule) -> None:

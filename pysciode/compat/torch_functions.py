@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -133,6 +134,15 @@ class Adapter:
         known = self._known
         counting = frozenset(place_id(place) for place, _ in known.counters)
         return Reached(self.func, counting=counting, changing=frozenset() if self.in_python else known.changing)
+
+    @contextmanager
+    def looking_again(self) -> Iterator[None]:
+        """What `func` reaches is what it reaches inside of this, where others stand in for tensors that torch.func transforms."""
+        kept, self._reached = self._reached, self._reach()
+        try:
+            yield
+        finally:
+            self._reached = kept
 
     def _try_out(self, t0: float, u0: torch.Tensor) -> None:
         t, u = u0.new_tensor(t0), u0.detach().clone()

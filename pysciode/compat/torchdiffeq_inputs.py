@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..torch_transforms import transforming
 from .torch_states import Form
 from .torchdiffeq_errors import InputError
 
@@ -49,10 +50,26 @@ def check_times(t: Any) -> None:
         raise InputError(f"t must be one dimensional, but has shape {tuple(t.shape)}")
     if len(t) == 0:
         raise InputError("t is empty; it must hold at least the time of y0")
-    values = t.detach().numpy(force=True)
+    values = numbers(t)
     steps = np.diff(values)
     if not ((steps > 0).all() or (steps < 0).all()) or not np.isfinite(values).all():
         raise InputError("t must be strictly increasing or decreasing, and finite")
+
+
+def numbers(t: torch.Tensor) -> np.ndarray:
+    """The values of times, those that torch.func transforms too.
+
+    Raises
+    ------
+    InputError
+        For a batch of them inside vmap.
+    """
+    if not transforming():
+        return t.numpy(force=True)
+    try:
+        return np.array(t.tolist(), dtype=str(t.dtype).removeprefix("torch."))
+    except RuntimeError:
+        raise InputError("t must be the same for all members of a batch of vmap") from None
 
 
 def tolerance(value: Any, name: str, form: Form) -> Any:

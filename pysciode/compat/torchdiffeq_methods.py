@@ -48,6 +48,7 @@ from ..algorithms import Algorithm, AutoTsit5, Rosenbrock23, check_algorithm, li
 from ..errors import FallbackWarning
 from .torch_functions import depth_of_user
 from .torchdiffeq_errors import InputError
+from .torchdiffeq_inputs import numbers
 
 Kind = Literal["adaptive", "fixed", "scipy"]
 
@@ -245,7 +246,7 @@ def _fixed(
 
 
 def _grid(step: Any, constructor: Callable[..., Any] | None, func: Any, y0: Any, t: torch.Tensor) -> np.ndarray:
-    given = t.numpy(force=True).astype(np.float64)
+    given = numbers(t).astype(np.float64)
     if constructor is not None:
         grid = constructor(func, y0, t.detach())
         grid = np.asarray(grid.detach() if torch.is_tensor(grid) else grid, np.float64)

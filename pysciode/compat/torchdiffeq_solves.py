@@ -13,8 +13,10 @@ from ..errors import CaptureError, SolveFailed
 from ..sensitivity import GaussAdjoint, SensitivityAlgorithm
 from ..solution import Solution
 from ..solving import solve
+from ..torch_transforms import transforming
 from .torch_functions import Adapter
 from .torchdiffeq_errors import StepsFailed
+from .torchdiffeq_inputs import numbers
 from .torchdiffeq_methods import Method
 
 
@@ -77,7 +79,8 @@ class Job:
             states = self._over_jumps(u0, t)
         else:
             states = self._solve(u0, (t[0], t[-1].item()), saveat=t).u
-        if self.adjoint is not None and torch.is_grad_enabled() and self.adjoint.parameters:
+        # torch.func has zeros by itself.
+        if self.adjoint is not None and torch.is_grad_enabled() and self.adjoint.parameters and not transforming():
             states = ZeroGradients.apply(states, *self.adjoint.parameters)
         return states
 
@@ -88,7 +91,7 @@ class Job:
 
     def _on_lines(self, u0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """States on a fixed grid, with straight lines between."""
-        steps, times = self.method.steps, t.numpy(force=True).astype(np.float64)
+        steps, times = self.method.steps, numbers(t).astype(np.float64)
         if len(steps) == len(times) and (steps == times).all():
             return self._solve(u0, (t[0], times[-1]), saveat=t).u
         states = self._solve(u0, (t[0], steps[-1]), saveat=steps).u
@@ -100,7 +103,7 @@ class Job:
 
     def _over_jumps(self, u0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """A solve for each smooth piece: up to just before a jump of the right-hand side, and on from just behind it."""
-        times, jumps = t.numpy(force=True), self.method.jumps
+        times, jumps = numbers(t), self.method.jumps
         dtype = np.dtype(str(u0.dtype).removeprefix("torch."))
         ends = [np.nextafter(dtype.type(x), dtype.type(times[0])) for x in jumps]
         starts = [np.nextafter(dtype.type(x), dtype.type(times[-1])) for x in jumps]

@@ -293,9 +293,12 @@ def _reverse(request: SolveRequest) -> dict[str, Any]:
 
     The adjoint of algebraic equations jumps at every saved time: QNDF, RadauIIA5, TRBDF2 and KenCarp4 stop at the first.
     """
-    if request.options.initializealg is None or request.sensealg is None or not request.sensealg.continuous:
+    if request.sensealg is None or not request.sensealg.continuous:
         return {}
-    algorithm = _stiff(request)
+    algorithm = request.algorithm or _default(request)
+    if request.options.initializealg is None and algorithm.family not in STIFF - {"rosenbrock"}:
+        return {}
+    algorithm = Algorithm("Rodas5P") if request.problem.n <= 200 else _stiff(request)
     return {"reverse": algorithm.julia, "reverse_packages": _packages(algorithm)}
 
 
