@@ -77,7 +77,8 @@ def capture_torch(
     leaves = [_leaf(x, u0, i) for i, x in enumerate(leaves)]
     found = reached.tensors
     for name, tensor in found.items():
-        if tensor.dtype != u0.dtype:
+        # Generated code computes in the state's precision, whatever the trace says of half precision.
+        if tensor.dtype != u0.dtype and not (u0.dtype == torch.float32 and tensor.dtype in (torch.bfloat16, torch.float16)):
             raise TypeError(f"the parameter {name} is {tensor.dtype}, but the state is {u0.dtype}: convert one of them")
 
     def flat(t: torch.Tensor, u: torch.Tensor, *ps: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from ..errors import CallbackWarning, CaptureError, FallbackWarning
 from ..model_cache import _Store, share, store
 from ..problems import ODEProblem, posed
 from .torch_numbers import NumbersTaken
-from .torch_states import Form
+from .torch_states import Form, widened
 
 _KEPT = 8
 """So many captures of a function are kept; one that is given other constants at every call would fill the memory."""
@@ -172,7 +172,7 @@ class Adapter:
 
     def _unsolvable(self, u0: torch.Tensor) -> str | None:
         for name, x in self.tensors().items():
-            if x.dtype != u0.dtype or x.device != u0.device:
+            if (x.dtype != u0.dtype and not (self.form.is_half and x.dtype == self.form.dtype)) or x.device != u0.device:
                 return f"{name} is of {x.dtype} on {x.device}, but the state of {u0.dtype} on {u0.device}"
         return None
 
@@ -215,6 +215,7 @@ class Adapter:
             modules = [(name, x.detach() if name in still else x) for name, x in tensors.items()]
         else:
             modules = [(name, x if id(x) in trained else x.detach()) for name, x in tensors.items()]
+        modules = [(name, widened(x)) for name, x in modules]
         problem = posed(self.f, u0, tspan, modules, "callback" if python else "auto")
         if problem._key() not in self._known.captures:
             counted(self._reached.numbers, lambda: problem.model)
@@ -323,7 +324,7 @@ def _model(func: Callable[..., Any], form: Form) -> Callable[..., torch.Tensor]:
     else:
 
         def f(u, p, t):
-            return form.real(func(t, form.user(u)))
+            return form.real(func(t.to(form.dtype) if form.is_half else t, form.user(u)))
 
     return f
 

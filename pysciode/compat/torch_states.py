@@ -7,11 +7,18 @@ from typing import Any
 
 import torch
 
+HALF = (torch.bfloat16, torch.float16)
+
+
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """A tensor of half precision as one of float32; any other as it is."""
+    return x.float() if x.dtype in HALF else x
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """How the user's state lies in a real tensor: its own shape for one tensor; a vector for a tuple; complex numbers get a last
-    axis of real and imaginary part.
+    axis of real and imaginary part; half precision becomes float32.
 
     Attributes
     ----------
@@ -36,6 +43,8 @@ class Form:
             shapes = tuple(y.shape for y in y0)
             y0 = torch.cat([y.reshape(-1) for y in y0]) if y0 else torch.zeros(0)
             form = cls(shapes, y0.shape, y0.dtype)
+        if form.is_half:
+            return form, y0.float()
         return form, torch.view_as_real(y0) if form.is_complex else y0
 
     @property
@@ -43,12 +52,18 @@ class Form:
         return self.dtype.is_complex
 
     @property
+    def is_half(self) -> bool:
+        return self.dtype in HALF
+
+    @property
     def is_plain(self) -> bool:
         """Whether the user's state is the real tensor itself."""
-        return self.shapes is None and not self.is_complex
+        return self.shapes is None and not self.is_complex and not self.is_half
 
     def joined(self, u: torch.Tensor) -> torch.Tensor:
         """The user's tensor, or the tuple's vector, of real ones with any axes in front."""
+        if self.is_half:
+            return u.to(self.dtype)
         return torch.view_as_complex(u.contiguous()) if self.is_complex else u
 
     def user(self, u: torch.Tensor) -> Any:
@@ -76,6 +91,8 @@ class Form:
             raise TypeError(f"func returned {y.dtype}, but the state is {self.dtype}: start from a complex y0, such as y0 + 0j, or return y.real")
         if y.dtype != self.dtype:
             y = y.to(self.dtype)
+        if self.is_half:
+            return y.float()
         return torch.view_as_real(y) if self.is_complex else y
 
     def tolerance(self, tolerance: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ from ..errors import FallbackWarning
 from ..sensitivity import GaussAdjoint
 from ..torch_compile import opaque
 from .torch_functions import Adapter, warn_handed_over, warn_once
-from .torch_states import Form
+from .torch_states import Form, widened
 from .torchdiffeq_errors import InputError
 from .torchdiffeq_inputs import check_state, check_times, not_here, tolerance
 from .torchdiffeq_methods import method_of
@@ -189,7 +189,7 @@ def _odeint(
     if isinstance(job, str):
         warn_handed_over(func, job)
         return _there(func, y0, t, settings, event_fn, adjoint)
-    form = job.adapter.form
+    form, t = job.adapter.form, widened(t)
     if event_fn is not None:
         from .torchdiffeq_events import solve_to_event
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..torch_transforms import transforming
-from .torch_states import Form
+from .torch_states import HALF, Form, widened
 from .torchdiffeq_errors import InputError
 
 _STEP_HOOKS = ("callback_step", "callback_accept_step", "callback_reject_step")
@@ -64,6 +64,7 @@ def numbers(t: torch.Tensor) -> np.ndarray:
     InputError
         For a batch of them inside vmap.
     """
+    t = widened(t)
     if not transforming():
         return t.numpy(force=True)
     try:
@@ -128,7 +129,7 @@ def not_here(func: Any, y0: Any, t: torch.Tensor) -> str | None:
             return f"a tensor on the device {y.device}"
         if y.device != parts[0].device:
             return f"tensors on the devices {parts[0].device} and {y.device}"
-        if y.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+        if y.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128, *HALF):
             return f"a state of {y.dtype}"
     for name in STEP_HOOKS:
         if getattr(func, name, None) is not None:
