@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 
-from .algorithm_table import MISFITS, PROPERTIES, Misfit
-from .algorithms import PARTITIONED, STIFF, Algorithm
-from .errors import AccuracyWarning
+from .algorithm_table import COARSE_GRADIENTS, MISFITS, PROPERTIES, Misfit
+from .algorithms import PARTITIONED, STIFF, Algorithm, is_coarse
+from .errors import AccuracyWarning, depth_of_user
 from .problems import ODEProblem
+from .sensitivity import BacksolveAdjoint, SensitivityAlgorithm
 
 
-def check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object) -> None:
+def check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object, adaptive: bool = True) -> None:
     """Refuse algorithms of another kind of problem or of other equations, and fixed steps without a step.
 
     Raises
@@ -42,30 +43,73 @@ def check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object) -> None:
     for each in (algorithm, *(x for x in algorithm.arguments if isinstance(x, Algorithm))):
         for row in MISFITS:
             named = each.name in row.names.split() or each.family in row.names.split()
+            if row.when == "controlled" and not adaptive:
+                continue
             if named and not (row.unless and each.options.get(row.unless)):
                 _check(problem, each, row)
 
 
+def warn_of_coarse_output(problem: ODEProblem, name: str, reader: str) -> None:
+    """Say that `reader` looks between the steps of an algorithm whose dense output does not keep up with them.
+
+    Warns
+    -----
+    AccuracyWarning
+        Once a problem.
+    """
+    _say(
+        problem,
+        f"SciML's {name}: its dense output, which {reader}, is a cubic through its long steps, and does not keep the tolerance. "
+        "Take Vern9 or Tsit5, or for stiff problems Rodas5P",
+    )
+
+
+def warn_of_gradients(problem: ODEProblem, algorithm: Algorithm | None, sensealg: SensitivityAlgorithm, rtol: float) -> None:
+    """Say what a gradient of this accuracy can't be had by.
+
+    Warns
+    -----
+    AccuracyWarning
+        Once a problem.
+    """
+    if algorithm is None:
+        return
+    if sensealg.continuous and not isinstance(sensealg, BacksolveAdjoint) and is_coarse(algorithm):
+        warn_of_coarse_output(problem, algorithm.name, "the adjoint reads")
+    limit = COARSE_GRADIENTS.get(algorithm.name, COARSE_GRADIENTS.get(algorithm.family, 0.0))
+    if rtol <= limit:
+        _say(
+            problem,
+            f"gradients by {algorithm.name} at rtol={rtol:g} may be off by more than a thousand times that where the problem is stiff, as its "
+            "states may. Rodas5P keeps within it",
+        )
+
+
+def _say(problem: ODEProblem, text: str) -> None:
+    said = problem.compiled.setdefault(_say, set())
+    if text not in said:
+        said.add(text)
+        warnings.warn(text, AccuracyWarning, stacklevel=depth_of_user())
+
+
 def _check(problem: ODEProblem, algorithm: Algorithm, row: Misfit) -> None:
-    if row.when == "always":
-        has: dict[str, bool] | None = {"always": True}
+    if row.when in ("always", "controlled"):
+        has: dict[str, bool] | None = {row.when: True}
     else:
         has = _properties(problem)
     found = has.get(row.when) if has is not None else None
     if found is False or (found is None and row.when == "not_second_order" and problem.kind == "second_order"):
         return
     name, known = algorithm.name, PROPERTIES[row.when]
-    if found is None:
+    if row.when in ("always", "controlled"):
+        text = f"SciML's {name}: {row.why}. Take {row.take}"
+    elif found is None:
         text = f"SciML's {name}: {row.why}, where {known}, as may be so in this model, which can't be looked into. Take {row.take} then"
     else:
         text = f"SciML's {name} does not fit this model, in which {known}: {row.why}. Take {row.take}"
     if found and row.refused:
         raise ValueError(text)
-    said = problem.compiled.setdefault(_check, set())
-    if (name, row.when) in said:
-        return
-    said.add((name, row.when))
-    warnings.warn(text, AccuracyWarning, stacklevel=2)
+    _say(problem, text)
 
 
 def _properties(problem: ODEProblem) -> dict[str, bool] | None:

@@ -93,6 +93,19 @@ ALGORITHMS: dict[tuple[str, str], str] = {
 }
 
 
+COARSE = frozenset(
+    "ExtrapolationMidpointDeuflhard ExtrapolationMidpointHairerWanner Feagin10 Feagin12 Feagin14 TanYam7 TsitPap8 Stepanov5 RDPK3Sp510 "
+    "QPRK98 Kvaerno5 KenCarp3 KenCarp47 KenCarp5 KenCarp58 AdaptiveRadau ImplicitEulerExtrapolation ImplicitDeuflhardExtrapolation "
+    "ImplicitHairerWannerExtrapolation ImplicitEulerBarycentricExtrapolation Exprb32 Exprb43".split()
+)
+"""Algorithms whose steps are long and whose dense output is a cubic: between the steps it is off by more than a thousand times the
+tolerance (`benchmarks/every_algorithm.py`; 0.5 for a state of size 3 at ``rtol=1e-4``)."""
+
+COARSE_GRADIENTS = {"sdirk": 1e-4, "imex_sdirk": 1e-4, "firk": 1e-6, "QNDF": 1e-6, "QNDF1": 1e-6, "QNDF2": 1e-6, "Rosenbrock23": 1e-8}
+"""Families and algorithms whose gradients of stiff problems are off by more than a thousand times ``rtol`` where that is as small as
+this: the states are so too, between saved times (`benchmarks/gradient_accuracy.py`)."""
+
+
 @dataclass(frozen=True)
 class Misfit:
     """Equations that an algorithm is not made for, decided from the captured model.
@@ -126,6 +139,7 @@ PROPERTIES = {
     "not_separable": "dv/dt depends on v, or du/dt on u",
     "time": "the right-hand side depends on the time",
     "always": "as in any other",
+    "controlled": "where the step size is controlled",
 }
 """What a right-hand side may be that an algorithm does not take."""
 
@@ -181,6 +195,28 @@ MISFITS = (
         "without the option krylov=True it needs the linear part as an operator, which can't be posed here",
         "krylov=True, m=… (the dimension of Krylov's subspace)",
         unless="krylov",
+    ),
+    # `benchmarks/every_algorithm.py` and SciML by itself: OrdinaryDiffEqRosenbrock 2.4, LowStorageRK 2.2, Nordsieck 2.1, Verner 2.0, SDIRK 2.7.
+    Misfit(
+        "ROS3P ROS34PW1a ROS34PW1b ROS3PR CKLLSRK95_4C CKLLSRK85_4FM_4R",
+        "controlled",
+        True,
+        "it reports success and is wrong at any tolerance: of an oscillator with speeds up to 3, by 0.1 to 3 at rtol=1e-8",
+        "Rodas5P for stiff problems, Tsit5 for others",
+    ),
+    Misfit(
+        "AN5 RKV76IIa",
+        "controlled",
+        False,
+        "its errors are far above loose tolerances: of an oscillator with speeds up to 3, 4 and 0.4 at rtol=1e-4",
+        "Tsit5 or Vern7",
+    ),
+    Misfit(
+        "TRBDF2 Kvaerno3 KenCarp3 SDIRK2 RKL1 RKG1",
+        "controlled",
+        False,
+        "its errors are more than a thousand times the tolerance: of an oscillator with speeds up to 3, 1e-3 to 7e-2 at rtol=1e-6",
+        "Rodas5P, KenCarp4 or ROCK2",
     ),
     # OrdinaryDiffEqSDIRK 2.7.2. On a pendulum that is pushed by cos(3t), at tolerances of 1e-8, the three were off by 6e-3, 3e-4 and
     # 8e-3; with the time as a state, by 9e-7, 9e-8 and 2e-5.

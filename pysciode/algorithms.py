@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar
 
-from .algorithm_table import ALGORITHMS
+from .algorithm_table import ALGORITHMS, COARSE
 
 _FAMILIES = {
     "explicit": "explicit, for problems that are not stiff",
@@ -144,6 +144,11 @@ _KEYWORDS = frozenset(
     "baremodule begin break catch const continue do else elseif end export false finally for function global if import let "
     "local macro module nothing quote return struct true try using while".split()
 )
+
+
+def is_coarse(algorithm: Algorithm) -> bool:
+    """Whether the dense output does not keep up with the steps, or that of an algorithm that this one switches to."""
+    return algorithm.name in COARSE or any(isinstance(x, Algorithm) and is_coarse(x) for x in algorithm.arguments)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -207,3 +208,12 @@ class AccuracyWarning(UserWarning):
 
 class CallbackWarning(UserWarning):
     """A function can't be captured, so the solver calls Python, which is slow; said once for each function."""
+
+
+def depth_of_user() -> int:
+    """For `warnings.warn`: the nearest frame that is not this package's, counted from the caller."""
+    root, depth = __name__.partition(".")[0], 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == root:
+        frame, depth = frame.f_back, depth + 1
+    return depth

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .algorithm_fit import warn_of_coarse_output
+from .algorithm_table import COARSE
 from .parameters import is_tensor
 
 if TYPE_CHECKING:
@@ -254,6 +256,8 @@ class Solution:
             raise ValueError(
                 "no dense output was kept: solve with dense=True (the default only where saveat is None); pickles have none"
             )
+        if self.algorithm in COARSE and self.engine != "embedded":
+            warn_of_coarse_output(self.problem, self.algorithm, "sol(t) gives")
         times = np.asarray(t.numpy(force=True) if is_tensor(t) else t, dtype=np.float64)
         low, high = sorted((self.problem.tspan[0], self.t_reached))
         slack = 1e-12 * max(abs(low), abs(high))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from .algorithm_fit import check_fit
-from .algorithms import OWN_FORM, Algorithm, check_algorithm
+from .algorithm_fit import check_fit, warn_of_coarse_output
+from .algorithms import OWN_FORM, Algorithm, check_algorithm, is_coarse
 from .engines import get_engine
 from .engines.base import Engine, SolveOptions, SolveRequest
 from .errors import SolveFailed
@@ -178,7 +178,7 @@ def solve(
     else:
         algorithm = check_algorithm(algorithm)
         if algorithm is not None and algorithm.family is not None:
-            check_fit(problem, algorithm, dt)
+            check_fit(problem, algorithm, dt, adaptive is not False)
         check_sensealg(sensealg)
         bar = ProgressBar(*problem.tspan) if progress is True else progress
         if bar is not False and not callable(bar):
@@ -202,6 +202,8 @@ def solve(
             initializealg=initializealg,
             extra=solver_options,
         )
+        if algorithm is not None and is_coarse(algorithm) and options.events and backend.name != "embedded":
+            warn_of_coarse_output(problem, algorithm.name, "the search for events reads")
         if plain:
             remember(problem, given, saveat, algorithm, options)
     try:

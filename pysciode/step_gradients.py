@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from .capture.model import ArrayModel, ScalarModel
-from .errors import AccuracyWarning
+from .errors import AccuracyWarning, depth_of_user
 from .parameters import is_tensor
 from .problems import ODEProblem
 
@@ -37,7 +37,7 @@ def warn_of_steps(problem: ODEProblem, all_wanted: bool) -> None:
             "moving it moves where the model switches. To get that gradient, solve up to the switch and on from there in two solves that "
             "meet there, with the time of the switch as the end of one and the start of the other (both may be tensors); or replace the step by a steep sigmoid",
             AccuracyWarning,
-            stacklevel=2,
+            stacklevel=depth_of_user(),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .algorithm_fit import warn_of_gradients
 from .algorithms import Algorithm
 from .capture.model import CallbackModel
 from .engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRequest
@@ -55,6 +56,8 @@ def solve_torch(
         if options.initializealg is not None:
             _check_initialization(problem, options.initializealg, wants_t)
         sensealg = choose_sensealg(sensealg, problem, algorithm, engine)
+        if engine.name != "embedded":
+            warn_of_gradients(problem, algorithm, sensealg, options.rtol)
         if wants_p:
             warn_of_steps(problem, in_transform)
         if save_idxs is not None:

@@ -68,12 +68,14 @@ def test_what_the_table_says_happens(kind, library, size):
             algorithm = ps.Algorithm(name) if name not in ("AutoTsit5",) else ps.AutoTsit5(ps.Rodas5P())
             if algorithm.family in ("symplectic", "nystrom", "newmark") and kind == "ode":
                 continue
-            rows = [x for x in MISFITS if name in names_of(x) and (x.when in has or x.when == "always")]
+            rows = [x for x in MISFITS if name in names_of(x) and (x.when in has or x.when in ("always", "controlled"))]
             cells += 1
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 if any(x.refused for x in rows):
-                    with pytest.raises(ValueError, match=f"{name} does not fit.*{PROPERTIES[next(x for x in rows if x.refused).when]}"):
+                    refusing = next(x for x in rows if x.refused)
+                    where = f" does not fit.*{PROPERTIES[refusing.when]}" if refusing.when in has else ": "
+                    with pytest.raises(ValueError, match=f"{name}{where}"):
                         check_fit(problem, algorithm, 0.1)
                 else:
                     check_fit(problem, algorithm, 0.1)
@@ -116,3 +118,13 @@ def test_refused_methods_are_wrong_there(name, monkeypatch, julia_engine):
         for x, y in ((ps.Algorithm(name), fixed), (ps.Vern9(), {}))
     )
     assert abs(found - exact) > 1e-6
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("name", ["ROS3P", "ROS34PW1b", "CKLLSRK95_4C"])
+def test_methods_that_are_wrong_anywhere_still_are(name, monkeypatch, julia_engine):
+    """As above: of `cos(3t)`."""
+    monkeypatch.setattr("pysciode.algorithm_fit.MISFITS", ())
+    problem = ps.ODEProblem(lambda u, p, t: [u[1], -9 * u[0]], [1.0, 0.0], (0.0, 3.0))
+    found = ps.solve(problem, name, saveat=[3.0], rtol=1e-8, atol=1e-8, engine=julia_engine).u[0, 0]
+    assert abs(found - np.cos(9.0)) > 1e-2

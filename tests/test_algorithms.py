@@ -39,6 +39,40 @@ def test_each_that_is_listed_can_be_made(name):
     assert getattr(ps, name)(*stiff) == ps.Algorithm(name, *stiff) == eval(repr(ps.Algorithm(name, *stiff)), vars(ps))
 
 
+OSCILLATOR = ps.ODEProblem(lambda u, p, t: [u[1], -9 * u[0]], np.array([1.0, 0.0]), (0.0, 3.0))
+BETWEEN = np.array([0.377, 1.234, 2.718])
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("name", ["ExtrapolationMidpointDeuflhard", "Feagin12", "QPRK98", "Stepanov5"])
+def test_saved_states_of_long_steps(julia_engine, name):
+    """Steps end at the saved times: between them a cubic was off by up to 0.5 at rtol=1e-4."""
+    for rtol in (1e-4, 1e-8):
+        sol = ps.solve(OSCILLATOR, name, saveat=BETWEEN, rtol=rtol, atol=rtol, engine=julia_engine)
+        np.testing.assert_allclose(sol.u[:, 0], np.cos(3 * BETWEEN), rtol=0, atol=1000 * rtol)
+    whole = ps.solve(OSCILLATOR, name, rtol=1e-8, atol=1e-8, engine=julia_engine)
+    with pytest.warns(ps.AccuracyWarning, match="dense output"):
+        whole(1.234)
+
+
+@pytest.mark.parametrize("name", ["ROS3P", "ROS34PW1a", "ROS34PW1b", "ROS3PR", "CKLLSRK95_4C", "CKLLSRK85_4FM_4R"])
+def test_what_is_wrong_at_any_tolerance_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: it reports success and is wrong"):
+        ps.solve(OSCILLATOR, name)
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("name", ["TRBDF2", "Kvaerno3", "SDIRK2", "AN5"])
+def test_what_misses_its_tolerance_by_far_is_told(julia_engine, name):
+    problem = ps.remake(OSCILLATOR, f=lambda u, p, t: [u[1], -9 * u[0]])
+    with pytest.warns(ps.AccuracyWarning, match=name):
+        ps.solve(problem, name, engine=julia_engine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ps.AccuracyWarning)
+        if name != "AN5":
+            ps.solve(problem, name, dt=0.001, adaptive=False, engine=julia_engine)
+
+
 def test_any_package():
     algorithm = ps.Algorithm("CVODE_BDF", package="Sundials", method="Newton")
     assert algorithm.package == "Sundials" and algorithm != ps.Algorithm("CVODE_BDF", method="Newton")

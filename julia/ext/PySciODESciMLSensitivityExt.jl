@@ -112,7 +112,7 @@ function run_continuous(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::
     sparse_in_time = s.name === :BacksolveAdjoint || any(o -> first(o) === :checkpointing && last(o) === true, s.options)
     # Checkpoints are the saved times, and the start.
     at = !sparse_in_time || isempty(saveat) || saveat[1] == start ? saveat : vcat(start, saveat)
-    sol = sparse_in_time ? solve_raw(plan, inst, prob, at, false) : solve_raw(plan, inst, prob, T[], true)
+    sol = sparse_in_time ? solve_raw(plan, inst, prob, at, false) : solve_raw(plan, inst, prob, T[], true; read=saveat)
     result = answer(plan, inst, sol, sparse_in_time ? at : T[]; keep=true)
     if !successful_retcode(sol.retcode)
         sparse_in_time || isempty(saveat) || read_off!(result, plan, saveat, start, sol)
@@ -253,9 +253,8 @@ within a few floats of the time, or within the first sliver of `graded` times, t
 """
 function check_layers(s, narrowest, ts, t0, reltol)
     isempty(ts) && return nothing
-    floats = maximum(eps ∘ abs, ts) / (30 * reltol)
-    sliver = s.name === :QuadratureAdjoint && length(ts) > 1 ? minimum(abs, diff([t0; ts])) / 10 : zero(floats)
-    narrowest >= max(floats, sliver) || throw(GradientFailed(
+    seen = s.name === :QuadratureAdjoint ? minimum(abs, diff([t0; ts])) / 10 : maximum(eps ∘ abs, ts) / (30 * reltol)
+    narrowest >= seen || throw(GradientFailed(
         "the adjoint changes within $narrowest of a saved time, too fast for a quadrature over the times; " *
         "take InterpolatingAdjoint, or ForwardDiffSensitivity where there are few parameters"))
     return nothing
@@ -280,9 +279,16 @@ function run_discrete(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T
     try
         prob = adjoint_problem(plan, inst, u0, p, tspan)
         common = (; keywords(plan, tspan)..., hooked(inst, isempty(saveat))...)
+        plan.options.coarse && append!(common.tstops, saveat)
         times = isempty(saveat) ? (;) : (; saveat)
-        sol, back = at_runtime(SciMLBase._concrete_solve_adjoint, prob, plan.alg, sensealg(s, inst.generated), u0, p,
-                               SciMLBase.ChainRulesOriginator(); times..., common...)
+        sol, back = try
+            at_runtime(SciMLBase._concrete_solve_adjoint, prob, plan.alg, sensealg(s, inst.generated), u0, p,
+                       SciMLBase.ChainRulesOriginator(); times..., common...)
+        catch e
+            startswith(string(nameof(typeof(e))), "FirstAutodiff") || rethrow()
+            throw(GradientFailed("the dual numbers of $(nameof(typeof(plan.alg))) do not go with its numbers: " *
+                                 "take ReverseDiffAdjoint and the algorithm with autodiff=False, an explicit algorithm, or a continuous adjoint"))
+        end
         result = at_runtime(discrete_answer, plan, inst, sol)::Answer{T}
         result.pullback = function (du)
             cotangents = at_runtime(back, du)

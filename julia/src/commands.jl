@@ -138,7 +138,7 @@ function read_options(a::Arguments)
     save_idxs = haskey(a, "save_idxs") ? Vector{Int}(a["save_idxs"]) : nothing
     common = (; reltol=number("reltol", 1e-6), dt=number("dt", 0.0), dtmin=number("dtmin", 0.0), dtmax=number("dtmax", Inf),
               maxiters=Int(get(a, "maxiters", 100_000)), adaptive=get(a, "adaptive", true)::Bool, dense=get(a, "dense", false)::Bool,
-              tstops, save_idxs, extra=symbolic_pairs(get(a, "extra", ())))
+              tstops, coarse=get(a, "coarse", false)::Bool, save_idxs, extra=symbolic_pairs(get(a, "extra", ())))
     return abstol isa Real ? Options{Float64}(; abstol=Float64(abstol), common...) :
         Options{Vector{Float64}}(; abstol=Vector{Float64}(abstol), common...)
 end

@@ -12,6 +12,7 @@ Base.@kwdef struct Options{A}
     adaptive::Bool = true
     dense::Bool = false
     tstops::Vector{Float64} = Float64[]
+    coarse::Bool = false     # whether the dense output does not keep up with the steps: then these end at the saved times
     save_idxs::Union{Nothing,Vector{Int}} = nothing
     extra::Vector{Pair{Symbol,Any}} = Pair{Symbol,Any}[]
 end

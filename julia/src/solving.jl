@@ -43,13 +43,14 @@ function keywords(o::Options, alg, tspan::Tuple{T,T}) where {T}
 end
 
 """
-    solve_raw(plan, inst, prob, saveat, dense)
+    solve_raw(plan, inst, prob, saveat, dense; read=saveat)
 
-SciML's solution: at `saveat`, or at every step where that is empty.
+SciML's solution: at `saveat`, or at every step where that is empty. `read`: the times at which its states will be read.
 """
-function solve_raw(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vector{T}, dense::Bool) where {T}
+function solve_raw(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vector{T}, dense::Bool; read::Vector{T}=saveat) where {T}
     o = plan.options
     common = keywords(plan, prob.tspan)
+    o.coarse && append!(common.tstops, read)
     everystep = dense || isempty(saveat)
     at = dense ? T[] : saveat
     more = hooked(inst, everystep)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator
@@ -19,7 +18,7 @@ from ..capture.parts import ADAPTER
 from ..capture.reach import Reached
 from ..capture.state_changes import Place, counted, number_at, place_id, put_number
 from ..capture.torch_source import ScalarIndices
-from ..errors import CallbackWarning, CaptureError, FallbackWarning
+from ..errors import CallbackWarning, CaptureError, FallbackWarning, depth_of_user
 from ..model_cache import _Store, share, store
 from ..problems import ODEProblem, posed
 from .torch_numbers import NumbersTaken
@@ -259,15 +258,6 @@ def warn_once(func: Any, about: str, category: type[Warning], message: str) -> N
 def warn_handed_over(func: Any, reason: str) -> None:
     """Say that torchdiffeq itself solves."""
     warn_once(func, reason, FallbackWarning, f"{_name(func)} is solved by torchdiffeq itself, not by Julia: {reason}")
-
-
-def depth_of_user() -> int:
-    """For `warnings.warn`: the nearest frame that is not this package's, counted from the caller."""
-    root, depth = __name__.partition(".")[0], 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == root:
-        frame, depth = frame.f_back, depth + 1
-    return depth
 
 
 def _name(func: Any) -> str:

@@ -45,8 +45,7 @@ import numpy as np
 import torch
 
 from ..algorithms import Algorithm, AutoTsit5, Rosenbrock23, check_algorithm, list_algorithms
-from ..errors import FallbackWarning
-from .torch_functions import depth_of_user
+from ..errors import FallbackWarning, depth_of_user
 from .torchdiffeq_errors import InputError
 from .torchdiffeq_inputs import numbers
 

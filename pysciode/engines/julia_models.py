@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..algorithms import OWN_FORM, STIFF, Algorithm, Tsit5
+from ..algorithms import OWN_FORM, STIFF, Algorithm, Tsit5, is_coarse
 from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
 from ..initialization import dense
 from ..lowering import lower
@@ -251,6 +251,7 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
             "adaptive": options.adaptive,
             "dense": options.dense,
             "tstops": options.tstops,
+            "coarse": is_coarse(algorithm),
             "save_idxs": None if options.save_idxs is None else options.save_idxs + 1,
             "extra": options.extra,
             "sensealg": None if request.sensealg is None else _sensealg_arguments(request.sensealg, request.wants),
@@ -288,18 +289,29 @@ def _sensealg_arguments(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -
     return {**arguments, "options": options}
 
 
+# Up to so many states, a reverse solve by Rodas5P takes dense matrices that cost little.
+_RODAS_LIMIT = 200
+
+
 def _reverse(request: SolveRequest) -> dict[str, Any]:
     """The algorithm of the reverse solve, where it is not that of the forward one.
 
-    The adjoint of algebraic equations jumps at every saved time: QNDF, RadauIIA5, TRBDF2 and KenCarp4 stop at the first.
+    Adjoints read the reverse solution between its steps, where that of most implicit methods is coarse behind the jumps at the saved
+    times: GaussAdjoint with FBDF was off 600-fold. (That of algebraic equations jumps with them, and QNDF, RadauIIA5, TRBDF2 and KenCarp4
+    stop there.) Methods of low storage have no derivatives at their steps to interpolate by.
     """
     if request.sensealg is None or not request.sensealg.continuous:
         return {}
     algorithm = request.algorithm or _default(request)
-    if request.options.initializealg is None and algorithm.family not in STIFF - {"rosenbrock"}:
+    if request.options.initializealg is not None:
+        other = _stiff(request)
+    elif algorithm.family in STIFF and not algorithm.name.startswith("Rodas") and request.problem.n <= _RODAS_LIMIT:
+        other = Algorithm("Rodas5P")
+    elif algorithm.package == "OrdinaryDiffEqLowStorageRK":
+        other = Tsit5()
+    else:
         return {}
-    algorithm = Algorithm("Rodas5P") if request.problem.n <= 200 else _stiff(request)
-    return {"reverse": algorithm.julia, "reverse_packages": _packages(algorithm)}
+    return {"reverse": other.julia, "reverse_packages": _packages(other)}
 
 
 def _stiff(request: SolveRequest) -> Algorithm:
