@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,6 +155,8 @@ def main() -> None:
     tolerances = [1e-4, 1e-8] if asked.quick else [1e-4, 1e-6, 1e-8]
     solvers = ["Rodas5P", "TRBDF2", "KenCarp4", "Tsit5"] if asked.quick else [*STIFF, *EXPLICIT]
     tally = {"right": 0, "told": 0, "WRONG": 0}
+    cells: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    worst: dict[tuple[str, str], float] = defaultdict(float)
     print(f"{'problem':16} {'solver':13} {'adjoint':23} {'rtol':>7} {'states':>8} {'to p':>8} {'to u0':>8}  verdict")
     for name in asked.problems:
         problem = PROBLEMS[name]
@@ -170,6 +173,7 @@ def main() -> None:
                             found = gradient(problem, ps.Algorithm(solver), sensealg, rtol, scale)
                         except (ps.GradientFailed, ps.SolveFailed) as failure:
                             tally["told"] += 1
+                            cells[solver, sensealg.name]["refused"] += 1
                             print(f"{row} {type(failure).__name__:>26}  told", flush=True)
                             continue
                     # The loss weighs each component by its largest value.
@@ -180,8 +184,19 @@ def main() -> None:
                     told = any(issubclass(w.category, ps.AccuracyWarning) for w in caught)
                     verdict = "right" if right else "told" if told else "WRONG"
                     tally[verdict] += 1
+                    cells[solver, sensealg.name][verdict] += 1
+                    worst[solver, sensealg.name] = max(worst[solver, sensealg.name], max(errors[1:]) / rtol)
                     print(row, *(f"{x:8.1e}" for x in errors), f" {verdict}  {time.perf_counter() - start:.1f} s", flush=True)
     print(tally)
+    print("\n| algorithm | " + " | ".join(x.name for x in ADJOINTS) + " |")
+    print("| --- |" + " --- |" * len(ADJOINTS))
+    for solver in solvers:
+        row = []
+        for sensealg in ADJOINTS:
+            found = cells[solver, sensealg.name]
+            counts = ", ".join(f"{n} {kind}" for kind, n in found.items() if kind != "right")
+            row.append(f"{found['right']} of {found.total()}; {worst[solver, sensealg.name]:.0f}" + (f"; {counts}" if counts else ""))
+        print(f"| `{solver}` | " + " | ".join(row) + " |")
 
 
 if __name__ == "__main__":

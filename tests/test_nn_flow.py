@@ -360,7 +360,8 @@ def test_conditional_flow(engine, separate):
 # --- torch's distributions -------------------------------------------------------------------------------------------
 
 
-def test_flow_as_a_distribution():
+def test_flow_as_a_distribution(monkeypatch):
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # torch's default, which libraries change
     flow = ContinuousFlow(Shifted(False), 3, engine=EMBEDDED, **TIGHT)
     context = points(2, 3)
     flows = flow.distribution(context)

@@ -182,8 +182,8 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
     fixed = forward.adaptive ? (;) : (; dt=-forward.dt, adaptive=false)
     # The adjoint of algebraic equations is algebraic too, and jumps at every saved time.
     consistent = plan.algebraic === nothing ? (;) : (; initializealg=DiffEqBase.BrownFullBasicInit(; abstol))
-    narrowest = Ref(Inf)
-    audit = b.inst.audited ? (; unstable_check=RecordAccepted(b.inst.lam_solved, narrowest)) : (;)
+    record = RecordSteps(b.inst.lam_solved)
+    audit = b.inst.audited ? (; unstable_check=record) : (;)
     du0, dp = try
         # The exception says what the log would.
         with_logger(NullLogger()) do
@@ -196,7 +196,7 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
         e isa StackOverflowError && throw(GradientFailed("the quadrature found no end: the adjoint changes too fast between its steps"))
         e isa ErrorException ? throw(GradientFailed("the reverse solve failed: $(e.msg)")) : rethrow()
     end
-    b.inst.audited && check_layers(s, narrowest[], ts, b.t0, reltol)
+    b.inst.audited && check_layers(s, record.narrowest, ts, b.t0, reltol)
     return at_runtime(gradients, b.inst, du0, dp, sol.prob.p)
 end
 
@@ -222,14 +222,20 @@ function check(b::ContinuousPullback{T}, plan, inst, du0, dp) where {T}
     return nothing
 end
 
-"""Sees every accepted state of a solve, where the solver asks whether it is still stable."""
-struct RecordAccepted{V} <: Function
-    largest::V
-    narrowest::Base.RefValue{Float64}
+"""
+Sees every accepted state of a solve, where the solver asks whether it is still stable. `narrowest`: two steps one after the other that
+are no longer than this; a single one may be what was left up to a saved time.
+"""
+mutable struct RecordSteps{V} <: Function
+    const largest::V
+    last::Float64
+    narrowest::Float64
+    RecordSteps(largest::V) where {V} = new{V}(largest, Inf, Inf)
 end
-function (r::RecordAccepted)(dt, u, p, t)
+function (r::RecordSteps)(dt, u, p, t)
     PySciODE.widen!(r.largest, u)
-    r.narrowest[] = min(r.narrowest[], abs(dt))
+    r.narrowest = min(r.narrowest, max(r.last, abs(dt)))
+    r.last = abs(dt)
     return DiffEqBase.ODE_DEFAULT_UNSTABLE_CHECK(dt, u, p, t)
 end
 
@@ -253,7 +259,7 @@ within a few floats of the time, or within the first sliver of `graded` times, t
 """
 function check_layers(s, narrowest, ts, t0, reltol)
     isempty(ts) && return nothing
-    seen = s.name === :QuadratureAdjoint ? minimum(abs, diff([t0; ts])) / 10 : maximum(eps ∘ abs, ts) / (30 * reltol)
+    seen = s.name === :QuadratureAdjoint ? minimum(abs, diff([t0; ts])) / 10 : maximum(eps ∘ abs, ts) / (10 * reltol)
     narrowest >= seen || throw(GradientFailed(
         "the adjoint changes within $narrowest of a saved time, too fast for a quadrature over the times; " *
         "take InterpolatingAdjoint, or ForwardDiffSensitivity where there are few parameters"))
