@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -191,6 +192,14 @@ class TestOnJulia:
         exact = 1e-6 * torch.exp(-3 * (TIMES - TIMES[0]))
         assert (y[:, 1] - exact).abs().max() < 1e-12
 
-    def test_complex_states_stay_in_python(self) -> None:
+    def test_complex_states_are_compiled(self) -> None:
+        pytest.importorskip("torch._subclasses.complex_tensor")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CallbackWarning)
+            y = ps.odeint(lambda t, y: 1j * y, torch.ones(2, dtype=torch.complex128), TIMES, rtol=1e-8, atol=1e-10)
+        exact = torch.exp(1j * (TIMES - TIMES[0]))[:, None].expand(-1, 2)
+        torch.testing.assert_close(y, exact, rtol=0, atol=1e-6)
+
+    def test_complex_operations_that_are_not_known_stay_in_python(self) -> None:
         with pytest.warns(CallbackWarning, match="complex"):
-            ps.odeint(lambda t, y: 1j * y, torch.ones(2, dtype=torch.complex128), TIMES)
+            ps.odeint(lambda t, y: -torch.linalg.eigvals(torch.diag(y)), torch.ones(2, dtype=torch.complex128), TIMES)
