@@ -259,7 +259,8 @@ within a few floats of the time, or within the first sliver of `graded` times, t
 """
 function check_layers(s, narrowest, ts, t0, reltol)
     isempty(ts) && return nothing
-    seen = s.name === :QuadratureAdjoint ? minimum(abs, diff([t0; ts])) / 10 : maximum(eps ∘ abs, ts) / (10 * reltol)
+    seen = s.name === :QuadratureAdjoint ? minimum(abs, diff([t0; ts])) / 10 :
+        max(maximum(eps ∘ abs, ts) / (1000 * reltol), 1000 * maximum(eps ∘ Float64 ∘ abs, ts))
     narrowest >= seen || throw(GradientFailed(
         "the adjoint changes within $narrowest of a saved time, too fast for a quadrature over the times; " *
         "take InterpolatingAdjoint, or ForwardDiffSensitivity where there are few parameters"))
