@@ -196,7 +196,7 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
         e isa StackOverflowError && throw(GradientFailed("the quadrature found no end: the adjoint changes too fast between its steps"))
         e isa ErrorException ? throw(GradientFailed("the reverse solve failed: $(e.msg)")) : rethrow()
     end
-    b.inst.audited && check_layers(s, record.narrowest, ts, b.t0, reltol)
+    b.inst.audited && check_layers(s, record.narrowest, ts, b.t0)
     return at_runtime(gradients, b.inst, du0, dp, sol.prob.p)
 end
 
@@ -257,10 +257,10 @@ end
 Quadratures look between the steps of the reverse solve. Behind every saved time the fastest parts of the adjoint decay: where they do
 within a few floats of the time, or within the first sliver of `graded` times, the quadrature does not see them.
 """
-function check_layers(s, narrowest, ts, t0, reltol)
+function check_layers(s, narrowest, ts, t0)
     isempty(ts) && return nothing
     seen = s.name === :QuadratureAdjoint ? minimum(abs, diff([t0; ts])) / 10 :
-        max(maximum(eps ∘ abs, ts) / (1000 * reltol), 1000 * maximum(eps ∘ Float64 ∘ abs, ts))
+        max(10 * maximum(eps ∘ abs, ts), 1000 * maximum(eps ∘ Float64 ∘ abs, ts))
     narrowest >= seen || throw(GradientFailed(
         "the adjoint changes within $narrowest of a saved time, too fast for a quadrature over the times; " *
         "take InterpolatingAdjoint, or ForwardDiffSensitivity where there are few parameters"))
