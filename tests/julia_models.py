@@ -10,9 +10,11 @@ import numpy as np
 from pysciode.lowering import LoweredModel
 
 _CALLER = """
-(module_, source, names, arrays, n, n_params) -> begin
+(module_, source, names, arrays, n, n_params, apart, like) -> begin
     constants = [String(k) => Vector(collect(v)) for (k, v) in zip(names, arrays)]
-    module_.generate(String(source), n, n_params; constants)
+    apart || return module_.generate(String(source), n, n_params; constants)
+    given = NamedTuple(Symbol(k) => v for (k, v) in constants)
+    like === nothing ? module_.generate(String(source), n, n_params; given) : module_.with_constants(like, given, nothing)
 end
 """
 _CALL = """
@@ -29,7 +31,7 @@ end
 _OUT_OF_PLACE = """
 (module_, generated, u, p, t) -> begin
     T = eltype(u)
-    f = module_.lookup(generated, :f_oop)
+    f = module_.without_mutation(generated)
     Vector{T}(Base.invokelatest(f, Vector{T}(collect(u)), Vector{T}(collect(p)), T(t)))
 end
 """
@@ -56,15 +58,18 @@ def _function(source: str) -> Any:
 
 
 class JuliaModel:
-    """A lowered model in Julia."""
+    """A lowered model in Julia; with `like`, by what was compiled for another one that has its constants apart."""
 
-    def __init__(self, lowered: LoweredModel, nonzeros: int = 0) -> None:
+    def __init__(self, lowered: LoweredModel, nonzeros: int = 0, like: JuliaModel | None = None) -> None:
         from pysciode.engines.julia_runtime import start_julia
 
         self._module = start_julia()
         self.lowered, self.nonzeros = lowered, nonzeros
         names, arrays = list(lowered.constants), list(lowered.constants.values())
-        self._generated = _function(_CALLER)(self._module, lowered.source, names, arrays, lowered.n, lowered.n_params)
+        assert like is None or like.lowered.source == lowered.source
+        self._generated = _function(_CALLER)(
+            self._module, lowered.source, names, arrays, lowered.n, lowered.n_params, lowered.apart, like and like._generated
+        )
 
     def _sizes(self, name: str) -> list[int]:
         n, n_params = self.lowered.n, self.lowered.n_params

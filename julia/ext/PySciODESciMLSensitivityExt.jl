@@ -81,7 +81,7 @@ out_of_place(s::Sensitivity) = s.autojacvec in (:ZygoteVJP, :TrackerVJP, :Enzyme
 function adjoint_problem(plan::Plan{T}, inst, u0, p, tspan) where {T}
     s = plan.sensitivity
     if out_of_place(s)
-        f = PySciODE.lookup(inst.generated, :f_oop)
+        f = PySciODE.without_mutation(inst.generated)
         return ODEProblem{false,FullSpecialize}(with_mass_matrix(plan, ODEFunction{false,FullSpecialize}(f), u0), u0, tspan, p)
     elseif s.autojacvec !== :generated || s.name === :ReverseDiffAdjoint
         return odeproblem(with_mass_matrix(plan, ODEFunction{true,FullSpecialize}(RHS{T}(inst)), u0), u0, tspan, p)

@@ -14,7 +14,8 @@ end
 
 """
 A model from generated source: a handle. `constants` are `[name, dtype, address, length]`; they are copied. With `device`, the kind of one
-and its `index`, its vectors lie there.
+and its `index`, its vectors lie there. With `like`, the source takes the constants as an argument; if it is no 0 but a
+handle, the source is that model's, which is compiled already.
 """
 function command(::Val{:register}, a::Arguments, source::String)
     constants = read_constants(a["constants"])
@@ -24,7 +25,15 @@ function command(::Val{:register}, a::Arguments, source::String)
         generated = generate(source, a["n"]::Int, a["np"]::Int; constants, on_device=true)
         return hold!(MODELS, DeviceModel{T}(generated, at_runtime(find_device, Val(Symbol(a["device"])), a["index"]::Int)))
     end
-    return hold!(MODELS, Model{T}(generate(source, a["n"]::Int, a["np"]::Int; constants, sparsity)))
+    haskey(a, "like") || return hold!(MODELS, Model{T}(generate(source, a["n"]::Int, a["np"]::Int; constants, sparsity)))
+    given = NamedTuple(Symbol(name) => value for (name, value) in constants)
+    like = a["like"]::Int
+    generated = if like == 0
+        generate(source, a["n"]::Int, a["np"]::Int; sparsity, given)
+    else
+        with_constants((get_object(MODELS, like)::Model{T}).generated, given, sparsity)
+    end
+    return hold!(MODELS, Model{T}(generated))
 end
 
 """Load what a kind of device needs, and look whether the one with that index can be had; throws `DeviceUnavailable`."""
@@ -69,7 +78,7 @@ function command(::Val{:register_callback}, a::Arguments, _)
         functions[:vjp!] = (dl, l, u, p, t, w) -> both(dl, zeros(T, np), l, u, p, t, w)
         functions[:vjp_p!] = (dp, l, u, p, t, w) -> both(zeros(T, n), dp, l, u, p, t, w)
     end
-    return hold!(MODELS, Model{T}(Generated(@__MODULE__, n, np, functions, nothing, true)))
+    return hold!(MODELS, Model{T}(Generated(@__MODULE__, n, np, functions, nothing, true, nothing)))
 end
 
 struct PythonFunction{T}

@@ -13,6 +13,7 @@ struct Generated
     functions::Dict{Symbol,Any}
     sparsity::Union{Nothing,Tuple{Vector{Int},Vector{Int}}}
     branches::Bool  # whether the source may take one of several ways by the values of its arguments
+    given::Any      # the constants that the source takes as an argument, a named tuple; or nothing
 end
 
 """The names that generated source may define; see `LoweredModel` on the Python side for their arguments."""
@@ -21,12 +22,12 @@ const FUNCTION_NAMES = (
 )
 
 """
-    generate(source, n, np; constants, sparsity, on_device) -> Generated
+    generate(source, n, np; constants, sparsity, on_device, given) -> Generated
 
 Evaluate `source` in a fresh module, with each of `constants` (name => vector) bound in it first.
 """
 function generate(source::AbstractString, n::Integer, np::Integer; constants=(), sparsity=nothing, on_device=false,
-                  filename="generated model")
+                  given=nothing, filename="generated model")
     mod = Module(gensym(:PySciODEModel))
     Core.eval(mod, :(const Kernels = $Kernels))
     Core.eval(mod, :(const NaNMath = $(on_device ? Kernels.OnDevice : NaNMath)))
@@ -38,13 +39,26 @@ function generate(source::AbstractString, n::Integer, np::Integer; constants=(),
         name => Base.invokelatest(getfield, mod, name) for name in FUNCTION_NAMES if isdefined(mod, name)
     )
     branches = occursin(r"\b(if|ifelse|while)\b|\?|&&|\|\|", source)
-    return Generated(mod, n, np, functions, sparsity, branches)
+    return Generated(mod, n, np, functions, sparsity, branches, given)
 end
+
+"""The same functions with other constants: nothing is compiled again."""
+with_constants(g::Generated, given, sparsity) = Generated(g.mod, g.n, g.np, g.functions, sparsity, g.branches, given)
 
 lookup(g::Generated, name::Symbol) = get(() -> throw(MissingFunction(name)), g.functions, name)
 
 """Buffers for an element type, or beside a vector on a device."""
-workspace(g::Generated, like) = haskey(g.functions, :workspace) ? Base.invokelatest(g.functions[:workspace], like) : nothing
+function workspace(g::Generated, like)
+    haskey(g.functions, :workspace) || return nothing
+    make = g.functions[:workspace]
+    return g.given === nothing ? Base.invokelatest(make, like) : Base.invokelatest(make, like, g.given)
+end
+
+"""The right-hand side out of place, `f(u, p, t)`."""
+function without_mutation(g::Generated)
+    f, given = lookup(g, :f_oop), g.given
+    return given === nothing ? f : (u, p, t) -> f(u, p, t, given)
+end
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a slot holds: the generated function, its workspace and its sizes, behind a type that does not name them. An opaque closure is such

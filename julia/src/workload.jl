@@ -15,7 +15,7 @@ jvp!(dv, v, u, p, t, w) = (@inbounds dv[1] = p[1] * v[1]; @inbounds dv[2] = -p[2
 end
 
 rehearsed(np) = Generated(Rehearsal, 2, np, Dict{Symbol,Any}(
-    name => getfield(Rehearsal, name) for name in FUNCTION_NAMES if isdefined(Rehearsal, name)), nothing, false)
+    name => getfield(Rehearsal, name) for name in FUNCTION_NAMES if isdefined(Rehearsal, name)), nothing, false, nothing)
 
 """Solve a small model the way Python does, for one element type, algorithm and sensitivity method."""
 function rehearse(::Type{T}, package, name, odekind, sensealg; dense=false, pullback=false, np=2, event=false) where {T}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,8 @@ import numpy as np
 from ..algorithms import OWN_FORM, STIFF, Algorithm, Tsit5, is_coarse
 from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
 from ..initialization import dense
-from ..lowering import lower
+from ..lowering import LoweredModel, lower
+from ..lowering.apart import with_numbers_apart
 from ..lowering.julia_source import defined_functions
 from ..sensitivity import (
     BacksolveAdjoint,
@@ -42,6 +43,8 @@ _ALL_SCALAR = frozenset(
 _SMALL = 400
 _SHARED_BYTES = 1_000_000
 """Of constants, at most, where models with the same source share what is compiled."""
+_OUTLINES = 256
+"""Of sources, at most, that are known again when they come with other numbers."""
 _PLANS = 100
 """Of one model, at most: a tolerance may be another at each solve."""
 
@@ -72,7 +75,8 @@ class RegisteredModels:
     """Captured models that Julia knows; forgotten there when they are forgotten here.
 
     Models with the same source share one generation, and the latest few are kept after their models are gone: networks of one
-    architecture, made again and again, are compiled once. (Julia never frees compiled code.)
+    architecture, made again and again, are compiled once. So are models that differ in numbers or constant arrays only, from the
+    second one on. (Julia never frees compiled code.)
     """
 
     def __init__(self, command: Command, release: Callable[[str, int], None]) -> None:
@@ -82,6 +86,7 @@ class RegisteredModels:
         self._known: dict[tuple[int, str], list[Registered]] = {}
         self._by_content: weakref.WeakValueDictionary[Hashable, Registered] = weakref.WeakValueDictionary()
         self._recent: deque[Registered] = deque(maxlen=32)
+        self._outlines: OrderedDict[int, int | None] = OrderedDict()
 
     def get(self, model: CapturedModel, want: frozenset[str], request: SolveRequest) -> Registered:
         """The model with at least the functions `want`, lowered and compiled now if it lacks some."""
@@ -111,10 +116,13 @@ class RegisteredModels:
         if isinstance(model, ScalarModel) and n * max(n, n_params) <= _SMALL:
             want = want | _ALL_SCALAR
         lowered = lower(model, dtype, n=n, n_params=n_params, want=want, device=device is not None)
+        generated = not isinstance(model, JuliaModel)
+        apart = self._with_numbers_apart(lowered, want) if generated and device is None else None
+        lowered = apart or lowered
         constants = {name: np.ascontiguousarray(value).reshape(-1) for name, value in lowered.constants.items()}
         size = sum(x.nbytes for x in constants.values())
-        content = None
-        if not isinstance(model, JuliaModel) and size <= _SHARED_BYTES:
+        content = outline = None
+        if generated and size <= _SHARED_BYTES:
             values = tuple((name, x.dtype.char, x.tobytes()) for name, x in constants.items())
             content = (dtype.char, device, n, n_params, lowered.source, values, want)
             found = self._by_content.get(content)
@@ -132,11 +140,33 @@ class RegisteredModels:
             arguments |= device_arguments(device)
         if lowered.sparsity is not None and "jac_sparse!" in lowered.functions:
             arguments["colptr"], arguments["rowval"] = lowered.sparsity
+        if apart is not None:
+            sizes = tuple((name, x.dtype.char, x.size) for name, x in constants.items())
+            outline = (dtype.char, n, n_params, lowered.source, sizes, want)
+            like = self._by_content.get(outline)
+            arguments["like"] = 0 if like is None else like.handle
         registered = self._send("register", arguments, want, lowered.source)
-        if content is not None:
-            self._by_content[content] = registered
+        for key in (content, outline):
+            if key is not None:
+                self._by_content[key] = registered
+        if content is not None or outline is not None:
             self._recent.append(registered)
         return registered
+
+    def _with_numbers_apart(self, lowered: LoweredModel, want: frozenset[str]) -> LoweredModel | None:
+        """The model so that it shares what is compiled with others, if one was seen that differs in its constants only."""
+        apart = with_numbers_apart(lowered)
+        if not apart.constants:
+            return None
+        key = hash((apart.source, apart.dtype, want))
+        constants = hash(tuple((name, x.tobytes()) for name, x in apart.constants.items()))
+        seen = self._outlines.setdefault(key, constants)
+        if seen is not None and seen != constants:
+            seen = self._outlines[key] = None
+        self._outlines.move_to_end(key)
+        if len(self._outlines) > _OUTLINES:
+            self._outlines.popitem(last=False)
+        return apart if seen is None else None
 
     def _send(self, name: str, arguments: dict[str, Any], functions: frozenset[str], source: str = "") -> Registered:
         registered = Registered(self._command(name, arguments, source), functions)

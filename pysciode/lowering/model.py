@@ -36,6 +36,8 @@ class LoweredModel:
         Large constants: each name is bound in the model's Julia module to a flat ``Vector`` before the source is evaluated.
     sparsity
         ``(colptr, rowval)``, one-based, of the Jacobian's structural non-zeros, where it is known.
+    apart
+        Whether the source takes the constants as arguments instead; see :mod:`pysciode.lowering.apart`.
     """
 
     source: str
@@ -46,3 +48,4 @@ class LoweredModel:
     dtype: np.dtype
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     sparsity: tuple[np.ndarray, np.ndarray] | None = None
+    apart: bool = False

@@ -12,7 +12,9 @@ from ..capture.graph import Scalar, ScalarGraph
 from ..capture.scalar_ops import SCALAR_OPS
 
 # An expression used once is written inside the one that uses it, up to this many characters: fewer names to read and to compile.
+# All numbers count as long, so that models that differ in them alone have one source.
 _INLINE_LENGTH = 90
+_NUMBER_LENGTH = 3
 
 Store = tuple[str, int, Scalar]
 """Where a value goes, as a vector's name and a one-based index, and the value."""
@@ -109,24 +111,28 @@ def straight_line(
         uses[value.id] += 1
     code = Code([], [], [], [])
     count = 0
+    longer: dict[int, int] = {}  # by how much than it counts
     for i in order:
         if i in text:
             continue
         op, args = graph.ops[i], graph.args[i]
         if op == "const":
             text[i] = julia_literal(args[0], dtype)
+            longer[i] = len(text[i]) - _NUMBER_LENGTH
         elif op == "symbol":
             text[i] = args[0].replace("[", "").replace("]", "")
             if text[i] != args[0]:
                 code.loads.append(f"{text[i]} = {args[0]}")
         else:
             expression = _expression(graph, i, [text[a] for a in args], dtype)
-            if uses[i] > 1 or len(expression) > _INLINE_LENGTH:
+            excess = sum(longer.get(a, 0) for a in args)
+            if uses[i] > 1 or len(expression) - excess > _INLINE_LENGTH:
                 count += 1
                 text[i] = f"{prefix}{count}"
                 (code.inner if i in varying else code.statements).append(f"{text[i]} = {strip_parentheses(expression)}")
             else:
                 text[i] = expression
+                longer[i] = excess
     code.values.extend(strip_parentheses(text[value.id]) for value in values)
     return code
 
