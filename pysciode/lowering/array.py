@@ -108,7 +108,7 @@ def array_program(name: str, model: ArrayModel, constants: Constants, again: int
     destinations = _destinations(outputs, model)
     for result, (buffer, shift) in zip(results, destinations, strict=True):
         _deliver(backend, result, buffer, shift)
-    backend.program.fuse()
+    backend.program.fuse(conditions=not again)
     return backend.program
 
 

@@ -101,13 +101,19 @@ class LoopBackend(Backend):
         return out
 
     def require(self, valid: Value) -> None:
-        self._required.append(self.reduce("all", valid, tuple(range(valid.ndim))) if valid.ndim else valid)
+        self._required.append(valid)
 
     def defined(self, results: Sequence[Value]) -> list[Value]:
         """The results of an interpretation, NaN where what was required does not hold."""
         if not self._required:
             return list(results)
-        valid = self.memory(self.pointwise(_all_of, self._required, (), "bool"))
+        # At the end, where the loops are known that compute the same indices.
+        by_shape: dict[tuple[int, ...], list[Value]] = {}
+        for x in self._required:
+            by_shape.setdefault(x.shape, []).append(x)
+        whole = [self.pointwise(_all_of, xs, shape, "bool") for shape, xs in by_shape.items()]
+        conditions = [self.reduce("all", x, tuple(range(x.ndim))) if x.ndim else x for x in whole]
+        valid = self.memory(conditions[0] if len(conditions) == 1 else self.pointwise(_all_of, conditions, (), "bool"))
         return [self.pointwise(_or_nan, [self.expand(valid, x.shape), x], x.shape, x.kind) for x in results]
 
     def shared(self, x: Array) -> None:

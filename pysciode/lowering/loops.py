@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -202,9 +202,11 @@ class Loop(Statement):
     """Whether places may coincide, so that iterations must stay in order."""
     apart: Apart = Apart(())
     """Where places may coincide: the axes along which they don't."""
+    conditions: list[tuple[Buffer, Affine, Scalar]] = field(default_factory=list)
+    """What is stored once, at its place: whether a condition holds in all iterations."""
 
     def reads(self) -> set[Buffer]:
-        accesses = list(self.body.live_reads([s for *_, s in self.stores]).values())
+        accesses = list(self.body.live_reads([s for *_, s in (*self.stores, *self.conditions)]).values())
         found = _touched(accesses)
         for buffer, index, _ in self.stores:
             found.update(index.buffers())
@@ -213,21 +215,27 @@ class Loop(Statement):
         return found
 
     def writes(self) -> set[Buffer]:
-        return {buffer for buffer, *_ in self.stores}
+        return {buffer for buffer, *_ in (*self.stores, *self.conditions)}
 
     def emit(self, dtype: np.dtype) -> list[str]:
         if 0 in self.sizes:
             return []
-        reads = [index for _, index in self.body.live_reads([s for *_, s in self.stores]).values()]
+        wanted = [value for *_, value in (*self.stores, *self.conditions)]
+        reads = [index for _, index in self.body.live_reads(wanted).values()]
         writes = [index for _, index, _ in self.stores]
         axes = best_last(range(len(self.sizes)), self.sizes, [(1, x) for x in reads] + [(2, x) for x in writes])
         nest = Nest(self.sizes, [axes], [*reads, *writes])
-        lines, values = body_lines(self.body, nest, [value for *_, value in self.stores], dtype)
-        for (buffer, index, _), value in zip(self.stores, values, strict=True):
+        lines, values = body_lines(self.body, nest, wanted, dtype)
+        for (buffer, index, _), value in zip(self.stores, values[: len(self.stores)], strict=True):
             target = target_text(buffer, index, nest)
             value = f"{target} + ({value})" if self.accumulate else value
             lines.append(f"{target} = {converted(buffer, value)}")
-        return nest.wrap(nest.order[0], lines, simd=not self.ordered)
+        # An integer, because loops with a truth value don't become vectorised.
+        names = [f"not{k}" for k in range(1, len(self.conditions) + 1)]
+        lines += [f"{name} = {name} | ifelse({value}, 0, 1)" for name, value in zip(names, values[len(self.stores) :], strict=True)]
+        loop = nest.wrap(nest.order[0], lines, simd=not self.ordered)
+        results = [f"{target_text(*x[:2], nest)} = {name} == 0" for x, name in zip(self.conditions, names, strict=True)]
+        return [*(f"{name} = 0" for name in names), *loop, *results]
 
 
 START = {"sum": "zero(T)", "prod": "one(T)", "max": "convert(T, -Inf)", "min": "convert(T, Inf)", "any": "false", "all": "true",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..capture.graph import Scalar
 from .interpreter import Kind
-from .loops import Buffer, Loop, Statement
+from .loops import Affine, Buffer, Loop, Reduction, Statement
 
 
 @dataclass
@@ -14,12 +15,18 @@ class Program:
 
     statements: list[Statement] = field(default_factory=list)
 
-    def fuse(self) -> None:
-        """Merge loops over the same axes where each element depends on its own predecessors only."""
+    def fuse(self, conditions: bool = False) -> None:
+        """Merge loops over the same axes where each element depends on its own predecessors only.
+
+        With `conditions`, what is to hold for all elements is looked at in a loop that computes them.
+        """
         done: list[Statement] = []
         for statement in self.statements:
-            if not (isinstance(statement, Loop) and self._merge(done, statement)):
-                done.append(statement)
+            if isinstance(statement, Loop) and self._merge(done, statement):
+                continue
+            if conditions and isinstance(statement, Reduction) and self._merge_condition(done, statement):
+                continue
+            done.append(statement)
         self.statements = done
         self._drop_unread()
 
@@ -45,6 +52,29 @@ class Program:
                 return False
         return False
 
+    @staticmethod
+    def _merge_condition(done: list[Statement], fold: Reduction) -> bool:
+        """Add ``all`` over all axes to an earlier loop: to the first that makes integers, as what is asked is most often an index."""
+        if fold.how != "all" or len(fold.inner) != len(fold.sizes):
+            return False
+        found = None
+        for earlier in reversed(done):
+            stored: dict[tuple[Buffer, Affine], Scalar] = {}
+            if isinstance(earlier, Loop) and earlier.sizes == fold.sizes and not (earlier.ordered or earlier.accumulate):
+                stored = {(b, i): s for b, i, s in earlier.stores}
+                made = earlier.writes()
+                if all(r in stored for r in fold.body.live_reads([fold.value]).values() if r[0] in made):
+                    found = earlier, stored
+                    if any(b.kind == "int" for b in made):
+                        break
+            if earlier.writes() & (fold.reads() | fold.writes()) or earlier.reads() & fold.writes():
+                break
+        if found is None:
+            return False
+        loop, stored = found
+        loop.conditions.append((*fold.target, loop.body.absorb(fold.body, stored)(fold.value)))
+        return True
+
     def _drop_unread(self) -> None:
         """Drop stores to temporaries that nothing reads."""
         while True:
@@ -57,6 +87,7 @@ class Program:
                 wanted = {b for b in statement.writes() if not b.temporary or b in read}
                 if isinstance(statement, Loop) and wanted != statement.writes():
                     statement.stores = [s for s in statement.stores if s[0] in wanted]
+                    statement.conditions = [s for s in statement.conditions if s[0] in wanted]
                     changed = True
                 if wanted:
                     kept.append(statement)
