@@ -12,9 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .algorithm_table import ALGORITHMS, COARSE
+
+if TYPE_CHECKING:
+    from .algorithm_classes import *  # noqa: F403  (made below from the table)
 
 _FAMILIES = {
     "explicit": "explicit, for problems that are not stiff",

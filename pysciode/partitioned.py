@@ -15,7 +15,7 @@ from .problems import ODEProblem
 from .torch_compile import opaque
 
 
-class _TwoParts:
+class _TwoParts(ODEProblem):
     """What the problems here share: how they are captured, and how :func:`~pysciode.problems.remake` gets at their arguments."""
 
     _velocity: ClassVar[str | None] = None
@@ -42,7 +42,7 @@ class _TwoParts:
         return _stacked(changes.get(velocity, self.u0[0]), changes.get("u0", self.u0[1]), velocity)
 
 
-class SecondOrderODEProblem(_TwoParts, ODEProblem):
+class SecondOrderODEProblem(_TwoParts):
     """The problem ``d²u/dt² = f(du, u, p, t)`` with ``du(t0) = du0`` and ``u(t0) = u0``.
 
     Solved by the symplectic and Nyström methods as it stands, and by every other algorithm as a first-order system in
@@ -79,7 +79,7 @@ class SecondOrderODEProblem(_TwoParts, ODEProblem):
         self._prepare(_first_order(self)[0], _stacked(du0, u0, "du0"), tspan, p, capture, None, None, name)
 
 
-class DynamicalODEProblem(_TwoParts, ODEProblem):
+class DynamicalODEProblem(_TwoParts):
     """The partitioned problem ``dv/dt = f1(v, u, p, t)``, ``du/dt = f2(v, u, p, t)``.
 
     Parameters
@@ -115,7 +115,7 @@ class DynamicalODEProblem(_TwoParts, ODEProblem):
         self._prepare(_first_order(self)[0], _stacked(v0, u0, "v0"), tspan, p, capture, None, None, name)
 
 
-class SplitODEProblem(_TwoParts, ODEProblem):
+class SplitODEProblem(_TwoParts):
     """The problem ``du/dt = f1(u, p, t) + f2(u, p, t)``, of which IMEX methods treat `f1` implicitly and `f2` explicitly.
 
     Parameters

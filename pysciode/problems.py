@@ -85,6 +85,31 @@ class ODEProblem:
     are tensors, and gradients flow.
     """
 
+    f: Any
+    functions: tuple[Any, ...]
+    u0: Any
+    tspan: tuple[float, float]
+    p: Any
+    capture: str
+    jac_sparsity: Any
+    mass_matrix: Any
+    name: str | None
+    layout: ParameterLayout
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_torch: bool
+    device: str | None
+    leaves: list[Any]
+    tensors: list[Any]
+    span: TimeSpan
+    n: int
+    captured: Captured | None
+    _flat_p: np.ndarray | None
+    _modules: list[tuple[str, Any]]
+    _reached: Reached | None
+    _values: TensorValues | DeviceValues | None
+    _captured_key: Any
+
     kind: ClassVar[Kind] = "ode"
     _arguments: ClassVar[tuple[str, ...]] = (
         "f", "u0", "tspan", "p", "capture", "jac_sparsity", "mass_matrix", "name"
@@ -244,27 +269,29 @@ class ODEProblem:
         return self._tensor_values().p() if self._flat_p is None else self._flat_p
 
     def _tensor_values(self) -> TensorValues | DeviceValues:
-        if self._values is None:
+        values = self._values
+        if values is None:
             from .tensor_values import DeviceValues, TensorValues
 
             kind = TensorValues if self.device is None else DeviceValues
-            self.__dict__["_values"] = kind(self.u0, self.leaves, self.dtype)
-        return self._values
+            values = self.__dict__["_values"] = kind(self.u0, self.leaves, self.dtype)
+        return values
 
     def _capture(self) -> Captured:
-        if self.captured is None:
-            shared = store(self.f)
+        if self.captured is not None:
+            return self.captured
+        shared = store(self.f)
+        key = self._key()
+        captured = shared.get(key)
+        if captured is None:
+            # The trace sees everything as it is now.
+            self.__dict__["_reached"] = reach(self.f)
             key = self._key()
             captured = shared.get(key)
-            if captured is None:
-                # The trace sees everything as it is now.
-                self.__dict__["_reached"] = reach(self.f)
-                key = self._key()
-                captured = shared.get(key)
-            if captured is None:
-                captured = shared[key] = self._new_capture()
-            self.__dict__.update(captured=captured, _captured_key=key)
-        return self.captured
+        if captured is None:
+            captured = shared[key] = self._new_capture()
+        self.__dict__.update(captured=captured, _captured_key=key)
+        return captured
 
     def _key(self) -> Any:
         """What a captured model depends on, beside `f` itself."""

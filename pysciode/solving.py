@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from .algorithm_fit import check_fit, warn_of_coarse_output
 from .algorithms import OWN_FORM, Algorithm, check_algorithm, is_coarse
@@ -40,6 +40,33 @@ ADVICE = {
 """What to do about each return code."""
 
 
+@overload
+def solve(
+    problem: ODEProblem,
+    algorithm: Algorithm | str | None = None,
+    *,
+    saveat: Any = None,
+    tstops: Any = None,
+    rtol: float | None = None,
+    atol: Any = None,
+    dt: float | None = None,
+    dtmin: float | None = None,
+    dtmax: float | None = None,
+    maxiters: int = 100_000,
+    adaptive: bool = True,
+    save_idxs: Any = None,
+    dense: bool | None = None,
+    progress: bool | Callable[[float], None] = False,
+    sensealg: SensitivityAlgorithm | None = None,
+    callback: Any = None,
+    internalnorm: Callable[[Any], float] | None = None,
+    initializealg: Initialization | None = None,
+    throw: bool = True,
+    engine: str | Engine | None = None,
+    **solver_options: Any,
+) -> Solution: ...
+@overload
+def solve(problem: EnsembleProblem, algorithm: Algorithm | str | None = None, **options: Any) -> EnsembleSolution: ...
 @opaque
 def solve(
     problem: ODEProblem | EnsembleProblem,

@@ -42,6 +42,10 @@ def test_the_data_travels(wheel):
     assert "pysciode/data/hudson-bay-lynx-hare.csv" in wheel.namelist()
 
 
+def test_types_travel(wheel):
+    assert {"pysciode/py.typed", "pysciode/__init__.pyi", "pysciode/algorithm_classes.pyi"} <= set(wheel.namelist())
+
+
 def test_the_checkouts_juliapkg_finds_the_julia_package():
     asked = json.loads((ROOT / "pysciode" / "juliapkg.json").read_text())["packages"]["PySciODE"]
     project = ROOT / "pysciode" / asked["path"] / "Project.toml"
