@@ -249,9 +249,7 @@ def _device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "the CPU"
 
 
-def _report(
-    works: list[Workload], found: dict[str, dict[int, Figure]], limits: dict[str, float], asked: argparse.Namespace
-) -> None:
+def _report(works: list[Workload], found: dict[str, dict[int, Figure]], limits: dict[str, float], asked: argparse.Namespace) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=180)
     where = f"On {_device_name(asked.device)}, {asked.dtype}, products of precision {asked.precision}"
     console.print(f"{where}. At most:", highlight=False)

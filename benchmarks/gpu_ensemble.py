@@ -28,8 +28,9 @@ def ensemble_run(library: str, work: Workload, rtol: float, atol: float) -> Run:
 
 
 def _pysciode(work: Workload, rtol: float, atol: float) -> Run:
-    import pysciode as ps
     from gpu_contestants import Outcome
+
+    import pysciode as ps
 
     rho = rhos(work)
     problem = ps.ODEProblem(lambda u, p, t: lorenz(*u, p[0]), torch.tensor(START, **work.tensors()), (0.0, 1.0), rho[:1])

@@ -37,9 +37,7 @@ def _trained() -> nn.Module:
     torch.manual_seed(0)
     dynamics = nn.Sequential(nn.Linear(4, 20), nn.ELU(), nn.Linear(20, 20), nn.ELU(), nn.Linear(20, 4))
     decoder = nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 2))
-    model = LatentODE(
-        RNNEncoder(2, 25, 4), dynamics, decoder, 4, observation_sd=NOISE, rtol=RTOL, atol=ATOL, dt=0.5, engine="julia"
-    )
+    model = LatentODE(RNNEncoder(2, 25, 4), dynamics, decoder, 4, observation_sd=NOISE, rtol=RTOL, atol=ATOL, dt=0.5, engine="julia")
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(TRAINED):
         optimizer.zero_grad()

@@ -20,7 +20,7 @@ def f(u, p, t):
 def _model(constant: float) -> Callable[..., Any]:
     """A function that no cache can know: its constant is new."""
     names: dict[str, Any] = {}
-    exec(SOURCE.format(constant=constant), names)  # noqa: S102
+    exec(SOURCE.format(constant=constant), names)
     return names["f"]
 
 

@@ -90,9 +90,7 @@ def spheres_models(options: dict) -> dict[str, Callable[[], tuple[nn.Module, nn.
     }
 
 
-def fit(
-    problem: str, data: tuple[torch.Tensor, torch.Tensor], models: dict, steps: int, rate: float, seed: int
-) -> list[Fit]:
+def fit(problem: str, data: tuple[torch.Tensor, torch.Tensor], models: dict, steps: int, rate: float, seed: int) -> list[Fit]:
     fits = []
     for name, make in models.items():
         torch.manual_seed(seed)

@@ -38,13 +38,9 @@ def problem(end: float = END) -> ps.ODEProblem:
     return ps.ODEProblem(network, u0, (0.0, end), name="a network on a batch of 20")
 
 
-def measured(
-    tolerances: list[float], methods: Sequence[SensitivityAlgorithm], peers: bool = True
-) -> dict[str, list[GradientRow]]:
+def measured(tolerances: list[float], methods: Sequence[SensitivityAlgorithm], peers: bool = True) -> dict[str, list[GradientRow]]:
     """Rows with their steps and what they kept, by method."""
-    report = ps.compare_adjoints(
-        problem(), sensealgs=methods, saveat=[END], tolerances=tolerances, repeats=1, time_limit=20.0, peers=peers
-    )
+    report = ps.compare_adjoints(problem(), sensealgs=methods, saveat=[END], tolerances=tolerances, repeats=1, time_limit=20.0, peers=peers)
     found: dict[str, list[GradientRow]] = {}
     for row in report.rows:
         if row.status == "ok" and row.steps and row.kept_memory is not None:

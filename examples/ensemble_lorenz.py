@@ -28,9 +28,7 @@ ensemble = ps.EnsembleProblem(problem, p=rho)
 
 times = torch.linspace(50.0, 60.0, 41, dtype=torch.float64)
 began = time.perf_counter()
-solution = ps.solve(
-    ensemble, ps.Tsit5(), ensemblealg=ps.EnsembleGPUKernel(), saveat=times, rtol=1e-6, atol=1e-8, progress=True
-)
+solution = ps.solve(ensemble, ps.Tsit5(), ensemblealg=ps.EnsembleGPUKernel(), saveat=times, rtol=1e-6, atol=1e-8, progress=True)
 print(f"{N} systems on {DEVICE} in {time.perf_counter() - began:.1f} s: {solution}")
 
 unrest = solution.u[:, :, 2].std(dim=1)  # how much z still moves after t = 50

@@ -161,9 +161,7 @@ def compare(name: str, splits: int, steps: int, hidden: int, batch: int, engine:
         seconds = fit(coupling, rows, steps, batch)
         found["affine coupling"].append((evaluate(coupling, rows, rows.test), size(coupling), seconds))
         found["Gaussian"].append((gaussian(rows, rows.test), dim * (dim + 3) // 2, 0.0))
-    rows = [
-        Row(model, [x[0] for x in runs], runs[0][1], sum(x[2] for x in runs) / splits) for model, runs in found.items()
-    ]
+    rows = [Row(model, [x[0] for x in runs], runs[0][1], sum(x[2] for x in runs) / splits) for model, runs in found.items()]
     return rows, str(flow.engine)
 
 

@@ -114,9 +114,7 @@ def adam(model: nn.Module, loss: Callable, data: object, steps: int, **length: i
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     length = length or {"steps": steps}
-    train(
-        model, loss, data, optimizer, scheduler=scheduler, clip_norm=10.0, on_failure="skip", progress=False, **length
-    )
+    train(model, loss, data, optimizer, scheduler=scheduler, clip_norm=10.0, on_failure="skip", progress=False, **length)
 
 
 def single_shooting(task: Task, model: Oscillator, steps: int) -> None:
@@ -125,9 +123,7 @@ def single_shooting(task: Task, model: Oscillator, steps: int) -> None:
 
 def multiple_shooting(task: Task, model: Oscillator, steps: int) -> None:
     """Half a period in a group."""
-    shooting = MultipleShooting(
-        task.problem(model), task.times, task.observed, 11, continuity=1.0, free_states=True, **task.options
-    )
+    shooting = MultipleShooting(task.problem(model), task.times, task.observed, 11, continuity=1.0, free_states=True, **task.options)
     adam(shooting, lambda shooting, _: shooting() / task.observed.numel(), None, steps)
     model.start.data.copy_(shooting.states[0])
 
@@ -204,9 +200,7 @@ def table(results: list[Result], engine: str) -> Table:
         cells = (np.median([x.after_adam[0] for x in ours]), np.median(errors), np.median(amplitudes))
         counts = ((amplitudes < FLAT).sum(), (errors < FOUND).sum())
         seconds = np.median([x.seconds for x in ours])
-        out.add_row(
-            method, *(f"{x:.2f}" for x in cells), *(f"{x} of {len(ours)}" for x in counts), f"{seconds:.1f}", engine
-        )
+        out.add_row(method, *(f"{x:.2f}" for x in cells), *(f"{x} of {len(ours)}" for x in counts), f"{seconds:.1f}", engine)
     return out
 
 

@@ -194,11 +194,7 @@ def step_seconds(width: int, halvings: int, images: torch.Tensor, engine: str) -
             forward = calls.count
             out.square().mean().backward()
             found[name].append(time.perf_counter() - began)
-            nfe = (
-                (step.nfe_forward, step.nfe_backward)
-                if isinstance(step, NeuralODE)
-                else (forward, calls.count - forward)
-            )
+            nfe = (step.nfe_forward, step.nfe_backward) if isinstance(step, NeuralODE) else (forward, calls.count - forward)
             counts[name] = f"{nfe[0]} + {nfe[1]}"
     return {name: (statistics.median(seconds[1:]), counts[name]) for name, seconds in found.items()}
 
@@ -242,9 +238,7 @@ def draw(histories: dict, memory: dict, rows: list[dict[str, float]], output: Pa
     axes[0, 0].set(xlabel="epoch", ylabel="test error (%)", yscale="log")
     for name, points in memory.items():
         axes[0, 1].plot(*zip(*points, strict=True), "o-", label=name)
-    axes[0, 1].set(
-        xlabel="residual blocks, or evaluations of the dynamics", ylabel="kept for the backward pass (MB)", yscale="log"
-    )
+    axes[0, 1].set(xlabel="residual blocks, or evaluations of the dynamics", ylabel="kept for the backward pass (MB)", yscale="log")
     forward, backward, error = ([row[key] for row in rows] for key in ("forward", "backward", "error"))
     axes[1, 0].plot(forward, error, "o-")
     axes[1, 0].set(xlabel="evaluations forward", ylabel="relative error of the features", yscale="log")
@@ -314,12 +308,7 @@ def main(
     console.print(table)
 
     rows = against_tolerance(trained["ODE-Net"], images)
-    table = Table(
-        *(
-            Column(x, justify="right")
-            for x in ("tolerance", "nfe forward", "nfe backward", "error of the features", "seconds")
-        )
-    )
+    table = Table(*(Column(x, justify="right") for x in ("tolerance", "nfe forward", "nfe backward", "error of the features", "seconds")))
     for row in rows:
         table.add_row(
             f"{row['tolerance']:g}",

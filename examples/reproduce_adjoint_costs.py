@@ -11,8 +11,8 @@ Run: python examples/reproduce_adjoint_costs.py [--quick] [--output PNG]
 from __future__ import annotations
 
 import numpy as np
-from comparison_script import line_styles, new_figure, options, save
 from compare_stiff import ROBERTSON_TIMES, robertson_loss, robertson_problem
+from comparison_script import line_styles, new_figure, options, save
 
 import pysciode as ps
 from pysciode.comparison.ranking import FORWARD_METHODS

@@ -157,9 +157,7 @@ def draw(found: Fit, seen: torch.Tensor, path: Path) -> None:
         learned = found.block(START)
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     axes = figure.subplots(2, 3)
-    for ax, values, title in zip(
-        axes[0], (seen, learned, (learned - seen).abs()), ("truth", "learned", "|error|"), strict=True
-    ):
+    for ax, values, title in zip(axes[0], (seen, learned, (learned - seen).abs()), ("truth", "learned", "|error|"), strict=True):
         image = ax.pcolormesh(X, TIMES, values, shading="nearest")
         ax.set(title=title, xlabel="x", ylabel="t")
         figure.colorbar(image, ax=ax)

@@ -36,9 +36,7 @@ ALPHA, BETA, GAMMA, DELTA = 1.3, 0.9, 0.8, 1.8
 U0 = np.array([0.44249296, 4.6280594])
 TIMES = np.linspace(0.0, 3.0, 31)
 NOISE = 5e-3
-LIBRARY = pysindy.ConcatLibrary(
-    [pysindy.PolynomialLibrary(degree=5), pysindy.FourierLibrary(n_frequencies=1, include_cos=False)]
-)
+LIBRARY = pysindy.ConcatLibrary([pysindy.PolynomialLibrary(degree=5), pysindy.FourierLibrary(n_frequencies=1, include_cos=False)])
 TOLERANCE = 1e-6
 HORIZONS = (20.0, 50.0)
 
@@ -154,9 +152,7 @@ def train(dynamics: nn.Module, data: np.ndarray, adam: int, lbfgs: int, solver: 
     return Trained(dynamics, loss, gradients, seconds)
 
 
-def trained_many(
-    make: type[nn.Module], data: np.ndarray, restarts: int, adam: int, lbfgs: int, seed: int
-) -> list[Trained]:
+def trained_many(make: type[nn.Module], data: np.ndarray, restarts: int, adam: int, lbfgs: int, seed: int) -> list[Trained]:
     """From several random weights, best first."""
     out = []
     for i in range(restarts):
@@ -191,9 +187,7 @@ def solved(equations: DiscoveredEquations, times: np.ndarray) -> np.ndarray:
     return np.asarray(ps.solve(problem, ps.Tsit5(), saveat=times, rtol=1e-9, atol=1e-9).u)
 
 
-def draw(
-    data: np.ndarray, best: Trained, black: Trained, equations: DiscoveredEquations, output: Path, times: np.ndarray
-) -> None:
+def draw(data: np.ndarray, best: Trained, black: Trained, equations: DiscoveredEquations, output: Path, times: np.ndarray) -> None:
     """Fit, missing terms, extrapolation."""
     figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplot_mosaic([["fit", "terms"], ["far", "far"]])
@@ -283,9 +277,7 @@ def network_coefficients(equations: DiscoveredEquations) -> dict[str, float]:
     return {k: v for front in equations.alternatives for c in front if c.count == 1 for k, v in c.coefficients.items()}
 
 
-def compare(
-    data: np.ndarray, adam: int, lbfgs: int, best: Trained, seed: int, steps: int | None, console: Console
-) -> None:
+def compare(data: np.ndarray, adam: int, lbfgs: int, best: Trained, seed: int, steps: int | None, console: Console) -> None:
     """The same steps of the same optimisers through torchdiffeq: all, or as many as tell the time of a gradient."""
     table = Table("training", "gradients", "ms for one, median", "seconds", title="The same job in torchdiffeq")
     for solver in ("pysciode", "torchdiffeq"):

@@ -27,15 +27,11 @@ def check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object, adaptive: b
     if algorithm.fixed_step and dt is None:
         raise ValueError(f"{algorithm.name} has no step size control: give it a step, dt=…")
     if algorithm.family in PARTITIONED and problem.kind not in ("second_order", "dynamical"):
-        raise ValueError(
-            f"{algorithm.name} is for second-order problems: pose a SecondOrderODEProblem or a DynamicalODEProblem"
-        )
+        raise ValueError(f"{algorithm.name} is for second-order problems: pose a SecondOrderODEProblem or a DynamicalODEProblem")
     if algorithm.family == "imex" and problem.kind != "split":
         raise ValueError(f"{algorithm.name} is for split problems: pose a SplitODEProblem")
     if problem.mass_matrix is not None and algorithm.family not in STIFF:
-        raise ValueError(
-            f"{algorithm.name} takes no mass_matrix: take Rodas5P(), FBDF(), RadauIIA5() or another method for stiff problems"
-        )
+        raise ValueError(f"{algorithm.name} takes no mass_matrix: take Rodas5P(), FBDF(), RadauIIA5() or another method for stiff problems")
     if algorithm.family == "linear":
         raise ValueError(f"{algorithm.name} is for linear problems given as an operator, which can't be posed here")
     if algorithm.family == "dae":
@@ -131,7 +127,6 @@ def _properties(problem: ODEProblem) -> dict[str, bool] | None:
             "not_second_order": problem.kind == "dynamical" and not second_is_first(model),
         }
     return known[_properties]
-
 
 
 def table() -> str:

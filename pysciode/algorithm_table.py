@@ -61,8 +61,7 @@ ALGORITHMS: dict[tuple[str, str], str] = {
     ("firk", "OrdinaryDiffEqFIRK"): "RadauIIA3 RadauIIA5 RadauIIA9 AdaptiveRadau GaussLegendre",
     ("bdf", "OrdinaryDiffEqBDF"): "ABDF2 QNDF1 QBDF1 QNDF2 QBDF2 QNDF QBDF FBDF MEBDF2* NordsieckBDF",
     ("implicit_extrapolation", "OrdinaryDiffEqExtrapolation"): (
-        "ImplicitEulerExtrapolation ImplicitDeuflhardExtrapolation ImplicitHairerWannerExtrapolation "
-        "ImplicitEulerBarycentricExtrapolation"
+        "ImplicitEulerExtrapolation ImplicitDeuflhardExtrapolation ImplicitHairerWannerExtrapolation ImplicitEulerBarycentricExtrapolation"
     ),
     ("imex_sdirk", "OrdinaryDiffEqSDIRK"): (
         "KenCarp3 KenCarp4 KenCarp47 KenCarp5 KenCarp58 CFNLIRK3* ARS343 ARS222 ARS232 ARS443 IMEXSSP222 IMEXSSP2322 "

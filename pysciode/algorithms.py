@@ -165,9 +165,7 @@ def _restore(name: str, arguments: tuple, options: dict[str, Any], package: str 
     return out
 
 
-_TOKEN = re.compile(
-    r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<symbol>:[A-Za-z_]\w*)|(?P<number>-?\d+(\.\d+)?(e-?\d+)?)|(?P<sign>[(),=;]))"
-)
+_TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<symbol>:[A-Za-z_]\w*)|(?P<number>-?\d+(\.\d+)?(e-?\d+)?)|(?P<sign>[(),=;]))")
 
 
 def julia_text(text: str) -> str:

@@ -121,10 +121,7 @@ def check_callbacks(callback: Any) -> tuple[Callback, ...]:
     given = tuple(callback) if isinstance(callback, Sequence) else (callback,)
     for x in given:
         if not isinstance(x, (ContinuousCallback, FunctionCallingCallback)):
-            raise TypeError(
-                "callback must be a ContinuousCallback, a FunctionCallingCallback or a list of these, "
-                f"not {type(x).__name__}"
-            )
+            raise TypeError(f"callback must be a ContinuousCallback, a FunctionCallingCallback or a list of these, not {type(x).__name__}")
     return given
 
 

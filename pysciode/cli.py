@@ -68,9 +68,7 @@ def compare(
     """
     from .comparison.command import Comparison
 
-    asked = Comparison(
-        model, problem or (), loss, sensealg or (), algorithm or (), rtol or (), solvers_only, json_file, plot, quiet
-    )
+    asked = Comparison(model, problem or (), loss, sensealg or (), algorithm or (), rtol or (), solvers_only, json_file, plot, quiet)
     try:
         status = asked.run()
     except (ValueError, TypeError) as error:
@@ -93,6 +91,7 @@ def install(
         known = "; ".join(f"{key} ({part.purpose})" for key, part in EXTRAS.items() if part.offered)
         typer.echo(f"There is no part {extra!r}; there are {known}. Nothing was installed.", err=True)
         raise typer.Exit(2)
+
     def show(line: str) -> None:
         typer.echo(line, err=True)
 

@@ -141,12 +141,8 @@ class EnsembleSolution:
         states = self._states[i]
         flat = (states.numpy(force=True) if is_tensor(states) else states).reshape(len(self._times), -1)
         count = int((~np.isnan(flat).any(axis=1)).sum())  # the times that it reached are the first ones
-        raw = RawSolution(
-            self._times[:count].astype(np.float64), flat[:count], str(self.retcodes[i]), {}, float(self.t_reached[i])
-        )
-        return Solution(
-            self.problem[i], raw, states[:count], self.t[:count], self.engine, self.algorithm, None, self._save_idxs
-        )
+        raw = RawSolution(self._times[:count].astype(np.float64), flat[:count], str(self.retcodes[i]), {}, float(self.t_reached[i]))
+        return Solution(self.problem[i], raw, states[:count], self.t[:count], self.engine, self.algorithm, None, self._save_idxs)
 
     def __iter__(self) -> Iterator[Solution]:
         return (self[i] for i in range(len(self)))

@@ -125,9 +125,7 @@ class EngineUnavailable(PysciodeError):
         What to do about it.
     """
 
-    def __init__(
-        self, feature: str, reason: str = "", *, mend: str | None = f"Install it with: {INSTALL_COMMAND}"
-    ) -> None:
+    def __init__(self, feature: str, reason: str = "", *, mend: str | None = f"Install it with: {INSTALL_COMMAND}") -> None:
         self.feature = feature
         self.reason = reason
         self.mend = mend

@@ -176,9 +176,7 @@ def _why_it_failed(error: BaseException) -> Trouble:
             "Have it made writable, or name another place for Julia's packages with JULIA_DEPOT_PATH and for the project with "
             f"PYTHON_JULIAPKG_PROJECT (an absolute path), and then: {INSTALL_COMMAND}",
         )
-    return Trouble(
-        f"juliapkg could not resolve its environment ({error})", f"See to that, and then: {INSTALL_COMMAND}"
-    )
+    return Trouble(f"juliapkg could not resolve its environment ({error})", f"See to that, and then: {INSTALL_COMMAND}")
 
 
 def extra_is_installed(name: str) -> bool:

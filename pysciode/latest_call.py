@@ -36,19 +36,12 @@ def recall(problem: ODEProblem, given: tuple[Any, ...], saveat: Any) -> tuple[Al
     """
     captured = problem.captured
     latest = captured.latest_call if captured is not None else None
-    if (
-        latest is None
-        or latest.tspan != problem.tspan
-        or not all(map(_same, given, latest.given))
-        or latest.saveat != _value(saveat)
-    ):
+    if latest is None or latest.tspan != problem.tspan or not all(map(_same, given, latest.given)) or latest.saveat != _value(saveat):
         return None
     return latest.algorithm, latest.options
 
 
-def remember(
-    problem: ODEProblem, given: tuple[Any, ...], saveat: Any, algorithm: Algorithm | None, options: SolveOptions
-) -> None:
+def remember(problem: ODEProblem, given: tuple[Any, ...], saveat: Any, algorithm: Algorithm | None, options: SolveOptions) -> None:
     """Keep `algorithm` and `options`, which checking made of `given` and `saveat`, if these can be recognised again."""
     captured = problem.captured
     if captured is None or not all(isinstance(x, _UNCHANGING) for x in given):

@@ -155,9 +155,7 @@ def _check_python(f: Any, name: str) -> None:
 def _out_of_place(f: Callable[..., Any], n_arguments: int) -> Callable[..., Any]:
     """`f` itself, or where it takes one argument more, a function that returns what `f` writes into it."""
     try:
-        positional = [
-            x for x in inspect.signature(f).parameters.values() if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)
-        ]
+        positional = [x for x in inspect.signature(f).parameters.values() if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
     except (TypeError, ValueError):
         return f
     if len(positional) != n_arguments + 1 or positional[-1].default is not inspect.Parameter.empty:

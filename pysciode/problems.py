@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from .devices import device_of, torch_device
-from .capture.reach import Reached, reached_by
 from .capture.parts import Same
+from .capture.reach import Reached, reached_by
 from .capture.state_changes import counted, left_as_they_were, place_id
+from .devices import device_of, torch_device
 from .model_cache import Captured, store
 from .parameters import ParameterLayout, flat_array, is_tensor
 from .torch_compile import opaque
@@ -437,9 +437,7 @@ def with_values(problem: ODEProblem, u0: Any, p: Any) -> ODEProblem:
     leaves = problem.layout.split(p)
     out = object.__new__(type(problem))
     out.__dict__.update(problem.__dict__)
-    out.__dict__.update(
-        u0=u0, leaves=leaves, tensors=leaves, captured=captured, is_torch=True, _flat_p=None, _values=None
-    )
+    out.__dict__.update(u0=u0, leaves=leaves, tensors=leaves, captured=captured, is_torch=True, _flat_p=None, _values=None)
     return out
 
 

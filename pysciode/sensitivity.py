@@ -18,9 +18,7 @@ from .errors import EngineUnavailable, GradientFailed
 from .installation import installed_packages, julia_project
 from .real_values import whole_number
 
-AutoJacVec = Literal[
-    "generated", "ZygoteVJP", "ReverseDiffVJP", "ReverseDiffVJP(true)", "EnzymeVJP", "MooncakeVJP", "TrackerVJP"
-]
+AutoJacVec = Literal["generated", "ZygoteVJP", "ReverseDiffVJP", "ReverseDiffVJP(true)", "EnzymeVJP", "MooncakeVJP", "TrackerVJP"]
 """Who makes vector-Jacobian products: the model's own generated ones, or a Julia package. ``"ReverseDiffVJP(true)"`` compiles
 its tape once, which would freeze every branch of the model: refused for models that have any."""
 
@@ -209,9 +207,7 @@ class MooncakeAdjoint(SensitivityAlgorithm):
     """Differentiate through the solver with Mooncake.jl, a Julia package to be installed beside those of pysciode."""
 
 
-SENSITIVITY_ALGORITHMS: dict[str, type[SensitivityAlgorithm]] = {
-    cls.__name__: cls for cls in SensitivityAlgorithm.__subclasses__()
-}
+SENSITIVITY_ALGORITHMS: dict[str, type[SensitivityAlgorithm]] = {cls.__name__: cls for cls in SensitivityAlgorithm.__subclasses__()}
 """The methods by name."""
 
 

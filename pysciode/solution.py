@@ -218,7 +218,7 @@ class Solution:
         return self.u[i]
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return iter(zip(self.t, self.u))
+        return iter(zip(self.t, self.u, strict=True))
 
     def __repr__(self) -> str:
         outcome = "" if self.success else f", stopped at t = {self.t_reached:g}"
@@ -253,9 +253,7 @@ class Solution:
             raise ValueError(f"derivative must be 0 or 1, not {derivative!r}")
         interpolant = self._raw.interpolant
         if interpolant is None:
-            raise ValueError(
-                "no dense output was kept: solve with dense=True (the default only where saveat is None); pickles have none"
-            )
+            raise ValueError("no dense output was kept: solve with dense=True (the default only where saveat is None); pickles have none")
         if self.algorithm in COARSE and self.engine != "embedded":
             warn_of_coarse_output(self.problem, self.algorithm, "sol(t) gives")
         times = np.asarray(t.numpy(force=True) if is_tensor(t) else t, dtype=np.float64)

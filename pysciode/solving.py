@@ -189,9 +189,7 @@ def solve(
             "engine": engine,
             **solver_options,
         }
-        return solve_ensemble(
-            problem, algorithm, ensemblealg=ensemblealg, throw=throw, progress=progress, options=options
-        )
+        return solve_ensemble(problem, algorithm, ensemblealg=ensemblealg, throw=throw, progress=progress, options=options)
     if ensemblealg is not None:
         raise TypeError("ensemblealg is for an EnsembleProblem, and problem is none")
     given = (algorithm, sensealg, tstops, rtol, atol, dt, dtmin, dtmax, maxiters, adaptive, save_idxs, dense)

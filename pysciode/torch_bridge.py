@@ -43,7 +43,7 @@ def solve_torch(
     times = (span.start_tensor, span.end_tensor, saveat if in_tensor and saveat.requires_grad else None)
     in_transform = transforming()
     wants_u0 = in_transform or problem.u0.requires_grad
-    wants_p = in_transform or any([x.requires_grad for x in leaves])
+    wants_p = in_transform or any([x.requires_grad for x in leaves])  # noqa: C419  (a generator takes longer)
     wants_t = times[0] is not None or times[1] is not None or times[2] is not None
     save_idxs = options.save_idxs
     if not ((wants_u0 or wants_p or wants_t) and torch.is_grad_enabled()):
@@ -119,9 +119,7 @@ class _Call:
 
     def copy(self) -> _Call:
         """Another call of the same kind, not yet made."""
-        return _Call(
-            self.problem, self.algorithm, self.options, self.sensealg, self.engine, self.wants, self.times_given, self.times_move
-        )
+        return _Call(self.problem, self.algorithm, self.options, self.sensealg, self.engine, self.wants, self.times_given, self.times_move)
 
     def run(self) -> None:
         """Solve with the values that the problem's tensors have now."""
@@ -141,9 +139,7 @@ class _Call:
             _name_bad_leaf(problem, leaves)
         if not self.arrays.all_finite(flat_u0):
             check_finite(u0, "u0")
-        self.request = SolveRequest(
-            problem, flat_u0, p, problem.tspan, self.algorithm, self.options, self.sensealg, self.wants
-        )
+        self.request = SolveRequest(problem, flat_u0, p, problem.tspan, self.algorithm, self.options, self.sensealg, self.wants)
         if self.sensealg is None:
             self.raw = self.engine.solve(self.request)
         elif self.options.events:
@@ -203,16 +199,12 @@ class _Call:
         """
         name = self.sensealg.name
         if self.raw.retcode not in SUCCESS:
-            raise GradientFailed(
-                name, f"the solve itself stopped with retcode {self.raw.retcode}", "A partial solution has no gradient"
-            )
+            raise GradientFailed(name, f"the solve itself stopped with retcode {self.raw.retcode}", "A partial solution has no gradient")
         cotangent = self.arrays.like(grad, self.raw.u)
         # A finite sum has finite terms, and is quicker to have; the sum of finite terms may overflow.
         total = grad.sum().item()
         if not math.isfinite(total) and not self.arrays.all_finite(cotangent.reshape(-1)):
-            raise GradientFailed(
-                name, "the gradient that comes in is not finite", "Look at what the loss does with the solution"
-            )
+            raise GradientFailed(name, "the gradient that comes in is not finite", "Look at what the loss does with the solution")
         atol = self.options.atol
         enough = 0.1 * (atol if isinstance(atol, float) else np.min(atol))
         small = abs(total) <= enough * grad.numel()

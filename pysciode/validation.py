@@ -45,9 +45,7 @@ def check_function(f: Any, name: str = "f") -> None:
         return  # expressions; capture says what is wrong with them
     if hasattr(f, "free_symbols") or hasattr(f, "__fspath__"):
         return  # one SymPy expression or matrix; a Julia file
-    raise TypeError(
-        f"{name} must be a function f(u, p, t), an nn.Module, SymPy expressions or Julia source, not {type(f).__name__}"
-    )
+    raise TypeError(f"{name} must be a function f(u, p, t), an nn.Module, SymPy expressions or Julia source, not {type(f).__name__}")
 
 
 def state_of(u0: Any, leaves: Sequence[Any], torch_backend: bool, name: str = "u0") -> tuple[Any, np.dtype]:
@@ -121,9 +119,7 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str], dtype: np.dtype, s
             if x.is_floating_point() or x.is_complex() or x.dtype == _torch().bool:
                 found = _tensor_dtype(x, name)
                 if found != dtype:
-                    raise TypeError(
-                        f"{name} is {found} but {state} is {dtype}: convert one of them, for instance {name}.to({state}.dtype)"
-                    )
+                    raise TypeError(f"{name} is {found} but {state} is {dtype}: convert one of them, for instance {name}.to({state}.dtype)")
             check_storage(x, name)
         elif isinstance(x, np.ndarray):
             if x.dtype.kind == "c":

@@ -137,7 +137,5 @@ class DeviceModel:
             "vjp_p!": [n_params], "vjp_both!": [n, n_params], "jac!": [n * n], "paramjac!": [n * n_params]
         }.get(name, [n])  # fmt: skip
         inputs = [v] if name in ("vjp!", "vjp_p!", "vjp_both!", "jvp!") else []
-        out, self.launches = _function(_CALL)(
-            self._module, self._generated, self._device, name, sizes, inputs, u, p, t
-        )
+        out, self.launches = _function(_CALL)(self._module, self._generated, self._device, name, sizes, inputs, u, p, t)
         return np.array(out)

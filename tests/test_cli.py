@@ -21,9 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(*arguments: str, **kwargs) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pysciode", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=300, **kwargs
-    )
+    return subprocess.run([sys.executable, "-m", "pysciode", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=300, **kwargs)
 
 
 def test_help_names_the_commands():
@@ -343,9 +341,7 @@ def test_compare_of_what_can_not_be_solved_is_status_1(tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "_chosen", "embedded")
     path = tmp_path / "unsolvable_model.py"
     path.write_text(
-        "import pysciode as ps\n"
-        "def f(u, p, t):\n    return [1.0 if u[0] > 0.5 else 2.0]\n"
-        "problem = ps.ODEProblem(f, [1.0], (0.0, 1.0))\n"
+        "import pysciode as ps\ndef f(u, p, t):\n    return [1.0 if u[0] > 0.5 else 2.0]\nproblem = ps.ODEProblem(f, [1.0], (0.0, 1.0))\n"
     )
     shown = solvers(path)
     assert shown.exit_code == 1

@@ -104,9 +104,7 @@ def scipy_gradient(loss_of_states) -> np.ndarray:
     """By extrapolated differences of SciPy's solution."""
 
     def loss(p: np.ndarray) -> float:
-        solution = solve_ivp(
-            lambda t, u: lotka_volterra(u, p, t), (0.0, 4.0), [1.0, 1.0], "DOP853", TIMES, rtol=1e-13, atol=1e-13
-        )
+        solution = solve_ivp(lambda t, u: lotka_volterra(u, p, t), (0.0, 4.0), [1.0, 1.0], "DOP853", TIMES, rtol=1e-13, atol=1e-13)
         return loss_of_states(solution.y.T)
 
     return np.array([ridders(lambda h, e=e: loss(RATES + h * e))[0] for e in np.eye(4)])
@@ -195,9 +193,7 @@ def test_a_model_that_is_not_finite_gives_rows_that_say_so():
     def nowhere(u, p, t):
         return [(p[0] - 5) ** 0.5 * u[0]]
 
-    report = compare_adjoints(
-        ps.ODEProblem(nowhere, [1.0], (0.0, 1.0), [1.0]), sensealgs=["GaussAdjoint"], tolerances=[1e-6], **QUICK
-    )
+    report = compare_adjoints(ps.ODEProblem(nowhere, [1.0], (0.0, 1.0), [1.0]), sensealgs=["GaussAdjoint"], tolerances=[1e-6], **QUICK)
     assert report.reference is None
     assert any("no reference" in x for x in report.warnings)
     assert [x.status for x in report.rows] == ["failed"] and "retcode" in report.rows[0].reason

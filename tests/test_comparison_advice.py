@@ -26,9 +26,7 @@ def report(*rows, **others):
 
 
 def test_the_fastest_accurate_method_is_taken_with_the_figures_as_reasons():
-    advice = report(
-        row("GaussAdjoint", 3e-3), row("ForwardDiffSensitivity", 1e-3), row("BacksolveAdjoint", 5e-4, error=0.3)
-    ).recommend()
+    advice = report(row("GaussAdjoint", 3e-3), row("ForwardDiffSensitivity", 1e-3), row("BacksolveAdjoint", 5e-4, error=0.3)).recommend()
     text = str(advice)
     assert advice.method == "ForwardDiffSensitivity" and advice.runner_up.method == "GaussAdjoint"
     assert "1.00 ms" in text and "3.0 times" in text and "4 entries" in text and "0.3" in text

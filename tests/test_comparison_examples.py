@@ -42,12 +42,8 @@ def scipy_gradient(f, u0, times, p, loss, **options) -> np.ndarray:
 def test_lotka_volterra_has_no_warnings_and_small_errors(example):
     lv = example("compare_lotka_volterra")
     times = lv.TIMES
-    right = scipy_gradient(
-        lv.lotka_volterra, [1.0, 1.0], times, lv.RATES, lv.misfit, method="DOP853", rtol=1e-12, atol=1e-12
-    )
-    report = ps.compare_adjoints(
-        lv.problem(), lv.misfit, saveat=times, sensealgs=METHODS, tolerances=[1e-6], reference=right, **QUICK
-    )
+    right = scipy_gradient(lv.lotka_volterra, [1.0, 1.0], times, lv.RATES, lv.misfit, method="DOP853", rtol=1e-12, atol=1e-12)
+    report = ps.compare_adjoints(lv.problem(), lv.misfit, saveat=times, sensealgs=METHODS, tolerances=[1e-6], reference=right, **QUICK)
     assert report.warnings == () and report.growth is None and not report.stiff
     assert {row.engine for row in report.rows} >= {"julia", "embedded"}
     for row in report.rows:

@@ -143,7 +143,9 @@ def test_gradients_through_a_table(julia_engine, sensealg):
     def f(u, p, t):
         return p[(3.2 + 0 * u).long()] * u
 
-    u = ps.solve(ps.ODEProblem(f, torch.ones(1, dtype=F64), (0.0, 1.0), table), sensealg=sensealg, engine=julia_engine, rtol=1e-9, atol=1e-11).u
+    u = ps.solve(
+        ps.ODEProblem(f, torch.ones(1, dtype=F64), (0.0, 1.0), table), sensealg=sensealg, engine=julia_engine, rtol=1e-9, atol=1e-11
+    ).u
     (grad,) = torch.autograd.grad(u[-1].sum(), table)
     expected = torch.zeros(11, dtype=F64)
     expected[3] = torch.exp(table.detach()[3])

@@ -45,9 +45,7 @@ def compare(
         found = julia.call(name, u.reshape(-1).numpy(), reference.p(), TIME, v.reshape(-1).numpy())
         assert found.dtype == reference.p().dtype
         scale = 1 + np.abs(expected[name]).max(initial=0)
-        np.testing.assert_allclose(
-            found / scale, expected[name] / scale, rtol=0, atol=tolerance or TOLERANCE[u.dtype], err_msg=name
-        )
+        np.testing.assert_allclose(found / scale, expected[name] / scale, rtol=0, atol=tolerance or TOLERANCE[u.dtype], err_msg=name)
 
 
 @pytest.mark.julia

@@ -205,7 +205,7 @@ def test_back_into_known_physics():
     found = discover(u, 0.4 * u[:, :1] * u[:, 1:], symbols="S I", outputs=["infection"])
     physics = Physics(["-infection", "infection - gamma*I"], ["infection"], "S I", {"gamma": 0.1})
     whole = found.inside(physics)
-    S, I = sympy.symbols("S I")  # noqa: E741
+    S, I = sympy.symbols("S I")
     expected = [-0.4 * S * I, 0.4 * S * I - 0.1 * I]
     for e, right in zip(whole.rhs, expected, strict=True):
         difference = sympy.lambdify([S, I], e - right)(*u.T)

@@ -30,8 +30,7 @@ class Block:
 def blocks(text: str, first_line: int) -> list[Block]:
     found = re.finditer(r"^```(\w+)([^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [
-        Block(x[2].strip() if x[1] == "python" else "another language", x[3], first_line + text.count("\n", 0, x.start()))
-        for x in found
+        Block(x[2].strip() if x[1] == "python" else "another language", x[3], first_line + text.count("\n", 0, x.start())) for x in found
     ]
 
 

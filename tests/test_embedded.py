@@ -136,9 +136,7 @@ def test_models_of_every_kind():
         "module with t": ps.ODEProblem(lambda u, p, t: net(u) + 0 * t, torch.from_numpy(u0), (0.0, 1.0)),
         "callback": ps.ODEProblem(lambda u, p, t: weight @ u + bias, u0, (0.0, 1.0), capture="callback"),
     }
-    found = {
-        name: ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine="embedded").to_numpy()[1] for name, problem in models.items()
-    }
+    found = {name: ps.solve(problem, ps.Tsit5(), saveat=[1.0], engine="embedded").to_numpy()[1] for name, problem in models.items()}
     for name, u in found.items():
         np.testing.assert_allclose(u, found["python"], rtol=1e-12, err_msg=name)
 

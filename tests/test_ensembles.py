@@ -131,9 +131,7 @@ def test_maxiters(way: dict[str, Any]) -> None:
 def test_options(way: dict[str, Any]) -> None:
     ensemble, expected = lorenz_ensemble(4)
     done: list[int] = []
-    sol = ps.solve(
-        ensemble, ps.Tsit5(), saveat=0.2, save_idxs=[2, 0], dtmax=0.01, rtol=1e-9, atol=1e-11, progress=done.append, **way
-    )
+    sol = ps.solve(ensemble, ps.Tsit5(), saveat=0.2, save_idxs=[2, 0], dtmax=0.01, rtol=1e-9, atol=1e-11, progress=done.append, **way)
     np.testing.assert_allclose(sol.u, np.array(expected)[:, :, [2, 0]], rtol=1e-6, atol=1e-6)
     assert done[-1] == 4 and done == sorted(done)
     assert sol[0].names == ("u[2]", "u[0]")

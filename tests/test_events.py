@@ -116,7 +116,9 @@ def test_parameters_of_problem_and_condition():
         return -p["rate"] * u
 
     def reached(rate):
-        problem = ps.ODEProblem(decay, torch.tensor([8.0], dtype=torch.float64), (0.0, 50.0), {"rate": torch.tensor(rate, dtype=torch.float64)})
+        problem = ps.ODEProblem(
+            decay, torch.tensor([8.0], dtype=torch.float64), (0.0, 50.0), {"rate": torch.tensor(rate, dtype=torch.float64)}
+        )
         return ps.solve(problem, ps.Vern7(), callback=event, rtol=1e-10, atol=1e-10).t_reached
 
     assert reached(0.5) == pytest.approx(math.log(4) / 0.5, abs=1e-9)
@@ -204,7 +206,7 @@ def test_conditions_that_are_dropped_leave_no_plans():
     import gc
 
     problem = dropped()
-    problem.model  # noqa: B018
+    problem.model
     counts = []
     for i in range(6):
         ps.solve(problem, ps.Tsit5(), callback=ps.ContinuousCallback(lambda u, p, t, i=i: u[0] - i, terminal=True))

@@ -47,7 +47,9 @@ ALL = os.environ.get("PYSCIODE_EVERY_CELL") == "1"  # takes hours
 if ALL:
     METHODS += [ps.GaussKronrodAdjoint(), ps.BacksolveAdjoint(), ps.ForwardSensitivity(), ps.ReverseDiffAdjoint(), ps.TrackerAdjoint()]
     FAMILIES = "explicit stabilized rosenbrock sdirk firk bdf implicit_extrapolation imex_sdirk exponential".split()
-    ONE_OF_EACH = {"auto": [ps.AutoTsit5(ps.Rosenbrock23()), ps.AutoVern7(ps.Rodas5P()), ps.AutoVern9(ps.KenCarp4()), ps.AutoDP5(ps.FBDF())]}
+    ONE_OF_EACH = {
+        "auto": [ps.AutoTsit5(ps.Rosenbrock23()), ps.AutoVern7(ps.Rodas5P()), ps.AutoVern9(ps.KenCarp4()), ps.AutoDP5(ps.FBDF())]
+    }
     for family in FAMILIES:
         for found in map(ps.Algorithm, ps.list_algorithms(family)):
             if not found.fixed_step:

@@ -191,15 +191,10 @@ def test_missing_values_repeated_and_unordered_times():
 
 def test_experiments_share_parameters_and_have_their_own():
     rates, starts = {"a": 0.9, "b": 0.9}, {"a": 3.0, "b": 1.0}
-    data = {
-        name: Experiment(*decay_data(rates[name], starts[name], 1e-4, seed=i), u0=[starts[name]])
-        for i, name in enumerate(rates)
-    }
+    data = {name: Experiment(*decay_data(rates[name], starts[name], 1e-4, seed=i), u0=[starts[name]]) for i, name in enumerate(rates)}
     result = fit(decay_problem(), data, {"k": (0, None)}, engine="embedded", progress=False)
     assert result.estimates["k"] == pytest.approx(0.9, abs=1e-3)
-    local = fit(
-        decay_problem(), data, {"k": Parameter(lower=0), "u0": Parameter(local=True)}, engine="embedded", progress=False
-    )
+    local = fit(decay_problem(), data, {"k": Parameter(lower=0), "u0": Parameter(local=True)}, engine="embedded", progress=False)
     assert local.estimates["u0[0]@a"] == pytest.approx(3.0, abs=1e-2)
     assert local.estimates["u0[0]@b"] == pytest.approx(1.0, abs=1e-2)
     with pytest.raises(ValueError, match="@"):
@@ -269,9 +264,7 @@ def test_stiff_chemistry_of_three_rates():
 
     truth = np.array([0.04, 3e7, 1e4])
     t = np.logspace(-2, 4, 20)
-    run = integrate.solve_ivp(
-        lambda t, u: robertson(u, truth, t), (0, 1e4), [1.0, 0, 0], "Radau", t_eval=t, rtol=1e-9, atol=1e-14
-    )
+    run = integrate.solve_ivp(lambda t, u: robertson(u, truth, t), (0, 1e4), [1.0, 0, 0], "Radau", t_eval=t, rtol=1e-9, atol=1e-14)
     observed = run.y.T * np.exp(0.01 * np.random.default_rng(0).standard_normal((20, 3)))
     problem = ps.ODEProblem(robertson, [1.0, 0.0, 0.0], (0.0, 1e4), truth * [1.5, 0.7, 2.0])
     result = fit(
@@ -354,9 +347,9 @@ def test_parameters_that_cannot_be_told_apart_are_named():
     with pytest.warns(NotIdentifiable, match="a with b"):
         result = fit(problem, (t, y), ["a", "b"], likelihood=Normal(0.05), engine="julia", progress=False)
     assert np.isinf(list(result.standard_errors.values())).all()
-    assert result.undetermined[0] == pytest.approx({"a": 0.707, "b": -0.707}, abs=0.01) or result.undetermined[
-        0
-    ] == pytest.approx({"a": -0.707, "b": 0.707}, abs=0.01)
+    assert result.undetermined[0] == pytest.approx({"a": 0.707, "b": -0.707}, abs=0.01) or result.undetermined[0] == pytest.approx(
+        {"a": -0.707, "b": 0.707}, abs=0.01
+    )
     # Both ends stay open: whatever a is, b makes up for it.
     profile = result.profile("a", progress=False)
     assert profile.lower == -np.inf and profile.upper == np.inf

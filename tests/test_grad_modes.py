@@ -264,12 +264,14 @@ def test_generated_products_stop_there_too(f):
 def test_what_a_trace_does_not_see_is_refused_by_name(f):
     u, p = inputs()
     with pytest.raises(ps.CaptureError, match=REFUSED[f]) as caught:
-        ps.ODEProblem(f, u, (0.0, 1.0), p).model  # noqa: B018
+        ps.ODEProblem(f, u, (0.0, 1.0), p).model
     assert "capture='callback'" in str(caught.value) or f is detached_in_place
 
 
 @pytest.mark.filterwarnings("ignore::pysciode.CallbackWarning")
-@pytest.mark.parametrize("f", [f for f in REFUSED if f is not checkpointed_with_reentry], ids=lambda f: getattr(f, "__name__", "a_hooked_module"))
+@pytest.mark.parametrize(
+    "f", [f for f in REFUSED if f is not checkpointed_with_reentry], ids=lambda f: getattr(f, "__name__", "a_hooked_module")
+)
 def test_models_left_in_python_keep_their_gradients(julia_engine, f):
     u0, p = inputs()
     problem = ps.ODEProblem(f, u0, (0.0, 0.5), p, capture="callback")

@@ -56,9 +56,7 @@ def reference_gradient():
     """Central differences of solves to 1e-13, to about 1e-8."""
 
     def value(z):
-        out = solve_ivp(
-            lambda t, u: lotka_volterra(u, z[2:], t), (0, 5), z[:2], method="DOP853", rtol=1e-13, atol=1e-13, t_eval=TIMES
-        )
+        out = solve_ivp(lambda t, u: lotka_volterra(u, z[2:], t), (0, 5), z[:2], method="DOP853", rtol=1e-13, atol=1e-13, t_eval=TIMES)
         return loss(out.y.T)
 
     z = np.array([1.0, 1.0, *RATES])
@@ -408,7 +406,9 @@ def test_a_backward_solve_that_runs_out_of_steps_is_refused(engine, sensealg):
         sol.u.sum().backward()
 
 
-@pytest.mark.parametrize("adjoint", [ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.QuadratureAdjoint(), ps.BacksolveAdjoint()], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    "adjoint", [ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.QuadratureAdjoint(), ps.BacksolveAdjoint()], ids=lambda x: x.name
+)
 @pytest.mark.parametrize("algorithm", ["auto", "Tsit5", "BS5", "DP8", "Vern6", "Vern7", "Vern8", "Vern9", "Rodas5P"])
 def test_adjoints_on_the_simplest_equation(julia_engine, algorithm, adjoint):
     """``u' = p u``, whose gradient is ``exp(p)``: methods with a step as long as the whole interval must interpolate well."""

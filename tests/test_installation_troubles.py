@@ -46,9 +46,7 @@ print(solution.engine)
 @pytest.fixture
 def surroundings(tmp_path: Path) -> dict[str, str]:
     """An environment of its own, without Julia, network or anything that names another Julia."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON_JULIA", "JULIA_", "PYSCIODE_ENGINE"))
-    }
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON_JULIA", "JULIA_", "PYSCIODE_ENGINE"))}
     nowhere = "http://127.0.0.1:9"
     return kept | {
         "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin",
@@ -96,9 +94,7 @@ def manifest() -> str:
 
 
 def run(code: str, environment: dict[str, str], *flags: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=100, env=environment, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=100, env=environment, cwd=ROOT)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == 0, done.stderr
     return done
@@ -305,8 +301,7 @@ def test_processes_install_one_after_the_other_and_once(surroundings, tmp_path):
     environment = surroundings | {"PYTHON_JULIAPKG_EXE": julia}
     command = [sys.executable, "-c", "from pysciode.installation import resolve; resolve()"]
     processes = [
-        subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
+        subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
     said = [process.communicate(timeout=100) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said

@@ -21,9 +21,7 @@ assert abs(solution.u[-1, 0] - np.exp(-2.0)) < 1e-5
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=600, env=os.environ | environment
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=600, env=os.environ | environment)
 
 
 def test_importing_pysciode_starts_nothing_and_is_quick():
@@ -157,7 +155,5 @@ print("finished")
 @pytest.mark.julia
 def test_threads_solve_while_the_one_that_started_julia_waits():
     """Julia's garbage collector waits for the thread that started it, which is blocked in Python."""
-    done = subprocess.run(
-        [sys.executable, "-c", WORKERS_WHILE_THE_MAIN_THREAD_WAITS], capture_output=True, text=True, timeout=240
-    )
+    done = subprocess.run([sys.executable, "-c", WORKERS_WHILE_THE_MAIN_THREAD_WAITS], capture_output=True, text=True, timeout=240)
     assert done.stdout.strip() == "finished", done.stderr

@@ -40,9 +40,7 @@ def compare(model: nn.Module, u: torch.Tensor, names: Collection[str] = COMPARED
     for name in sorted(lowered.functions & set(names)):
         found = julia.call(name, *point)
         scale = 1 + np.abs(expected[name]).max(initial=0)
-        np.testing.assert_allclose(
-            found / scale, expected[name] / scale, rtol=0, atol=tolerance or TOLERANCE[u.dtype], err_msg=name
-        )
+        np.testing.assert_allclose(found / scale, expected[name] / scale, rtol=0, atol=tolerance or TOLERANCE[u.dtype], err_msg=name)
         if name != "f_oop":
             assert julia.allocated(name, *point) == 0, name
 

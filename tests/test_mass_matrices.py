@@ -17,7 +17,11 @@ A = torch.tensor([[-1.0, 0.3], [0.2, -2.0]], dtype=F64)
 TIMES = [0.0, 0.5, 1.0, 2.0]
 CONTINUOUS = [ps.GaussAdjoint(), ps.GaussKronrodAdjoint(), ps.InterpolatingAdjoint(), ps.QuadratureAdjoint()]
 FORWARD = [ps.ForwardDiffSensitivity(), ps.ForwardSensitivity()]
-VJPS = [ps.GaussAdjoint(autojacvec="ReverseDiffVJP"), ps.GaussAdjoint(autojacvec="ZygoteVJP"), ps.InterpolatingAdjoint(autojacvec="ReverseDiffVJP")]
+VJPS = [
+    ps.GaussAdjoint(autojacvec="ReverseDiffVJP"),
+    ps.GaussAdjoint(autojacvec="ZygoteVJP"),
+    ps.InterpolatingAdjoint(autojacvec="ReverseDiffVJP"),
+]
 
 
 def linear(u, p, t):

@@ -29,9 +29,7 @@ def predator_prey(u, p, t):
 
 def scipy_states(p: np.ndarray, u0: np.ndarray, times: np.ndarray) -> np.ndarray:
     span = (times[0], times[-1])
-    return solve_ivp(
-        lambda t, u: predator_prey(u, p, t), span, u0, t_eval=times, method="DOP853", rtol=1e-11, atol=1e-11
-    ).y.T
+    return solve_ivp(lambda t, u: predator_prey(u, p, t), span, u0, t_eval=times, method="DOP853", rtol=1e-11, atol=1e-11).y.T
 
 
 DATA = scipy_states(TRUTH, np.array([1.0, 1.0]), TIMES) + 0.1 * np.sin(np.arange(28.0).reshape(14, 2) ** 2)
@@ -77,9 +75,7 @@ def test_groups_are_those_of_diffeqflux(n, size, expected):
 
 @pytest.mark.parametrize("size", [2, 5, 14])
 def test_the_loss_is_the_definition(engine, size):
-    found, predictions = multiple_shooting(
-        problem(), TIMES, DATA, group_size=size, continuity=7.0, engine=engine, **TIGHT
-    )
+    found, predictions = multiple_shooting(problem(), TIMES, DATA, group_size=size, continuity=7.0, engine=engine, **TIGHT)
     assert found.item() == pytest.approx(expected_loss(GUESS, size, 7.0), rel=1e-5)
     assert [len(x) for x in predictions] == [len(x) for x in group_ranges(14, size)]
     for x, group in zip(predictions, group_ranges(14, size), strict=True):
@@ -95,9 +91,7 @@ def test_gradients_to_parameters(engine):
 def test_gradients_to_free_states_and_their_gaps(engine):
     posed = problem()
     starts = DATA[::4][:4] + 0.05 * np.cos(np.arange(8.0).reshape(4, 2))
-    shooting = MultipleShooting(
-        posed, TIMES, DATA, 5, continuity=7.0, free_states=starts, engine=engine, **TIGHT
-    )
+    shooting = MultipleShooting(posed, TIMES, DATA, 5, continuity=7.0, free_states=starts, engine=engine, **TIGHT)
     assert [x.shape for x in shooting.parameters()] == [(4, 2)]
     loss = shooting()
     loss.backward()

@@ -242,9 +242,7 @@ def test_gradients_against_torchdiffeq(engine, trace):
     found = flow.log_prob(x, context, generator=torch.Generator().manual_seed(5))
     expected = Reference(net, noise, context).log_prob(x)
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=0)
-    for a, b in zip(
-        torch.autograd.grad(found @ weights, inputs), torch.autograd.grad(expected @ weights, inputs), strict=True
-    ):
+    for a, b in zip(torch.autograd.grad(found @ weights, inputs), torch.autograd.grad(expected @ weights, inputs), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
 
@@ -267,9 +265,7 @@ def test_weight_normalised_dynamics(engine):
     expected = Reference(dynamics, None).log_prob(x).sum()
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=0)
     inputs = [*normalised.parametrizations.weight.parameters(), *rest]
-    for a, b in zip(
-        torch.autograd.grad(found, inputs), torch.autograd.grad(expected, [scale, direction, *rest]), strict=True
-    ):
+    for a, b in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, [scale, direction, *rest]), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
 
@@ -283,9 +279,7 @@ def test_samples_by_reparametrisation():
     torch.testing.assert_close(found, 20 * integral.sum(0), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("engine", "trace"), [pytest.param("julia", "hutchinson", marks=pytest.mark.julia), (EMBEDDED, "exact")]
-)
+@pytest.mark.parametrize(("engine", "trace"), [pytest.param("julia", "hutchinson", marks=pytest.mark.julia), (EMBEDDED, "exact")])
 def test_regularisation_against_quadrature(engine, trace):
     net = network(3)
     x = points(4, 3)
@@ -301,9 +295,7 @@ def test_regularisation_against_quadrature(engine, trace):
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=0)
     assert (found > 0).all() and set(flow.regularization_terms) == {"kinetic", "jacobian"}
     parameters = list(net.parameters())
-    for a, b in zip(
-        torch.autograd.grad(found.sum(), parameters), torch.autograd.grad(expected.sum(), parameters), strict=True
-    ):
+    for a, b in zip(torch.autograd.grad(found.sum(), parameters), torch.autograd.grad(expected.sum(), parameters), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
     flow.eval()
     flow.log_prob(x)
@@ -339,9 +331,7 @@ class Shifted(nn.Module):
             self.forward = lambda x: self.linear(x)
 
 
-@pytest.mark.parametrize(
-    ("engine", "separate"), [pytest.param("julia", False, marks=pytest.mark.julia), (EMBEDDED, True)]
-)
+@pytest.mark.parametrize(("engine", "separate"), [pytest.param("julia", False, marks=pytest.mark.julia), (EMBEDDED, True)])
 def test_conditional_flow(engine, separate):
     flow = ContinuousFlow(Shifted(separate), 3, engine=engine, **TIGHT)
     context, x = points(4, 3, seed=2), points(6, 1, 3)
@@ -371,9 +361,7 @@ def test_flow_as_a_distribution(monkeypatch):
     x = points(5, 2, 3, seed=1)
     with torch.no_grad():
         each = [carried(1.0, c) for c in context]
-        components = MultivariateNormal(
-            torch.stack([x.mean for x in each]), torch.stack([x.covariance_matrix for x in each])
-        )
+        components = MultivariateNormal(torch.stack([x.mean for x in each]), torch.stack([x.covariance_matrix for x in each]))
         torch.testing.assert_close(flows.log_prob(x), components.log_prob(x), atol=1e-7, rtol=0)
         mixing = Categorical(torch.tensor([0.3, 0.7], dtype=F64))
         found = MixtureSameFamily(mixing, flows).log_prob(x[:, 0])

@@ -250,9 +250,7 @@ def test_order_of_observations_does_not_matter(engine):
     model = make(engine)
     x, times, mask = series(2)
     order = torch.randperm(len(TIMES), generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(
-        model.reconstruct(x[:, order], times[:, order], mask[:, order]), model.reconstruct(x, times, mask)[:, order]
-    )
+    torch.testing.assert_close(model.reconstruct(x[:, order], times[:, order], mask[:, order]), model.reconstruct(x, times, mask)[:, order])
 
 
 def test_rnn_encoder_is_its_gru_step_by_step():
@@ -326,9 +324,7 @@ def test_predictions(engine):
     assert reconstruction.shape == (3, len(TIMES), D)
     torch.testing.assert_close(model.extrapolate(x, times, mask, at=times), reconstruction)
     first = torch.where(mask.any(2), times, math.inf).amin(1, keepdim=True)
-    torch.testing.assert_close(
-        model.interpolate(x, times, mask, at=first), model.extrapolate(x, times, mask, at=first), rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(model.interpolate(x, times, mask, at=first), model.extrapolate(x, times, mask, at=first), rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="at must lie between"):
         model.interpolate(x, times, mask, at=torch.tensor([5.0]))
     assert model.extrapolate(x, times, mask, at=[-1.0, 5.0], samples=4).shape == (4, 3, 2, D)

@@ -44,9 +44,7 @@ class Waves(nn.Module):
 class Images(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 4, 3, padding=1)
-        )
+        self.layers = nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 4, 3, padding=1))
 
     def forward(self, u):
         return self.layers(u)
@@ -95,9 +93,7 @@ def test_times_of_a_call_replace_the_span(engine):
         torch.testing.assert_close(state, U0 @ torch.linalg.matrix_exp(ROTATION.T * length), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    "make, u0", [(TimeNet, U0), (Images, torch.linspace(-1, 1, 2 * 4 * 9, dtype=F64).reshape(2, 4, 3, 3))]
-)
+@pytest.mark.parametrize("make, u0", [(TimeNet, U0), (Images, torch.linspace(-1, 1, 2 * 4 * 9, dtype=F64).reshape(2, 4, 3, 3))])
 def test_states_and_gradients_are_torchdiffeqs(engine, make, u0):
     dynamics, u0 = made(make), u0.clone().requires_grad_()
     field = dynamics if make is TimeNet else (lambda t, u: dynamics(u))
@@ -196,9 +192,7 @@ def test_regularisation_is_the_integral_along_the_solution(engine, span):
 
 @pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
 def test_noise_estimates_the_frobenius_norm(noise):
-    block = NeuralODE(
-        linear(ROTATION), (0.0, 2.0), regularization=Regularization(jacobian=1.0, noise=noise), engine="embedded"
-    )
+    block = NeuralODE(linear(ROTATION), (0.0, 2.0), regularization=Regularization(jacobian=1.0, noise=noise), engine="embedded")
     torch.manual_seed(0)
     with torch.no_grad():
         block(torch.ones(4000, 2, dtype=F64))
@@ -211,9 +205,7 @@ def test_noise_estimates_the_frobenius_norm(noise):
 def test_higher_derivatives():
     """Of ``u' = a u`` the third derivative is ``a³ u``."""
     regularization = Regularization(derivative=2.0, order=3)
-    block = NeuralODE(
-        nn.Linear(1, 1, bias=False).to(F64), (0.0, 2.0), regularization=regularization, engine="embedded", **TIGHT
-    )
+    block = NeuralODE(nn.Linear(1, 1, bias=False).to(F64), (0.0, 2.0), regularization=regularization, engine="embedded", **TIGHT)
     a = block.dynamics.weight.data.fill_(-0.7)
     block(torch.ones(1, 1, dtype=F64))
     expected = 2.0 * a**6 * torch.expm1(2 * a * 2.0) / (2 * a)
@@ -391,9 +383,7 @@ def test_only_the_augmented_paths_cross(julia_engine):
     torch.manual_seed(0)
     options = {"engine": julia_engine, "rtol": 1e-3, "atol": 1e-4}
     plain = NeuralODE(nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1)), **options)
-    augmented = AugmentedNeuralODE(
-        nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2)), 1, project="drop", **options
-    )
+    augmented = AugmentedNeuralODE(nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2)), 1, project="drop", **options)
     assert trained_on_the_crossing(plain) > 0.999
     assert trained_on_the_crossing(augmented) < 0.01
 
@@ -420,25 +410,18 @@ def test_bad_arguments_are_named(arguments, named):
         NeuralODE(**{"dynamics": nn.Linear(2, 2), **arguments})
 
 
-@pytest.mark.parametrize(
-    "times", [[0.0], [0.0, 0.0], [0.0, float("inf")], [[0.0, 1.0]], [[0.0, 1.0, 0.5]] * 4, [[[0.0, 1.0]]], 1.0]
-)
+@pytest.mark.parametrize("times", [[0.0], [0.0, 0.0], [0.0, float("inf")], [[0.0, 1.0]], [[0.0, 1.0, 0.5]] * 4, [[[0.0, 1.0]]], 1.0])
 def test_bad_times_are_named(times):
     with pytest.raises(ValueError, match="times"):
         NeuralODE(nn.Linear(2, 2), engine="embedded")(torch.zeros(4, 2), times)
 
 
-@pytest.mark.parametrize(
-    "bad", [{}, {"kinetic": -1.0}, {"kinetic": 1.0, "noise": "uniform"}, {"derivative": 1.0, "order": 1}]
-)
+@pytest.mark.parametrize("bad", [{}, {"kinetic": -1.0}, {"kinetic": 1.0, "noise": "uniform"}, {"derivative": 1.0, "order": 1}])
 def test_bad_regularisations_are_refused(bad):
     with pytest.raises(ValueError):
         Regularization(**bad)
 
 
 def test_neither_torch_nor_julia_before_they_are_needed():
-    code = (
-        "import sys, pysciode; assert 'torch' not in sys.modules; "
-        "pysciode.nn.NeuralODE; assert 'juliacall' not in sys.modules"
-    )
+    code = "import sys, pysciode; assert 'torch' not in sys.modules; pysciode.nn.NeuralODE; assert 'juliacall' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

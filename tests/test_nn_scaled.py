@@ -25,9 +25,7 @@ def test_it_is_the_scaling_written_out():
     u = torch.rand(4, 2) * SCALE_U
     expected = net(u / SCALE_U) * SCALE_U / SCALE_T
     torch.testing.assert_close(field(torch.tensor(0.0), u), expected, rtol=1e-6, atol=0.0)
-    torch.testing.assert_close(
-        ScaledField(WithTime(), 2.0, 4.0)(torch.tensor(3.0), torch.ones(2)), torch.full((2,), 0.75)
-    )
+    torch.testing.assert_close(ScaledField(WithTime(), 2.0, 4.0)(torch.tensor(3.0), torch.ones(2)), torch.full((2,), 0.75))
 
 
 def test_the_solution_in_scaled_units(engine):

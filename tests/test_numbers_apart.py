@@ -89,7 +89,7 @@ def test_other_numbers_and_arrays_take_what_is_compiled():
     first = None
     for k in range(4):
         table = torch.randn(4, 4, dtype=F64, generator=torch.Generator().manual_seed(k))
-        captured = capture_torch(lambda u: torch_model(u, 1.3 + 0.1 * k, table), torch.rand(3, 4, dtype=F64))  # noqa: B023
+        captured = capture_torch(lambda u: torch_model(u, 1.3 + 0.1 * k, table), torch.rand(3, 4, dtype=F64))
         lowered = lower_array(captured, FUNCTIONS)
         apart = with_numbers_apart(lowered)
         first = first or JuliaModel(apart)
@@ -199,5 +199,3 @@ def test_numbers_are_found():
     np.testing.assert_allclose(apart.constants["numbers"], [0.3, 1e-5, 3.0, 1.5e-7])
     assert "x1 = u[1] * n1 + (-n2) * 2.0 - x2_3.y" in apart.source
     assert "pow(x1, n3) + n4 / 0.25 + u[12]" in apart.source
-
-

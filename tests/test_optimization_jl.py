@@ -82,9 +82,7 @@ def negative_log_likelihood(z: np.ndarray, observed: np.ndarray) -> tuple[float,
 @with_optimization
 @pytest.mark.parametrize("method", ["LBFGS", "BFGS", "NewtonTrustRegion"])
 def test_estimates_are_those_of_scipy(observed, method):
-    reference = scipy.optimize.minimize(
-        negative_log_likelihood, START, args=(observed,), jac=True, method="BFGS", options={"gtol": 1e-7}
-    )
+    reference = scipy.optimize.minimize(negative_log_likelihood, START, args=(observed,), jac=True, method="BFGS", options={"gtol": 1e-7})
     found = minimize([experiment(observed)], BOUNDS, "lognormal", START, method, gradient_tolerance=1e-8, value_tolerance=1e-15)
     np.testing.assert_allclose(found.z, reference.x, atol=1e-6)
     assert found.value == pytest.approx(reference.fun, rel=1e-9)

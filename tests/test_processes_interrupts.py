@@ -10,7 +10,9 @@ from processes import MODELS, check_script, run_script
 
 pytestmark = [pytest.mark.julia, pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")]
 
-PRESS = MODELS + '''
+PRESS = (
+    MODELS
+    + '''
 def press(after=0.5, number=signal.SIGINT):
     timer = threading.Timer(after, os.kill, (os.getpid(), number))
     timer.daemon = True
@@ -36,12 +38,13 @@ def nothing(t):
 
 check_numbers()
 '''
+)
 
 
 def test_ctrl_c_in_forward_solves():
     check_script(
         PRESS
-        + '''
+        + """
 for algorithm in (ps.Tsit5(), ps.Rodas5P(), ps.FBDF(), None):
     ps.solve(ps.remake(swinging, tspan=(0.0, 1.0)), algorithm, engine="julia")  # so that Ctrl-C comes in the solve
     check(f"scalar {algorithm}", lambda: ps.solve(swinging, algorithm, **ENDLESS))
@@ -56,14 +59,14 @@ for k in range(8):
     check("in Python", lambda: ps.solve(swinging_in_python, ps.Tsit5(), **ENDLESS), after=0.3 + 0.013 * k)
 inside = ps.ODEProblem(lambda u, p, t: (time.sleep(0.01), -u)[1], np.ones(2), (0.0, 1e9), capture="callback")
 check("in a model that waits", lambda: ps.solve(inside, ps.Tsit5(), **ENDLESS))
-'''
+"""
     )
 
 
 def test_ctrl_c_in_backward_solves():
     check_script(
         PRESS
-        + '''
+        + """
 # At rest, so that the way there is a few steps; the adjoint decays at a rate of 1e7, which would take hours.
 def array(u, p, t):
     return -p[0] * u
@@ -81,7 +84,7 @@ def forward_mode():
     ps.solve(ps.ODEProblem(swing, u0, (0.0, 1e9)), ps.Tsit5(), sensealg=ps.ForwardDiffSensitivity(), **ENDLESS)
 
 check("forward mode", forward_mode)
-'''
+"""
     )
 
 
@@ -89,7 +92,7 @@ def test_what_handlers_do_is_done():
     """What a handler raises comes out, one that returns lets the solve go on, and nothing is printed."""
     out = run_script(
         PRESS
-        + '''
+        + """
 class TimeIsUp(Exception):
     pass
 
@@ -132,7 +135,7 @@ try:
 except ZeroDivisionError as error:
     print(error)
 check_numbers()
-'''
+"""
     )
     assert out.splitlines() == ["called True", "told", "told"]
 
@@ -141,7 +144,7 @@ def test_ctrl_c_while_a_model_is_captured_and_compiled():
     """At any moment: the next try gives right numbers."""
     check_script(
         PRESS
-        + '''
+        + """
 def interrupted(signal_number, frame):
     raise KeyboardInterrupt
 
@@ -174,7 +177,7 @@ for k in range(24):
         assert abs(slope - (at(1.001) - at(0.999)).sum() / 0.002) < 1e-3 * abs(slope) + 1e-4
 assert seen >= 3, seen
 check_numbers()
-'''
+"""
     )
 
 
@@ -184,7 +187,7 @@ def test_signals_stay_pythons_wherever_julia_was_started(started_in):
     start = "check_numbers()" if started_in == "main" else "t = threading.Thread(target=check_numbers); t.start(); t.join()"
     out = run_script(
         MODELS
-        + f'''
+        + f"""
 heard = []
 numbers = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGALRM, signal.SIGQUIT]
 for number in numbers:
@@ -204,7 +207,7 @@ assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 check_numbers()
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
 ps.solve(swinging, ps.Tsit5(), **ENDLESS)
-''',
+""",
         expected=-signal.SIGTERM,
     )
     assert out.split() == ["interrupted"]
@@ -215,7 +218,7 @@ def test_ctrl_c_in_ipython():
     pytest.importorskip("IPython")
     out = run_script(
         PRESS
-        + '''
+        + """
 from IPython.core.interactiveshell import InteractiveShell
 
 shell = InteractiveShell.instance()
@@ -225,6 +228,6 @@ result = shell.run_cell("ps.solve(swinging, ps.Tsit5(), progress=True, **ENDLESS
 assert isinstance(result.error_in_exec, KeyboardInterrupt), result
 check_numbers()
 print("finished")
-'''
+"""
     )
     assert out.split()[-1] == "finished"

@@ -14,11 +14,14 @@ from pysciode.julia_environment import environment_given_by_hand, julia_project
 
 pytestmark = [pytest.mark.julia, pytest.mark.skipif(sys.platform == "win32", reason="surroundings of Unix")]
 
-WRITE = MODELS + '''
+WRITE = (
+    MODELS
+    + """
 check_numbers()
 with open(os.environ["ANSWER"], "w") as file:
     file.write("right")
-'''
+"""
+)
 
 
 def check(tmp_path: Path, first: str = "", *flags: str, **environment: str | None) -> None:
@@ -97,7 +100,7 @@ def test_julia_code_of_the_user_while_threads_solve():
     """juliacall holds Python's lock while it collects garbage; a thread that waits for that lock must not be waited for."""
     check_script(
         MODELS
-        + '''
+        + """
 check_numbers()
 import juliacall
 in_python = ps.ODEProblem(lambda u, p, t: -p[0] * u, np.ones(3), (0.0, 1.0), [1.0], capture="callback")
@@ -112,7 +115,7 @@ for thread in threads: thread.start()
 while any(thread.is_alive() for thread in threads):
     juliacall.Main.seval("GC.gc(); sum(sum, [rand(1000) for _ in 1:100])")
     time.sleep(0.01)
-''',
+""",
         timeout=150,
     )
 
@@ -120,7 +123,7 @@ while any(thread.is_alive() for thread in threads):
 def test_deep_recursion_and_small_stacks():
     out = run_script(
         MODELS
-        + '''
+        + """
 check_numbers()
 sys.setrecursionlimit(10**6)
 
@@ -132,7 +135,7 @@ threading.stack_size(1024 * 1024)
 thread = threading.Thread(target=lambda: (check_numbers(), print("finished")))
 thread.start()
 thread.join()
-'''
+"""
     )
     assert out.split() == ["finished"]
 
@@ -141,7 +144,7 @@ def test_a_module_that_ipython_loads_again(tmp_path):
     """The model is another one after an edit."""
     pytest.importorskip("IPython")
     out = run_script(
-        f'''
+        f"""
 import os, sys, time
 sys.path.insert(0, {str(tmp_path)!r})
 path = {str(tmp_path / "edited_model.py")!r}
@@ -167,6 +170,6 @@ run(solve + "; assert abs(u - math.exp(-1)) < 1e-4, u")
 write(2.0)
 run(solve + "; assert abs(u - math.exp(-2)) < 1e-4, u")
 print("finished")
-'''
+"""
     )
     assert out.split()[-1] == "finished"

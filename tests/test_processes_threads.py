@@ -14,7 +14,7 @@ def test_eight_threads_with_the_same_and_with_other_models():
     """Julia is first used in a thread that isn't the main one; garbage is collected on both sides meanwhile."""
     check_script(
         MODELS
-        + '''
+        + """
 from concurrent.futures import ThreadPoolExecutor
 
 def volterra(u, p, t):
@@ -63,7 +63,7 @@ with ThreadPoolExecutor(8) as pool:
 for u, gradient in found[:120]:
     assert np.array_equal(u, first[0]) and np.array_equal(gradient, first[1])
 check_numbers()
-'''
+"""
     )
 
 
@@ -71,7 +71,7 @@ def test_models_are_dropped_while_threads_solve():
     """Garbage collection gives models back to Julia from any thread, also inside a model that stays in Python."""
     check_script(
         MODELS
-        + '''
+        + """
 def solve(k):
     def f(u, p, t):
         gc.collect(0)
@@ -88,7 +88,7 @@ gc.set_threshold(50, 2, 2)
 threads = [threading.Thread(target=lambda first=first: [solve(first + k) for k in range(8)]) for first in range(0, 32, 8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-'''
+"""
     )
 
 
@@ -116,7 +116,7 @@ def test_the_process_ends(ending):
 def test_threads_that_die_and_an_interrupt_of_the_one_that_waits():
     out = run_script(
         MODELS
-        + '''
+        + """
 check_numbers()
 stopped = threading.Event()
 
@@ -137,7 +137,7 @@ except KeyboardInterrupt:
 stopped.set()
 for thread in threads: thread.join()
 check_numbers()
-'''
+"""
     )
     assert out.split() == ["interrupted"]
 
@@ -147,7 +147,7 @@ def test_faulthandler_switched_on_and_off_after_the_start_of_julia():
     """It takes the signal by which Julia stops threads for garbage collection."""
     check_script(
         MODELS
-        + '''
+        + """
 import faulthandler
 
 check_numbers()
@@ -163,5 +163,5 @@ for switch in (faulthandler.enable, faulthandler.disable):
     for thread in threads: thread.start()
     for thread in threads: thread.join()
 check_numbers()
-''',
+""",
     )

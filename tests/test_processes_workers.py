@@ -10,7 +10,7 @@ from processes import ROOT, run_script
 
 pytestmark = [pytest.mark.julia, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")]
 
-WORK = '''
+WORK = """
 import multiprocessing, os, sys
 from concurrent.futures import ProcessPoolExecutor
 import numpy as np
@@ -48,7 +48,7 @@ class Solutions(Squares):
 
 def load(data, context, **options):
     return torch.utils.data.DataLoader(data, num_workers=2, multiprocessing_context=context, **options)
-'''
+"""
 
 
 @pytest.fixture
@@ -69,14 +69,14 @@ def work(tmp_path):
 def test_workers_that_solve_where_the_parent_has_not(work):
     """Each starts a Julia of its own, however it came to be."""
     out = work(
-        '''
+        """
 for context in ("fork", "spawn"):
     found = [x[0].tolist() for x in load(Solutions(), context)]
     print(context, len(found), all(right(x, k) for k, x in enumerate(found)))
 with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
     print("forkserver", all(right(x, k) for k, x in enumerate(pool.map(solve, range(4)))))
 print("engine of the parent", right(solve(1), 1))
-'''
+"""
     )
     assert out.splitlines() == ["fork 6 True", "spawn 6 True", "forkserver True", "engine of the parent True"]
 
@@ -84,7 +84,7 @@ print("engine of the parent", right(solve(1), 1))
 def test_training_with_workers_that_do_not_solve(work):
     """The parent's Julia runs, and workers are forked from it."""
     out = work(
-        '''
+        """
 assert right(solve(1), 1)
 for options in ({}, {"persistent_workers": True}):
     loader = load(Squares(), "fork", **options)
@@ -98,14 +98,14 @@ process.start()
 process.join()
 assert process.exitcode == 0
 print("finished")
-'''
+"""
     )
     assert out.split() == ["finished"]
 
 
 def test_forked_workers_that_solve_are_told(work):
     out = work(
-        '''
+        """
 solve(1)
 with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
     try:
@@ -119,7 +119,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
         print("set_start_method('spawn')" in str(error))
 with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
     print(all(right(x, k) for k, x in enumerate(pool.map(solve, range(4)))))
-'''
+"""
     )
     assert out.split() == ["True", "True", "True"]
 
@@ -127,7 +127,7 @@ with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as 
 def test_a_child_forked_while_threads_solve_ends(work):
     """Whatever the threads were at: in a lock, or collecting garbage, for which Julia stops everyone who enters it."""
     out = work(
-        '''
+        """
 import atexit, gc, threading, time
 problem = ps.ODEProblem(decay, [1.0], (0.0, 1.0), [1.0])
 kept = [ps.solve(ps.ODEProblem(lambda u, p, t: [-u[0]], [1.0], (0.0, 1.0)), ps.Tsit5(), engine="julia") for _ in range(3)]
@@ -164,7 +164,7 @@ done.set()
 for thread in threads: thread.join()
 assert right(solve(1), 1)
 print("finished")
-'''
+"""
     )
     assert out.split() == ["finished"]
 
@@ -172,11 +172,11 @@ print("finished")
 def test_joblib(work):
     pytest.importorskip("joblib")
     out = work(
-        '''
+        """
 import joblib
 solve(1)
 print(all(right(x, k) for k, x in enumerate(joblib.Parallel(n_jobs=2)(joblib.delayed(solve)(k) for k in range(4)))))
-'''
+"""
     )
     assert out.split() == ["True"]
 

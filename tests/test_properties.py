@@ -57,7 +57,14 @@ SAVED = {
 
 @examples
 @given(
-    st.data(), shapes, spans, rates, st.sampled_from([np.float32, np.float64]), st.booleans(), st.sampled_from(sorted(SAVED)), st.integers(1, 5)
+    st.data(),
+    shapes,
+    spans,
+    rates,
+    st.sampled_from([np.float32, np.float64]),
+    st.booleans(),
+    st.sampled_from(sorted(SAVED)),
+    st.integers(1, 5),
 )
 def test_shapes_times_and_dtypes(engine, data, shape, span, rate, dtype, in_torch, saved, count):
     n = math.prod(shape)

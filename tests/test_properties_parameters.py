@@ -110,7 +110,11 @@ TENSORS = {
     "named tuple": (by_field, Linear, lambda A, b: (A, b)),
     "one vector": (in_one, lambda A, b: torch.cat([A.reshape(-1), b]), lambda A, b: (A, b)),
     "many": (by_rows, lambda A, b: {"rows": list(A), "shifts": list(b)}, lambda A, b: (A, b)),
-    "integers": (by_name, lambda A, b: {"A": A, "b": torch.tensor([1, -2, 0])}, lambda A, b: (A, torch.tensor([1.0, -2.0, 0.0], dtype=F64))),
+    "integers": (
+        by_name,
+        lambda A, b: {"A": A, "b": torch.tensor([1, -2, 0])},
+        lambda A, b: (A, torch.tensor([1.0, -2.0, 0.0], dtype=F64)),
+    ),
 }
 
 

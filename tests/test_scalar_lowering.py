@@ -71,9 +71,7 @@ report(name, x) = println("{\\"name\\":\\"", name, "\\",\\"x\\":", replace(vecto
 
 def run_julia(*scripts: str) -> dict[str, np.ndarray]:
     """What the scripts ``report``, by name."""
-    process = subprocess.run(
-        [JULIA, "--startup-file=no", "-O1", "-"], input="\n".join([PRELUDE, *scripts]), capture_output=True, text=True
-    )
+    process = subprocess.run([JULIA, "--startup-file=no", "-O1", "-"], input="\n".join([PRELUDE, *scripts]), capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
     rows = map(json.loads, process.stdout.splitlines())
     return {row["name"]: np.array([np.nan if x is None else x for x in row["x"]], float) for row in rows}

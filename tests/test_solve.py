@@ -28,9 +28,7 @@ def oscillator(u, p, t):
 
 
 def reference(times, tspan=(0.0, 10.0), u0=(1.0, 1.0), p=RATES):
-    out = solve_ivp(
-        lambda t, u: lotka_volterra(u, p, t), tspan, u0, method="DOP853", rtol=1e-12, atol=1e-12, t_eval=times
-    )
+    out = solve_ivp(lambda t, u: lotka_volterra(u, p, t), tspan, u0, method="DOP853", rtol=1e-12, atol=1e-12, t_eval=times)
     return out.y.T
 
 
@@ -161,9 +159,7 @@ def test_without_dense_output_the_way_out_is_named(engine, problem):
     np.testing.assert_allclose(sol(2.5), reference([2.5])[0], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "save_idxs, columns", [([1], [1]), (0, [0]), ([1, 0], [1, 0]), (np.array([False, True]), [1]), (-1, [1])]
-)
+@pytest.mark.parametrize("save_idxs, columns", [([1], [1]), (0, [0]), ([1, 0], [1, 0]), (np.array([False, True]), [1]), (-1, [1])])
 def test_save_idxs(engine, problem, save_idxs, columns):
     sol = ps.solve(problem, ps.Tsit5(), saveat=[5.0, 10.0], save_idxs=save_idxs, rtol=1e-8, atol=1e-8, engine=engine)
     assert sol.u.shape == (2, len(columns))
@@ -237,9 +233,7 @@ def test_second_order_in_place(engine):
 
 
 def test_dynamical_and_split_problems(engine):
-    dynamical = ps.DynamicalODEProblem(
-        lambda v, u, p, t: [-u[0]], lambda v, u, p, t: [v[0]], [0.0], [1.0], (0.0, 2.0)
-    )
+    dynamical = ps.DynamicalODEProblem(lambda v, u, p, t: [-u[0]], lambda v, u, p, t: [v[0]], [0.0], [1.0], (0.0, 2.0))
     sol = ps.solve(dynamical, ps.Tsit5(), saveat=[2.0], rtol=1e-9, atol=1e-9, engine=engine)
     np.testing.assert_allclose([sol.u[0, 0], sol.v[0, 0]], [np.cos(2.0), -np.sin(2.0)], atol=1e-7)
     split = ps.SplitODEProblem(lambda u, p, t: [-p * u[0]], lambda u, p, t: [t], [1.0], (0.0, 1.0), 2.0)
@@ -306,9 +300,7 @@ def test_julia_solves_stiff_problems(julia_engine):
     p = [0.04, 3e7, 1e4]
     problem = ps.ODEProblem(robertson, [1.0, 0.0, 0.0], (0.0, 1e4), p)
     times = [1.0, 1e2, 1e4]
-    exact = solve_ivp(
-        lambda t, u: robertson(u, p, t), (0, 1e4), [1, 0, 0], method="Radau", rtol=1e-11, atol=1e-13, t_eval=times
-    ).y.T
+    exact = solve_ivp(lambda t, u: robertson(u, p, t), (0, 1e4), [1, 0, 0], method="Radau", rtol=1e-11, atol=1e-13, t_eval=times).y.T
     for algorithm in (ps.Rodas5P(), ps.FBDF(), ps.TRBDF2(), ps.RadauIIA5(), None):
         sol = ps.solve(problem, algorithm, saveat=times, rtol=1e-8, atol=1e-10, engine=julia_engine)
         np.testing.assert_allclose(sol.u, exact, rtol=2e-5, atol=1e-9)

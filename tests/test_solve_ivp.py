@@ -163,6 +163,7 @@ def test_all_zeros_of_an_event_within_a_step_are_found(method):
         zeros = (np.arange(-2, 10 * w) * np.pi - phase) / w
         zeros = zeros[(zeros > 0) & (zeros < 10)]
         for direction in (0, 1):
+
             def event(t, y, w=w, phase=phase):
                 return np.sin(w * t + phase)
 

@@ -336,7 +336,12 @@ def test_a_changed_value_counts(chosen_engine, place, way):
     # With a process of Julia each new model costs its compilation: there every place and every kind of value, but not all pairs.
     kinds = list(VALUES) if chosen_engine == "embedded" else [list(VALUES)[(PLACES.index(place) + 5 * WAYS.index(way)) % len(VALUES)]]
     for kind in kinds:
-        if kind == "tensor" and way.__name__ in ("solved_by_python", "solved_by_callbacks", "solved_by_solve_ivp", "solved_again_by_remake"):
+        if kind == "tensor" and way.__name__ in (
+            "solved_by_python",
+            "solved_by_callbacks",
+            "solved_by_solve_ivp",
+            "solved_again_by_remake",
+        ):
             continue
         first, second = VALUES[kind]
         for value in (first, second, first):
@@ -429,7 +434,7 @@ def test_what_counts_evaluations_costs_no_capture_and_no_trace_stays(in_torch):
 
     f = Counting()
     start = torch.ones(2) if in_torch else np.ones(2)
-    ps.ODEProblem(f, start, (0, 1)).model  # noqa: B018
+    ps.ODEProblem(f, start, (0, 1)).model
     assert (f.calls, f.seen, f.latest) == (0, [], None)
     model = ps.ODEProblem(f, start, (0, 1)).model
     f.calls = 17
@@ -446,7 +451,7 @@ def test_a_constant_is_copied_when_it_is_captured(chosen_engine):
 
     start = torch.ones(2, dtype=torch.float64)
     first = ps.ODEProblem(f, start, (0.0, 1.0))
-    first.model  # noqa: B018
+    first.model
     constant.data.fill_(2.0)
     np.testing.assert_allclose(ps.solve(first).u[-1], np.full(2, math.exp(-1.0)), rtol=1e-4)
     box[0] = torch.full((500, 2), 1.0, dtype=torch.float64)

@@ -113,9 +113,7 @@ def test_the_reference_agrees_with_differences():
 
     def value(step):
         k = rates * (1 + step * direction)
-        u = solve_ivp(
-            lambda t, u: problem.f(u, k, t), (0, problem.times[-1]), problem.u0, "Radau", problem.times, rtol=1e-12, atol=1e-16
-        ).y
+        u = solve_ivp(lambda t, u: problem.f(u, k, t), (0, problem.times[-1]), problem.u0, "Radau", problem.times, rtol=1e-12, atol=1e-16).y
         return (u**2).sum()
 
     h = 1e-4

@@ -125,9 +125,7 @@ def test_linear_algebra():
     a = np.arange(16.0).reshape(4, 4) / 7 - 1
     assert_captured(lambda u, p, t: a @ u + u @ a + np.dot(a, u) + a.dot(u) + np.matmul(a, u))
     assert_captured(lambda u, p, t: np.einsum("ij,j->i", a, u) + np.einsum("i,i->", u, u))
-    assert_captured(
-        lambda u, p, t: np.einsum("ii->i", np.outer(u, u)) + np.einsum("ij,k,jk", a, u, a) + np.einsum("jk,ij->ik", a, a) @ u
-    )
+    assert_captured(lambda u, p, t: np.einsum("ii->i", np.outer(u, u)) + np.einsum("ij,k,jk", a, u, a) + np.einsum("jk,ij->ik", a, a) @ u)
     assert_captured(lambda u, p, t: np.einsum("ji", u) + np.einsum("ij,jk->ik", u, u) * np.einsum("ii", u), u=U.reshape(2, 2))
     assert_captured(lambda u, p, t: np.tensordot(a, u, 1) + np.inner(u, u) + np.vdot(u, u) + np.outer(u, u)[1])
     assert_captured(lambda u, p, t: u / np.linalg.norm(u) + np.linalg.norm(u, 1) + np.linalg.norm(u, np.inf))

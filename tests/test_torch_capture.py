@@ -325,7 +325,9 @@ def test_gradients_stop_where_the_user_stops_them_on_every_engine(engine):
         return -scale * u * p.detach() * p
 
     p = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    u = ps.solve(ps.ODEProblem(f, torch.ones(1, dtype=torch.float64), (0.0, 1.0), p), ps.Tsit5(), saveat=[1.0], engine=engine, rtol=1e-9, atol=1e-9).u
+    u = ps.solve(
+        ps.ODEProblem(f, torch.ones(1, dtype=torch.float64), (0.0, 1.0), p), ps.Tsit5(), saveat=[1.0], engine=engine, rtol=1e-9, atol=1e-9
+    ).u
     (slope,) = torch.autograd.grad(u.sum(), [p])
     # u = exp(-2 a² p t) with a = p held fixed
     assert slope.item() == pytest.approx(-2 * 0.25 * math.exp(-2 * 0.125), rel=1e-6)

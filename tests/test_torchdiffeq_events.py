@@ -45,9 +45,7 @@ def test_time_and_state_of_an_event_and_their_gradients(interface: str, backward
     ball, start = Ball(), number(0.5)
     y0 = (number(10.0), number(-2.0 if backwards else 2.0), number(1.2))
     inputs = [*y0, start, ball.gravity]
-    t, y = ps.odeint_event(
-        ball, y0, start, event_fn=ground, reverse_time=backwards, odeint_interface=getattr(ps, interface), **TIGHT
-    )
+    t, y = ps.odeint_event(ball, y0, start, event_fn=ground, reverse_time=backwards, odeint_interface=getattr(ps, interface), **TIGHT)
     assert t.shape == ()
     assert [x.shape for x in y] == [(2, 1)] * 3
     assert all(torch.equal(x[0], y0_) for x, y0_ in zip(y, y0, strict=True))
@@ -85,9 +83,7 @@ def test_events_far_away_in_python_and_by_fixed_steps() -> None:
     t, y = ps.odeint(lambda t, y: -0.1 * y, y0, times, event_fn=late, **TIGHT)
     torch.testing.assert_close(t, torch.tensor(40.0, dtype=torch.float64), rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(y[-1], torch.exp(-0.1 * t)[None], rtol=1e-8, atol=1e-8)
-    t, _ = ps.odeint(
-        lambda t, y: torch.ones_like(y), y0, times, method="euler", options={"step_size": 0.3}, event_fn=lambda t, y: y - 2.0
-    )
+    t, _ = ps.odeint(lambda t, y: torch.ones_like(y), y0, times, method="euler", options={"step_size": 0.3}, event_fn=lambda t, y: y - 2.0)
     torch.testing.assert_close(t, torch.tensor(1.0, dtype=torch.float64), rtol=1e-8, atol=1e-8)
 
 
@@ -103,7 +99,7 @@ def test_the_adjoint_gives_no_gradient_to_the_time() -> None:
 
 
 def test_errors() -> None:
-    y0, f = torch.ones(1, dtype=torch.float64), lambda t, y: -y  # noqa: E731
+    y0, f = torch.ones(1, dtype=torch.float64), lambda t, y: -y
     with pytest.raises(ValueError, match="2"):
         ps.odeint(f, y0, torch.tensor([0.0, 1.0, 2.0]), event_fn=lambda t, y: y)
     with pytest.raises(AssertionError, match="step_size"):

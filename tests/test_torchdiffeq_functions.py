@@ -11,8 +11,8 @@ import torch
 import torchdiffeq
 
 import pysciode as ps
-from pysciode.compat.torch_functions import Adapter
 from pysciode.capture.reach import Reached
+from pysciode.compat.torch_functions import Adapter
 from pysciode.compat.torch_states import Form
 from pysciode.errors import CallbackWarning, FallbackWarning
 

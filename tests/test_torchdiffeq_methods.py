@@ -233,7 +233,9 @@ def test_newer_names_have_their_order(julia_engine):
 
     def error(method, count):
         t = torch.linspace(0.0, 1.0, count, dtype=torch.float64)
-        return abs(ps.odeint(lambda t, y: -y * torch.cos(3 * t), torch.ones(1, dtype=torch.float64), t, method=method)[-1, 0].item() - exact)
+        return abs(
+            ps.odeint(lambda t, y: -y * torch.cos(3 * t), torch.ones(1, dtype=torch.float64), t, method=method)[-1, 0].item() - exact
+        )
 
     for method, order in orders.items():
         assert math.log2(error(method, 33) / error(method, 65)) == pytest.approx(order, abs=0.2), method

@@ -68,9 +68,7 @@ def test_the_steps_are_those_of_a_loop_by_hand():
 def test_lbfgs():
     model = nn.Linear(2, 1)
     y = X @ torch.tensor([[2.0], [-1.0]])
-    train(
-        model, squares, (X[:5] ** 3, y[:5] ** 3), torch.optim.LBFGS(model.parameters(), lr=1), steps=15, progress=False
-    )
+    train(model, squares, (X[:5] ** 3, y[:5] ** 3), torch.optim.LBFGS(model.parameters(), lr=1), steps=15, progress=False)
     solution = torch.linalg.lstsq(torch.cat([X[:5] ** 3, torch.ones(5, 1)], 1), y[:5] ** 3).solution
     residual = torch.cat([X[:5] ** 3, torch.ones(5, 1)], 1) @ solution - y[:5] ** 3
     assert squares(model, (X[:5] ** 3, y[:5] ** 3)) < residual.square().mean() + 1e-6
@@ -233,9 +231,7 @@ def test_history_counts_evaluations_and_draws_them(engine):
     import matplotlib
 
     matplotlib.use("Agg")
-    model = nn.Sequential(
-        NeuralODE(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)), engine=engine), nn.Linear(2, 1)
-    )
+    model = nn.Sequential(NeuralODE(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)), engine=engine), nn.Linear(2, 1))
     loss = lambda model, batch: (squares(model, batch), {"count": 2})  # noqa: E731
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     result = train(model, loss, (X, Y), optimizer, steps=3, validation=(X, Y), progress=False)
@@ -265,9 +261,7 @@ class Writer:
 
 def test_logs(monkeypatch, tmp_path):
     writer, model = Writer(), network()
-    result = train(
-        model, squares, (X, Y), torch.optim.SGD(model.parameters(), lr=0.1), steps=2, log=writer, progress=False
-    )
+    result = train(model, squares, (X, Y), torch.optim.SGD(model.parameters(), lr=0.1), steps=2, log=writer, progress=False)
     losses = [(value, step) for name, value, step in writer.rows if name == "loss"]
     assert losses == list(zip(result.history["loss"], (1, 2), strict=True))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode.comparison import solution_reference, work_precision as module
+from pysciode.comparison import solution_reference
+from pysciode.comparison import work_precision as module
 from pysciode.comparison.diffrax_peer import diffrax_is_installed
 from pysciode.comparison.solution_reference import solution_error, solve_reference
 from pysciode.comparison.solver_contestants import SolverContestant
@@ -59,7 +60,7 @@ def test_evaluations_are_counted():
 
     def f(u, p, t):
         calls.append(t)
-        return -u**3
+        return -(u**3)
 
     counted = ps.ODEProblem(f, np.array([1.0]), (0.0, 2.0), capture="callback")
     report = work_precision(counted, ["Tsit5"], [1e-5], saveat=[2.0], reference=[[5**-0.5]], engine="embedded", repeats=1,

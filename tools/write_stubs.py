@@ -5,9 +5,8 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from pysciode.algorithms import Algorithm, list_algorithms
-
 import pysciode.algorithms as algorithms
+from pysciode.algorithms import Algorithm, list_algorithms
 
 PACKAGE = Path(__file__).parent.parent / "pysciode"
 _START = "from .algorithms import (  # written by tools/write_stubs.py\n"
@@ -15,7 +14,14 @@ _START = "from .algorithms import (  # written by tools/write_stubs.py\n"
 
 def classes_stub() -> str:
     """The text of ``algorithm_classes.pyi``."""
-    lines = ['"""SciML\'s algorithms, as type checkers see them. Written by tools/write_stubs.py."""', "", "from typing_extensions import Self", "", "from .algorithms import Algorithm", ""]
+    lines = [
+        '"""SciML\'s algorithms, as type checkers see them. Written by tools/write_stubs.py."""',
+        "",
+        "from typing_extensions import Self",
+        "",
+        "from .algorithms import Algorithm",
+        "",
+    ]
     for name in list_algorithms():
         cls: type[Algorithm] = getattr(algorithms, name)
         lines += [f"class {name}(Algorithm):", f'    """{cls.__doc__}"""']
@@ -32,7 +38,9 @@ def public_stub(stub: str) -> str:
     """The text of ``__init__.pyi`` with the algorithms' names replaced."""
     before, _, rest = stub.partition(_START)
     after = rest.partition(")\n")[2]
-    names = textwrap.fill(", ".join(f"{name} as {name}" for name in list_algorithms()), 130, initial_indent="    ", subsequent_indent="    ")
+    names = textwrap.fill(
+        ", ".join(f"{name} as {name}" for name in list_algorithms()), 130, initial_indent="    ", subsequent_indent="    "
+    )
     return f"{before}{_START}{names},\n)\n{after}"
 
 

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from ..parameters import ParameterLayout
 
 
-def check_capture(
-    model: ScalarModel, f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float
-) -> None:
+def check_capture(model: ScalarModel, f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float) -> None:
     """Call `f` once at `u0`, on NumPy arrays or tensors as `u0` is, and compare.
 
     A function that runs on symbols may still be another one on numbers: one that counts its calls, draws random numbers, or

@@ -33,11 +33,7 @@ def forward(graph: ScalarGraph, outputs: Sequence[Scalar], tangents: Mapping[int
         if row.partials is None:
             continue
         operands = [Scalar(graph, a) for a in graph.args[i]]
-        terms = [
-            dots[a] * row.partials[k](graph, Scalar(graph, i), *operands)
-            for k, a in enumerate(graph.args[i])
-            if a in dots
-        ]
+        terms = [dots[a] * row.partials[k](graph, Scalar(graph, i), *operands) for k, a in enumerate(graph.args[i]) if a in dots]
         if terms:
             dot = graph.total(terms)
             if dot.constant != 0:
@@ -46,9 +42,7 @@ def forward(graph: ScalarGraph, outputs: Sequence[Scalar], tangents: Mapping[int
     return [dots.get(y.id, zero) for y in outputs]
 
 
-def reverse(
-    graph: ScalarGraph, outputs: Sequence[Scalar], cotangents: Sequence[Scalar], inputs: Sequence[Scalar]
-) -> list[Scalar]:
+def reverse(graph: ScalarGraph, outputs: Sequence[Scalar], cotangents: Sequence[Scalar], inputs: Sequence[Scalar]) -> list[Scalar]:
     """The vector–Jacobian product ``cotangentsᵀ ∂outputs/∂inputs``, one entry per input."""
     order = graph.reachable(outputs)
     # Only what depends on the inputs carries a derivative.

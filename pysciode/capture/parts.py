@@ -8,7 +8,13 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from enum import Enum
 from types import (
-    BuiltinFunctionType, CellType, FunctionType, MappingProxyType, MethodType, ModuleType, SimpleNamespace,
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
 )  # fmt: skip
 from typing import Any, NamedTuple
 from weakref import ref

@@ -98,9 +98,7 @@ SCALAR_OPS: dict[str, ScalarOp] = {
     "div": ScalarOp("({0} / {1})", lambda a, b: a / b, (lambda g, y, a, b: 1 / b, lambda g, y, a, b: -(y / b))),
     "neg": ScalarOp("(-{0})", lambda a: -a, (_c(-1.0),)),
     "pow": ScalarOp("Kernels.power({0}, {1})", lambda a, b: a**b, (_pow_base, _pow_exponent)),
-    "mod": ScalarOp(
-        "Kernels.modulo({0}, {1})", None, (_c(1.0), lambda g, y, a, b: -g.apply("floor", a / b))
-    ),
+    "mod": ScalarOp("Kernels.modulo({0}, {1})", None, (_c(1.0), lambda g, y, a, b: -g.apply("floor", a / b))),
     "fmod": ScalarOp("Kernels.remainder({0}, {1})", math.fmod, (_c(1.0), lambda g, y, a, b: -g.apply("trunc", a / b))),
     # exponentials and logarithms
     "exp": ScalarOp("exp({0})", math.exp, (lambda g, y, a: y,)),

@@ -36,13 +36,9 @@ def infer_signature(f: Callable[..., Any]) -> tuple[str, ...]:
     except (TypeError, ValueError) as error:
         schema = getattr(target, "schema", None)  # of what torch.jit.trace made
         if schema is None:
-            raise TypeError(
-                f"can't read the arguments of {name_of(f)}: {error}; wrap it in a function of u, p and t"
-            ) from error
+            raise TypeError(f"can't read the arguments of {name_of(f)}: {error}; wrap it in a function of u, p and t") from error
         parameters = [inspect.Parameter(x.name, inspect.Parameter.POSITIONAL_ONLY) for x in schema.arguments[1:]]
-    positional = [
-        q for q in parameters if q.kind in (q.POSITIONAL_ONLY, q.POSITIONAL_OR_KEYWORD) and q.default is q.empty
-    ]
+    positional = [q for q in parameters if q.kind in (q.POSITIONAL_ONLY, q.POSITIONAL_OR_KEYWORD) and q.default is q.empty]
     given = [q.name for q in positional]
     names = [name.lower() for name in given]
     if not names and any(q.kind is q.VAR_POSITIONAL for q in parameters):

@@ -151,9 +151,7 @@ def _triangle(a: torch.Tensor, upper: bool, unitriangular: bool = False) -> torc
     return a.triu() if upper else a.tril()
 
 
-def _solve_triangular(
-    a: torch.Tensor, b: torch.Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
-) -> torch.Tensor:
+def _solve_triangular(a: torch.Tensor, b: torch.Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> torch.Tensor:
     return torch.linalg.solve(_triangle(a, upper, unitriangular), b, left=left)
 
 

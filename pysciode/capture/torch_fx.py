@@ -224,8 +224,7 @@ def _check_noise(graph: torch.fx.GraphModule) -> None:
             graph.graph.erase_node(node)
             continue
         raise CaptureError(
-            f"{node.target} draws random numbers: a right-hand side must be deterministic. "
-            "Draw them once, outside, or use an SDE",
+            f"{node.target} draws random numbers: a right-hand side must be deterministic. Draw them once, outside, or use an SDE",
             operation=str(node.target),
             where=user_line(node),
         )

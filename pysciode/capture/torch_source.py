@@ -70,9 +70,7 @@ class SourceLines(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_MAKING_SPARSE = frozenset(
-    {torch.Tensor.to_sparse, torch.Tensor.to_sparse_coo, torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc}
-)
+_MAKING_SPARSE = frozenset({torch.Tensor.to_sparse, torch.Tensor.to_sparse_coo, torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc})
 _SPARSE_PRODUCTS = {torch.sparse.mm: torch.mm, torch.sparse.addmm: torch.addmm, torch.smm: torch.mm, torch.spmm: torch.mm}
 _ABOUT_SPARSE = frozenset({
     torch.Tensor.is_sparse.__get__, torch.Tensor.is_sparse_csr.__get__, torch.Tensor.layout.__get__, torch.Tensor.shape.__get__,
@@ -190,7 +188,8 @@ def explain(error: Exception, f: Any) -> Exception:
     kind = type(error).__name__
     if "GuardOnDataDependent" in kind or "data-dependent" in text:
         return CaptureError(
-            "the model decides by a tensor's value (if, while, bool() or a loop over values). Use torch.where", where=where,
+            "the model decides by a tensor's value (if, while, bool() or a loop over values). Use torch.where",
+            where=where,
             operation="control flow",
         )
     if ".numpy()" in text or "numpy" in text.lower():

@@ -37,9 +37,7 @@ def argument_roles(f: Callable[..., Any]) -> tuple[str, ...]:
         parameters = inspect.signature(f).parameters.values()
     except (TypeError, ValueError):
         return ("u", "p", "t")
-    required = [
-        x.name for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD) and x.default is x.empty
-    ]
+    required = [x.name for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD) and x.default is x.empty]
     if any(x.kind == x.VAR_POSITIONAL for x in parameters):
         return ("u", "p", "t")
     match required:
@@ -51,9 +49,7 @@ def argument_roles(f: Callable[..., Any]) -> tuple[str, ...]:
             return ("t", "u", "p") if first in _TIME else ("u", "p", "t")
         case [_, _, _, _]:
             return ("du", "u", "p", "t")
-    raise TypeError(
-        f"the model takes {len(required)} arguments ({', '.join(required)}); it must be f(u, p, t), or f(du, u, p, t) in place"
-    )
+    raise TypeError(f"the model takes {len(required)} arguments ({', '.join(required)}); it must be f(u, p, t), or f(du, u, p, t) in place")
 
 
 def call_model(f: Callable[..., Any], roles: tuple[str, ...], u: Any, p: Any, t: Any, du: Any) -> Any:

@@ -104,8 +104,7 @@ def recommend(report: AdjointReport, accuracy: float | None = None, memory_limit
     reasons += _why_not_others(best, candidates, report)
     if runner_up is not None and not (tie and runner_up.label in tie):
         reasons.append(
-            f"Runner-up: {_name(runner_up)} takes {_time(runner_up)}, {_times(runner_up, best)}, with error "
-            f"{_error(runner_up, report)}."
+            f"Runner-up: {_name(runner_up)} takes {_time(runner_up)}, {_times(runner_up, best)}, with error {_error(runner_up, report)}."
         )
     return Recommendation(best.method, best, expression(best), tuple(reasons), runner_up, tuple(_caveats(best, report)))
 
@@ -123,9 +122,7 @@ def expression(row: GradientRow) -> str:
     return f"sensealg=ps.{row.method}({inside}), rtol={row.rtol:g}, atol={row.atol:g}"
 
 
-def _candidates(
-    report: AdjointReport, accuracy: float | None, memory_limit: float | None
-) -> tuple[list[GradientRow], str]:
+def _candidates(report: AdjointReport, accuracy: float | None, memory_limit: float | None) -> tuple[list[GradientRow], str]:
     """Rows that may be recommended, or a sentence that says why there are none."""
     if not report.rows:
         return [], "Nothing was compared."

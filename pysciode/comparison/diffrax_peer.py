@@ -200,9 +200,7 @@ class ForwardSolve:
     Calling it gives the states, shape ``(k, n)``, and diffrax's statistics.
     """
 
-    def __init__(
-        self, problem: ODEProblem, solver: str, saveat: np.ndarray, rtol: float, atol: float, maxiters: int
-    ) -> None:
+    def __init__(self, problem: ODEProblem, solver: str, saveat: np.ndarray, rtol: float, atol: float, maxiters: int) -> None:
         import jax.numpy as jnp
 
         problem_rhs(problem)
@@ -234,9 +232,7 @@ class ForwardSolve:
         return program(*self._inputs)
 
 
-def _with_enough_steps(
-    attempt: Callable[[int], Any], max_steps: int, maxiters: int, solver: str
-) -> tuple[Any, Any, Any]:
+def _with_enough_steps(attempt: Callable[[int], Any], max_steps: int, maxiters: int, solver: str) -> tuple[Any, Any, Any]:
     """States, pullback and statistics of ``attempt(max_steps)``; 16 times as many steps are allowed while they do not do.
 
     Raises
@@ -248,7 +244,7 @@ def _with_enough_steps(
     import jax
 
     while True:
-        states, pull, (result, stats) = _guard(lambda: jax.block_until_ready(attempt(max_steps)))
+        states, pull, (result, stats) = _guard(lambda: jax.block_until_ready(attempt(max_steps)))  # noqa: B023  (called at once)
         if result == diffrax.RESULTS.successful:
             return states, pull, stats
         if result != diffrax.RESULTS.max_steps_reached:

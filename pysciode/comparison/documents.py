@@ -32,13 +32,12 @@ _LATEX = {
 }
 # Greek letters, as models name their parameters, are no text in LaTeX's usual fonts. Those like Latin ones have no command.
 _GREEK_NAMES = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi o pi rho varsigma sigma tau upsilon phi chi "
-    "psi omega"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi o pi rho varsigma sigma tau upsilon phi chi psi omega"
 ).split()
 _CAPITALS = {"Γ", "Δ", "Θ", "Λ", "Ξ", "Π", "Σ", "Υ", "Φ", "Ψ", "Ω"}
-_GREEK = {
-    chr(ord("α") + i): ("$o$" if name == "o" else rf"$\{name}$") for i, name in enumerate(_GREEK_NAMES)
-} | {x: rf"$\{_GREEK_NAMES[ord(x) - ord('Α')].capitalize()}$" for x in _CAPITALS}
+_GREEK = {chr(ord("α") + i): ("$o$" if name == "o" else rf"$\{name}$") for i, name in enumerate(_GREEK_NAMES)} | {
+    x: rf"$\{_GREEK_NAMES[ord(x) - ord('Α')].capitalize()}$" for x in _CAPITALS
+}
 
 _POWER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e(-?\d+)(?!\w)")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")

@@ -103,9 +103,7 @@ class _Run(GradientRun):
         self._rhs.restart()
 
         def pull() -> tuple[torch.Tensor, ...]:
-            return torch.autograd.grad(
-                self._states, list(wanted.values()), cotangent, allow_unused=True, materialize_grads=True
-            )
+            return torch.autograd.grad(self._states, list(wanted.values()), cotangent, allow_unused=True, materialize_grads=True)
 
         found = self._rhs.guard(pull)
         self._backward_counts = Counts(f=self._rhs.nf, vjp=self._rhs.pulled)

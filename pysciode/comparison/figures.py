@@ -106,10 +106,7 @@ def _series(rows: Sequence[GradientRow | SolveRow]) -> list[_Series]:
         return 0, min(row.rtol for row in done), min(seconds(row) for row in done if row.rtol == done[-1].rtol)
 
     names = sorted(found, key=key)
-    return [
-        _Series(name, tuple(found[name]), _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
-        for i, name in enumerate(names)
-    ]
+    return [_Series(name, tuple(found[name]), _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(names)]
 
 
 def _panels(n_series: int, title: str) -> tuple[Figure, Axes, Axes]:

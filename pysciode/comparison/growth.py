@@ -73,9 +73,7 @@ def measure_growth(engine: Engine, problem: ODEProblem, algorithm: Algorithm, rt
     u0 = problem.flat_u0().astype(np.float64)
     options = SolveOptions(rtol=rtol, atol=atol)
     sensealg = ReverseDiffAdjoint() if engine.name == "embedded" else GaussAdjoint()
-    request = SolveRequest(
-        problem, u0, problem.flat_p().astype(np.float64), problem.tspan, algorithm, options, sensealg, frozenset({"u0"})
-    )
+    request = SolveRequest(problem, u0, problem.flat_p().astype(np.float64), problem.tspan, algorithm, options, sensealg, frozenset({"u0"}))
     decades = []
     for t in times:
         try:

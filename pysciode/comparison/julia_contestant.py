@@ -52,9 +52,7 @@ class JuliaContestant(Contestant):
     def of(cls, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> JuliaContestant:
         """The contestant, with its names and options."""
         options = {
-            x.name: getattr(sensealg, x.name)
-            for x in fields(sensealg)
-            if x.name != "autojacvec" and getattr(sensealg, x.name) != x.default
+            x.name: getattr(sensealg, x.name) for x in fields(sensealg) if x.name != "autojacvec" and getattr(sensealg, x.name) != x.default
         }
         solver = algorithm.name if not (algorithm.options or algorithm.arguments) else repr(algorithm)
         vjp = sensealg.options.get("autojacvec")
@@ -67,9 +65,7 @@ class JuliaContestant(Contestant):
         problem = task.problem
         options = SolveOptions(saveat=task.saveat, rtol=task.rtol, atol=task.atol, maxiters=task.maxiters)
         blocks = Blocks.of(problem)
-        request = SolveRequest(
-            problem, problem.flat_u0(), problem.flat_p(), problem.tspan, self.algorithm, options, sensealg, blocks.wants
-        )
+        request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, self.algorithm, options, sensealg, blocks.wants)
         return JuliaRun(get_engine("julia"), request, blocks)
 
 
@@ -138,9 +134,7 @@ class JuliaRun(GradientRun):
         if not sensealg.continuous or not counted:
             return forward, Counts()
         generated = sensealg.options["autojacvec"] == "generated"
-        backward = Counts(
-            f=stats.get("nf_reverse"), vjp=stats.get("nvjp") if generated else None, jacobian=stats.get("njacs_reverse")
-        )
+        backward = Counts(f=stats.get("nf_reverse"), vjp=stats.get("nvjp") if generated else None, jacobian=stats.get("njacs_reverse"))
         return forward, backward
 
     def steps(self) -> int | None:

@@ -70,8 +70,7 @@ def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, OD
     if not names:
         if not problems:
             raise ModelFileError(
-                f"{module.__file__} has no ODEProblem among its names; name a function that returns one: --problem NAME"
-                f"{_functions(module)}"
+                f"{module.__file__} has no ODEProblem among its names; name a function that returns one: --problem NAME{_functions(module)}"
             )
         first = {id(x): name for name, x in reversed(problems.items())}
         return {name: x for name, x in problems.items() if first[id(x)] == name}

@@ -34,9 +34,7 @@ class NoReference(Exception):
     """No gradient could be found that can be trusted."""
 
 
-def find_reference(
-    tight: TightSolver, given: SensitivityAlgorithm | Mapping[str, Any] | Any | None, seed: int
-) -> tuple[Reference, Target]:
+def find_reference(tight: TightSolver, given: SensitivityAlgorithm | Mapping[str, Any] | Any | None, seed: int) -> tuple[Reference, Target]:
     """The reference and what it says about itself.
 
     Parameters

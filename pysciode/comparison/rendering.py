@@ -79,10 +79,7 @@ def _grid(table: Table, shown: list[int]) -> RichTable:
 
 def _columns_that_fit(table: Table, width: int) -> list[int]:
     """Indices of the columns; the most dispensable go until the rest fits."""
-    needed = [
-        max([cell_len(title), *(cell_len(line.cells[i]) for line in table.lines)]) + 3
-        for i, title in enumerate(table.titles)
-    ]
+    needed = [max([cell_len(title), *(cell_len(line.cells[i]) for line in table.lines)]) + 3 for i, title in enumerate(table.titles)]
     shown = list(range(len(table.titles)))
     while sum(needed[i] for i in shown) > width and any(table.ranks[i] > 0 for i in shown):
         shown.remove(max(shown, key=lambda i: (table.ranks[i], i)))

@@ -126,9 +126,7 @@ class ScipySolver(SolverContestant):
                 return f(t, u)
 
             with np.errstate(all="ignore"):
-                found = solve_ivp(
-                    counted, task.problem.tspan, u0, method, t_eval=task.saveat, rtol=task.rtol, atol=task.atol
-                )
+                found = solve_ivp(counted, task.problem.tspan, u0, method, t_eval=task.saveat, rtol=task.rtol, atol=task.atol)
             if not found.success:
                 raise PysciodeError(f"SciPy's {method}: {found.message}")
             return Solved(found.y.T, Counts(f=evaluations, jacobian=found.njev))

@@ -18,8 +18,8 @@ from .arguments import check_tolerances
 from .machine import machine
 from .measurement import one_line
 from .rows import SolveRow, Timing
-from .solver_contestants import EngineSolver, SolverContestant, SolverRun, SolverTask, peer_contestants
 from .solution_reference import SolutionReference, given_reference, solution_error, solve_reference
+from .solver_contestants import EngineSolver, SolverContestant, SolverRun, SolverTask, peer_contestants
 from .time_limit import OutOfTime
 from .time_limit import time_limit as limited
 
@@ -147,9 +147,7 @@ def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str
     return found
 
 
-def _measure(
-    contestant: SolverContestant, task: SolverTask, known: SolutionReference, repeats: int, limit: float | None
-) -> SolveRow:
+def _measure(contestant: SolverContestant, task: SolverTask, known: SolutionReference, repeats: int, limit: float | None) -> SolveRow:
     def row(**fields: Any) -> SolveRow:
         return _row(contestant, task.rtol, task.atol, **fields)
 

@@ -46,7 +46,7 @@ class DenseSolution(OdeSolution):
 
     @property
     def interpolants(self) -> list[DenseOutput]:
-        return [_Step(self, start, end) for start, end in zip(self.ts[:-1], self.ts[1:])]
+        return [_Step(self, start, end) for start, end in zip(self.ts[:-1], self.ts[1:], strict=True)]
 
     def __call__(self, t: Any) -> np.ndarray:
         """The states at `t`: shape ``(n,)`` for a number, ``(n, k)`` for `k` times."""

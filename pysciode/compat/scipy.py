@@ -140,7 +140,9 @@ def _real(fun: Any) -> Any:
     def real(*args: Any) -> Any:
         result = fun(*args)
         if np.iscomplexobj(result):
-            raise TypeError("`fun` returned complex numbers, but `y0` is real: start from a complex one, such as y0 + 0j, or return the real part")
+            raise TypeError(
+                "`fun` returned complex numbers, but `y0` is real: start from a complex one, such as y0 + 0j, or return the real part"
+            )
         return result
 
     return real

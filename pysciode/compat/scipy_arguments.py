@@ -73,9 +73,7 @@ def arguments_of(args: Any) -> tuple[Any, ...]:
     try:
         return tuple(args)
     except TypeError as error:
-        raise TypeError(
-            f"Supplied 'args' cannot be unpacked. Please supply `args` as a tuple (e.g. `args=({args},)`)"
-        ) from error
+        raise TypeError(f"Supplied 'args' cannot be unpacked. Please supply `args` as a tuple (e.g. `args=({args},)`)") from error
 
 
 def state_of(y0: Any, method: Method) -> np.ndarray:

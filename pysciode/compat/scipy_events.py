@@ -146,9 +146,7 @@ class Events:
         """Whether one of the events ended the solve."""
         return self.end_at_start or (self._ending is not None and self._ending.retcode == "Terminated")
 
-    def occurrences(
-        self, solution: Solution | None, sol: Callable[[Any], np.ndarray] | None
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def occurrences(self, solution: Solution | None, sol: Callable[[Any], np.ndarray] | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """SciPy's ``t_events`` and ``y_events``; `sol` is the continuous solution, where one was needed."""
         stopping = iter(() if self._ending is None else self._ending.events)
         times, states = [], []
@@ -169,10 +167,12 @@ class Events:
     def _roots(self, event: Event, solution: Solution, sol: Callable[[Any], np.ndarray]) -> np.ndarray:
         def g(times: np.ndarray) -> np.ndarray:
             states = np.asarray(sol(times)).T
-            return np.array([event.function(t, y, *self._args) for t, y in zip(times.tolist(), states)], float).reshape(len(times))
+            return np.array([event.function(t, y, *self._args) for t, y in zip(times.tolist(), states, strict=True)], float).reshape(
+                len(times)
+            )
 
         ends = solution.t
-        values = [event.function(t, y, *self._args) for t, y in zip(ends.tolist(), solution.u.view(self._y0.dtype))]
+        values = [event.function(t, y, *self._args) for t, y in zip(ends.tolist(), solution.u.view(self._y0.dtype), strict=True)]
         times, values, followed = samples_between(g, ends, np.array(values, float).reshape(len(ends)))
         if not followed:
             warnings.warn(
@@ -193,9 +193,7 @@ _SHORTEST = 1e-12
 _MOST_SAMPLES = 1_000_000
 
 
-def samples_between(
-    g: Callable[[np.ndarray], np.ndarray], ends: np.ndarray, values: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, bool]:
+def samples_between(g: Callable[[np.ndarray], np.ndarray], ends: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
     """Samples of `g` so near to each other that it changes its sign once at most between two of them.
 
     SciPy looks at the ends of the steps alone, and overlooks an even number of changes within one. The rule is that of
@@ -300,9 +298,7 @@ def _root(
     return brentq(g, *times.tolist(), xtol=4 * EPS, rtol=4 * EPS)
 
 
-def _occurs_at(
-    event: Event, args: tuple[Any, ...], y0: np.ndarray, t0: float, end: float, slope: Callable[[], np.ndarray]
-) -> bool:
+def _occurs_at(event: Event, args: tuple[Any, ...], y0: np.ndarray, t0: float, end: float, slope: Callable[[], np.ndarray]) -> bool:
     if not event.stop_after or event.function(t0, y0.copy(), *args) != 0:
         return False
     if event.direction == 0:

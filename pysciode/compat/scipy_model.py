@@ -78,7 +78,11 @@ class Form:
             name = "the event" if self.event else "`fun`"
             raise TypeError(
                 f"{name} returned complex numbers, but "
-                + ("an event is a real number" if self.event else "`y0` is real: start from a complex one, such as y0 + 0j, or return the real part")
+                + (
+                    "an event is a real number"
+                    if self.event
+                    else "`y0` is real: start from a complex one, such as y0 + 0j, or return the real part"
+                )
             )
         if self.event:
             out = np.zeros(self.n, dtype)
@@ -378,8 +382,7 @@ def _reason(error: Exception) -> str:
 def _warn(fun: Any, reason: str, stacklevel: int) -> None:
     name = getattr(fun, "__qualname__", type(fun).__name__)
     warnings.warn(
-        f"{name} stays in Python, where the solver calls it: right, but 10 to 100 times slower than a captured one. "
-        f"{reason}",
+        f"{name} stays in Python, where the solver calls it: right, but 10 to 100 times slower than a captured one. {reason}",
         CallbackWarning,
         stacklevel=stacklevel,
     )

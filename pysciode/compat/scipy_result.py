@@ -21,9 +21,7 @@ ENDED = "A termination event occurred."
 TOO_SMALL_STEP = "Required step size is less than spacing between numbers."
 
 
-def result_of(
-    solution: Solution | None, y0: np.ndarray, span: Span, dense_output: bool, events: Events, track: bool
-) -> Any:
+def result_of(solution: Solution | None, y0: np.ndarray, span: Span, dense_output: bool, events: Events, track: bool) -> Any:
     """What ``solve_ivp`` returns.
 
     Parameters

@@ -88,7 +88,9 @@ class Form:
             y = torch.cat([_fitting(part, shape).reshape(-1) for part, shape in zip(y, self.shapes, strict=True)])
         y = _fitting(y, self.shape)
         if y.dtype.is_complex and not self.is_complex:
-            raise TypeError(f"func returned {y.dtype}, but the state is {self.dtype}: start from a complex y0, such as y0 + 0j, or return y.real")
+            raise TypeError(
+                f"func returned {y.dtype}, but the state is {self.dtype}: start from a complex y0, such as y0 + 0j, or return y.real"
+            )
         if y.dtype != self.dtype:
             y = y.to(self.dtype)
         if self.is_half:

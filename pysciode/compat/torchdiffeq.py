@@ -177,9 +177,7 @@ class _Adjoint:
 
 
 @opaque
-def _odeint(
-    func: Any, y0: Any, t: Any, rtol: Any, atol: Any, method: Any, options: Any, event_fn: Any, adjoint: _Adjoint | None
-) -> Any:
+def _odeint(func: Any, y0: Any, t: Any, rtol: Any, atol: Any, method: Any, options: Any, event_fn: Any, adjoint: _Adjoint | None) -> Any:
     settings = {"rtol": rtol, "atol": atol, "method": method, "options": options}
     if get_engine().name == "embedded":
         return _there(func, y0, t, settings, event_fn, adjoint)

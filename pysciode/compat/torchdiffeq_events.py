@@ -148,4 +148,3 @@ def event_with_gradient(
     if form.shapes is None:
         return event_t, torch.cat([solution[:-1], state[None]])
     return event_t, tuple(torch.cat([x[:-1], y[None]]) for x, y in zip(solution, form.parts(state), strict=True))
-

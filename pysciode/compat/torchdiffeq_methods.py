@@ -73,9 +73,7 @@ MAX_STEPS = 1_000_000
 """Steps at most, where ``max_num_steps`` doesn't say. torchdiffeq would go on for hours."""
 
 _KNOWN: dict[Kind, frozenset[str]] = {
-    "adaptive": frozenset(
-        "first_step min_step max_step max_num_steps step_t jump_t norm safety ifactor dfactor dtype".split()
-    ),
+    "adaptive": frozenset("first_step min_step max_step max_num_steps step_t jump_t norm safety ifactor dfactor dtype".split()),
     "fixed": frozenset("step_size grid_constructor interp perturb norm".split()),
     "scipy": frozenset("solver min_step max_step norm grid_points eps".split()),
 }
@@ -216,9 +214,7 @@ def _inside(times: Any, name: str, start: float, end: float) -> tuple[float, ...
     return tuple(sorted(inside.tolist(), reverse=end < start))
 
 
-def _fixed(
-    algorithm: Algorithm | None, options: dict[str, Any], func: Any, y0: Any, t: torch.Tensor, event: bool
-) -> Method:
+def _fixed(algorithm: Algorithm | None, options: dict[str, Any], func: Any, y0: Any, t: torch.Tensor, event: bool) -> Method:
     step, constructor = options.get("step_size"), options.get("grid_constructor")
     if step is not None and constructor is not None:
         raise ValueError("step_size and grid_constructor are mutually exclusive arguments.")

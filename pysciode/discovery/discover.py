@@ -160,10 +160,7 @@ def discover(
     else:
         from .pysr_search import pysr_candidates
 
-        found = [
-            pysr_candidates(inputs, column, symbols, name, options, max_terms)
-            for column, name in zip(targets.T, names, strict=True)
-        ]
+        found = [pysr_candidates(inputs, column, symbols, name, options, max_terms) for column, name in zip(targets.T, names, strict=True)]
     tables, best, fronts = [], [], []
     for column, name, group in zip(targets.T, names, found, strict=True):
         n = effective_samples or float(len(column))

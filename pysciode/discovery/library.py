@@ -14,9 +14,7 @@ from .physics import as_expressions
 DEFAULT_DEGREE = 3
 
 
-def candidate_terms(
-    library: Any, symbols: Sequence[sympy.Symbol], x: np.ndarray
-) -> tuple[tuple[sympy.Expr, ...], np.ndarray]:
+def candidate_terms(library: Any, symbols: Sequence[sympy.Symbol], x: np.ndarray) -> tuple[tuple[sympy.Expr, ...], np.ndarray]:
     """The terms and their values at samples.
 
     Parameters
@@ -38,7 +36,7 @@ def candidate_terms(
         If `library` is none of these, its features have no SymPy expression, or a term isn't finite at a sample.
     """
     library = DEFAULT_DEGREE if library is None else library
-    if isinstance(library, bool) or isinstance(library, str):
+    if isinstance(library, (bool, str)):
         raise TypeError(f"library must be a degree, SymPy expressions or a PySINDy library, not {library!r}")
     if isinstance(library, int):
         if library < 0:
@@ -83,9 +81,7 @@ def _given_terms(library: Any, symbols: Sequence[sympy.Symbol]) -> tuple[sympy.E
     return terms
 
 
-def _pysindy_terms(
-    library: Any, symbols: Sequence[sympy.Symbol], x: np.ndarray
-) -> tuple[tuple[sympy.Expr, ...], np.ndarray]:
+def _pysindy_terms(library: Any, symbols: Sequence[sympy.Symbol], x: np.ndarray) -> tuple[tuple[sympy.Expr, ...], np.ndarray]:
     """PySINDy's own values; expressions that give the same, which is checked."""
     library.fit(x)
     values = np.asarray(library.transform(x), float)

@@ -64,7 +64,7 @@ def refit(
     from ..fitting.fit import fit
 
     problem = fitting_problem(equations, data, u0, tspan)
-    estimated = {name: None for name in equations.coefficients} | ({"u0": None} if estimate_u0 else {})
+    estimated = dict.fromkeys(equations.coefficients) | ({"u0": None} if estimate_u0 else {})
     estimated |= dict(parameters or {})
     if not estimated:
         raise ValueError("equations have no coefficients, and nothing else is to be estimated")

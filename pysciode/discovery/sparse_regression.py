@@ -51,9 +51,7 @@ class Sweep:
     max_terms: int | None
 
 
-def candidates(
-    values: np.ndarray, y: np.ndarray, terms: Sequence[sympy.Expr], output: str, sweep: Sweep
-) -> list[Candidate]:
+def candidates(values: np.ndarray, y: np.ndarray, terms: Sequence[sympy.Expr], output: str, sweep: Sweep) -> list[Candidate]:
     """Candidates for one output, each with the coefficients of least squares.
 
     Parameters

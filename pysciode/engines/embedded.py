@@ -133,12 +133,8 @@ def _integrate(
     return raw, states
 
 
-def _through_the_solver(
-    states: torch.Tensor, u0: torch.Tensor, p: torch.Tensor, du: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    grads = torch.autograd.grad(
-        states, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True
-    )
+def _through_the_solver(states: torch.Tensor, u0: torch.Tensor, p: torch.Tensor, du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    grads = torch.autograd.grad(states, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True)
     return grads[0].numpy(), grads[1].numpy()
 
 

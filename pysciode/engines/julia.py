@@ -288,9 +288,7 @@ class JuliaEngine(Engine):
             keeps_it = request.sensealg is None or request.sensealg.continuous
             interpolant = partial(self._interpolate, request, answer, width) if keeps_it else self._solved_again(request)
         events = self._events(request, answer) if options.events else ()
-        raw = RawSolution(
-            t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant, events=events
-        )
+        raw = RawSolution(t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant, events=events)
         return raw, answer
 
     def _events(self, request: SolveRequest, answer: _Answer) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
@@ -311,9 +309,7 @@ class JuliaEngine(Engine):
             )
         return tuple((t[index == i], u[index == i]) for i in range(len(request.options.events)))
 
-    def _pull_back(
-        self, request: SolveRequest, answer: _Answer, solution: RawSolution, du: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _pull_back(self, request: SolveRequest, answer: _Answer, solution: RawSolution, du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         report = _Report()
         du = contiguous(request, du)
         du0 = empty(request, (request.problem.n,))
@@ -325,16 +321,12 @@ class JuliaEngine(Engine):
         solution.stats.pullback = report
         return du0, dp
 
-    def _interpolate(
-        self, request: SolveRequest, answer: _Answer, width: int, times: np.ndarray, derivative: int
-    ) -> np.ndarray:
+    def _interpolate(self, request: SolveRequest, answer: _Answer, width: int, times: np.ndarray, derivative: int) -> np.ndarray:
         report = _Report()
         times = np.ascontiguousarray(times, dtype=np.float64)
         out = empty(request, (len(times), width))
         wait_for_torch(request.problem.device)
-        status = self._calls["interpolate"](
-            answer.id, _input(times), len(times), derivative, _output(out), ctypes.addressof(report)
-        )
+        status = self._calls["interpolate"](answer.id, _input(times), len(times), derivative, _output(out), ctypes.addressof(report))
         self._check(status, report, request)
         return out
 

@@ -107,9 +107,7 @@ def check_request(request: SolveRequest) -> None:
     if problem.jac_sparsity is not None:
         raise ValueError(f"jac_sparsity: sparse Jacobians are made in main memory only: {move}")
     if sensealg is not None and (
-        isinstance(sensealg, (ForwardSensitivity, ForwardDiffSensitivity))
-        or not sensealg.continuous
-        or sensealg.autojacvec != "generated"
+        isinstance(sensealg, (ForwardSensitivity, ForwardDiffSensitivity)) or not sensealg.continuous or sensealg.autojacvec != "generated"
     ):
         raise ValueError(
             f"sensealg: {sensealg} is not to be had on {problem.device}; GaussAdjoint(), InterpolatingAdjoint(), QuadratureAdjoint() and "

@@ -154,9 +154,7 @@ def _scalar_model(problem: ODEProblem) -> ScalarModel:
         )
     found = operations(model.graph, model.rhs)
     if found > _MOST_OPERATIONS:
-        raise ValueError(
-            f"EnsembleGPUKernel needs a model of at most {_MOST_OPERATIONS} scalar operations, not {found}; {_WAY_OUT}"
-        )
+        raise ValueError(f"EnsembleGPUKernel needs a model of at most {_MOST_OPERATIONS} scalar operations, not {found}; {_WAY_OUT}")
     return model
 
 

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 Command = Callable[..., int]
 """``JuliaEngine.command``."""
 
-_ALL_SCALAR = frozenset(
-    {"f!", "jac!", "tgrad!", "vjp!", "vjp_p!", "vjp_both!", "jvp!", "paramjac!", "f_oop"}
-)
+_ALL_SCALAR = frozenset({"f!", "jac!", "tgrad!", "vjp!", "vjp_p!", "vjp_both!", "jvp!", "paramjac!", "f_oop"})
 # Beyond this, derivatives of a scalar model are printed only when they are wanted.
 _SMALL = 400
 _SHARED_BYTES = 1_000_000
@@ -132,9 +130,7 @@ class RegisteredModels:
             "dtype": dtype.name,
             "n": n,
             "np": n_params,
-            "constants": [
-                [name, x.dtype.name, x.__array_interface__["data"][0], x.size] for name, x in constants.items()
-            ],
+            "constants": [[name, x.dtype.name, x.__array_interface__["data"][0], x.size] for name, x in constants.items()],
         }
         if device is not None:
             arguments |= device_arguments(device)
@@ -415,9 +411,7 @@ def _matrix_free(algorithm: Algorithm) -> bool:
     return "Krylov" in str(algorithm.options.get("linsolve", "")) and algorithm.options.get("concrete_jac") is not True
 
 
-_MULTISTEP = frozenset(
-    "OrdinaryDiffEq" + name for name in ("AdamsBashforthMoulton", "BDF", "IMEXMultistep", "Nordsieck")
-)
+_MULTISTEP = frozenset("OrdinaryDiffEq" + name for name in ("AdamsBashforthMoulton", "BDF", "IMEXMultistep", "Nordsieck"))
 """Packages of methods with a history of steps."""
 
 _KINDS = {"ode": 0, "second_order": 1, "dynamical": 1, "split": 2}

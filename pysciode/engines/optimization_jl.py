@@ -192,9 +192,7 @@ def minimize(
     except GradientFailed as error:
         raise GradientFailed(type(requests[0].sensealg).__name__, error.reason) from error
     value, iterations, evaluations, converged = numbers.tolist()
-    return OptimizationResult(
-        z, value, int(iterations), int(evaluations), bool(converged), retcode.value.decode(), trace[:count].copy()
-    )
+    return OptimizationResult(z, value, int(iterations), int(evaluations), bool(converged), retcode.value.decode(), trace[:count].copy())
 
 
 def _bounds(bounds: Sequence[tuple[float | None, float | None]], count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -48,9 +48,7 @@ class Recorder:
         output wanted, and otherwise those beside the times to save at.
     """
 
-    def __init__(
-        self, rhs: FlatRhs, p: torch.Tensor, u0: torch.Tensor, start: float, request: SolveRequest, keep_graph: bool
-    ) -> None:
+    def __init__(self, rhs: FlatRhs, p: torch.Tensor, u0: torch.Tensor, start: float, request: SolveRequest, keep_graph: bool) -> None:
         self.rhs, self.p = rhs, p
         self.keep_graph = keep_graph
         self.direction = 1.0 if request.tspan[1] > request.tspan[0] else -1.0
@@ -160,8 +158,7 @@ def first_step(recorder: Recorder, u0: torch.Tensor, request: SolveRequest, orde
 
 # Rows: the value at 0, 1/2 and 1 and the slope there, of 1, s, …, s^5.
 _CONDITIONS = np.array(
-    [[s**k for k in range(6)] for s in (0.0, 0.5, 1.0)]
-    + [[k * s ** max(k - 1, 0) for k in range(6)] for s in (0.0, 0.5, 1.0)]
+    [[s**k for k in range(6)] for s in (0.0, 0.5, 1.0)] + [[k * s ** max(k - 1, 0) for k in range(6)] for s in (0.0, 0.5, 1.0)]
 )
 _COEFFICIENTS = np.linalg.inv(_CONDITIONS)
 

@@ -118,9 +118,7 @@ def _callback_rhs(model: CallbackModel, shape: tuple[int, ...]) -> FlatRhs:
             if model.vjp is None:
                 raise GradientFailed("callback", "the model has no vector-Jacobian product")
             u, p, t = ctx.saved_tensors
-            dlam, dp = model.vjp(
-                lam.numpy().reshape(shape), u.detach().numpy().reshape(shape), p.detach().numpy(), float(t)
-            )
+            dlam, dp = model.vjp(lam.numpy().reshape(shape), u.detach().numpy().reshape(shape), p.detach().numpy(), float(t))
             return (
                 torch.from_numpy(np.ascontiguousarray(dlam).reshape(-1)).to(u.dtype),
                 torch.from_numpy(np.ascontiguousarray(dp).reshape(-1)).to(u.dtype),

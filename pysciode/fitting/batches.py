@@ -30,9 +30,7 @@ class Batches:
         if not whole and not isinstance(data, Iterable):
             raise TypeError(f"{name} must be a loader, tensors or None, not {type(data).__name__}")
         if isinstance(data, Iterator):
-            raise TypeError(
-                f"{name} is an iterator, which can be gone through once; give a loader, a list, or steps with data=None"
-            )
+            raise TypeError(f"{name} is an iterator, which can be gone through once; give a loader, a list, or steps with data=None")
         self.single = whole
         self._batches = (data,) if whole else data
         found = (getattr(data, "generator", None), getattr(getattr(data, "sampler", None), "generator", None))

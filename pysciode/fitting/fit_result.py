@@ -84,9 +84,7 @@ class FitResult:
     objective: Objective | None = None
 
     @classmethod
-    def of(
-        cls, objective: Objective, found: Found, information: Information | None, **about: Any
-    ) -> FitResult:
+    def of(cls, objective: Objective, found: Found, information: Information | None, **about: Any) -> FitResult:
         """From where a search ended."""
         x = objective.unknowns.values(torch.from_numpy(found.z))
         with torch.no_grad():

@@ -38,7 +38,7 @@ class Likelihood(ABC):
         """Fisher information about the scatter that one observation of each series holds, shape ``(m,)``; None without a closed form."""
         return None
 
-    def check(self, observed: np.ndarray) -> None:
+    def check(self, observed: np.ndarray) -> None:  # noqa: B027  (most take all)
         """Refuse data that this distribution can't give."""
 
     def start(self, observed: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -64,9 +64,7 @@ class Likelihood(ABC):
             parameter = Parameter(lower=0.0) if given is None else given
             if parameter.start is None:
                 guess = self.start(observed, predicted) if guess is None else guess
-                parameter = Parameter(
-                    float(guess[j]), parameter.lower or 0.0, parameter.upper, parameter.prior
-                )
+                parameter = Parameter(float(guess[j]), parameter.lower or 0.0, parameter.upper, parameter.prior)
             found.append(Unknown(f"{self.noise}[{name}]", parameter))
         return found
 

@@ -294,9 +294,7 @@ class Loop:
             if self.random_at_step is not None:
                 set_random_states(self.random_at_step, self.data.generators)
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"checkpoint {self.checkpoint} is not of this model, optimiser, scheduler and data: {error}"
-            ) from error
+            raise ValueError(f"checkpoint {self.checkpoint} is not of this model, optimiser, scheduler and data: {error}") from error
         self.training.resumed_at = self.training.steps
 
 

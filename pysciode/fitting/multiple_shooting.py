@@ -212,8 +212,7 @@ class MultipleShooting(nn.Module):
             seen = ~np.isnan(column)
             if not seen.any():
                 raise ValueError(
-                    f"{name} was never observed, so there is nothing to start it from: give the groups' initial states "
-                    "as free_states"
+                    f"{name} was never observed, so there is nothing to start it from: give the groups' initial states as free_states"
                 )
             columns.append(np.interp(first, self._times[order][seen], column[seen]))
         return np.stack(columns, 1).reshape(-1, *problem.shape)

@@ -255,9 +255,7 @@ class Objective:
         return np.array([(x[i] - p.prior.loc.item()) / p.prior.scale.item() for i, p in self._normal_priors()])
 
 
-def prediction_jacobian(
-    predict: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, engine: Engine
-) -> tuple[np.ndarray, np.ndarray]:
+def prediction_jacobian(predict: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, engine: Engine) -> tuple[np.ndarray, np.ndarray]:
     """Values, shape ``(N,)``, and Jacobian, ``(N, q)``, of predictions as a function of a vector.
 
     Julia solves once and carries the sensitivities forward: each row is then a product with them. The embedded engine would

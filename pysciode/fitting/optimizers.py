@@ -67,9 +67,7 @@ def check_optimizer(optimizer: Any, objective: Objective) -> None:
     if callable(optimizer):
         return
     if not isinstance(optimizer, str):
-        raise TypeError(
-            f"optimizer must be the name of a method, or a function from parameters to one of torch's, not {optimizer!r}"
-        )
+        raise TypeError(f"optimizer must be the name of a method, or a function from parameters to one of torch's, not {optimizer!r}")
     if optimizer not in METHODS:
         raise ValueError(f"optimizer {optimizer!r} is not known; there are {', '.join(METHODS)}")
     if optimizer in IN_JULIA:

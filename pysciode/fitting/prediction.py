@@ -46,9 +46,7 @@ class Prediction:
     series: tuple[str, ...]
 
 
-def predict(
-    result: FitResult, t: Any, experiment: str | int, level: float, noise: bool, draws: Any, seed: int | None
-) -> Prediction:
+def predict(result: FitResult, t: Any, experiment: str | int, level: float, noise: bool, draws: Any, seed: int | None) -> Prediction:
     """See :meth:`FitResult.predict`."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}")
@@ -124,9 +122,7 @@ def _as_array(draws: Any, names: tuple[str, ...]) -> np.ndarray:
     return values
 
 
-def _curves(
-    result: FitResult, simulation: Simulation, t: np.ndarray, values: np.ndarray, noise: bool, seed: int | None
-) -> np.ndarray:
+def _curves(result: FitResult, simulation: Simulation, t: np.ndarray, values: np.ndarray, noise: bool, seed: int | None) -> np.ndarray:
     """Shape ``(S, k, m)``; draws for which the model can't be solved are left out."""
     objective = result._objective()
     found = []

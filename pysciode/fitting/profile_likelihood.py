@@ -62,9 +62,7 @@ class Profile:
         return plot_profile(self, axes)
 
 
-def profile(
-    result: FitResult, name: str, *, level: float = 0.95, points: int = 12, progress: bool = True
-) -> Profile:
+def profile(result: FitResult, name: str, *, level: float = 0.95, points: int = 12, progress: bool = True) -> Profile:
     """Fix one parameter at values farther and farther from its estimate, and fit the others each time.
 
     Steps are on the scale without bounds; each begins from the estimates of the one before. They end where the deviance

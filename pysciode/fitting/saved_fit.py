@@ -45,7 +45,10 @@ def save(result: FitResult, path: str | os.PathLike[str]) -> None:
         "result": numbers,
         "parameters": [_parameter_to_json(x) for x in objective.unknowns.parameters],
         "n_model": objective.n_model,
-        "likelihood": {"name": type(objective.likelihood).__name__, "scatter": _scatter_to_json(objective.likelihood, len(objective.series))},
+        "likelihood": {
+            "name": type(objective.likelihood).__name__,
+            "scatter": _scatter_to_json(objective.likelihood, len(objective.series)),
+        },
         "experiments": [_experiment_to_json(x.experiment) for x in objective.simulations],
         "options": {key: value for key, value in objective.options.items() if _is_plain(value)},
         "algorithm": None if algorithm is None else algorithm.name,
@@ -140,4 +143,3 @@ def _parameter_from_json(found: dict[str, Any]) -> Parameter:
         arguments = {key: torch.tensor(value) for key, value in prior["arguments"].items()}
         prior = getattr(distributions, prior["name"])(**arguments)
     return Parameter(**found, prior=prior)
-

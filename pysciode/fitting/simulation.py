@@ -154,9 +154,7 @@ def find_unknowns(problem: ODEProblem, simulations: Sequence[Simulation], parame
     return list(found.values())
 
 
-def _unknowns_of(
-    name: str, parameter: Parameter, value: float, is_state: bool, simulations: Sequence[Simulation]
-) -> list[Unknown]:
+def _unknowns_of(name: str, parameter: Parameter, value: float, is_state: bool, simulations: Sequence[Simulation]) -> list[Unknown]:
     if not parameter.local:
         own = [s.experiment.name for s in simulations if is_state and s.experiment.u0 is not None]
         if own and len(simulations) > 1:

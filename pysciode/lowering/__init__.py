@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["LoweredModel", "lower"]
 
 
-def lower(
-    model: CapturedModel, dtype: DTypeLike, *, n: int, n_params: int, want: Collection[str], device: bool = False
-) -> LoweredModel:
+def lower(model: CapturedModel, dtype: DTypeLike, *, n: int, n_params: int, want: Collection[str], device: bool = False) -> LoweredModel:
     """Julia source of `model` with at least the functions `want`; see :class:`LoweredModel` for their names.
 
     Parameters
@@ -40,9 +38,7 @@ def lower(
     dtype = np.dtype(dtype)
     if isinstance(model, ScalarModel):
         if (len(model.u), len(model.p)) != (n, n_params):
-            raise ValueError(
-                f"the model has {len(model.u)} states and {len(model.p)} parameters, the problem {n} and {n_params}"
-            )
+            raise ValueError(f"the model has {len(model.u)} states and {len(model.p)} parameters, the problem {n} and {n_params}")
         if device:
             from .device import lower_scalar_to_device
 

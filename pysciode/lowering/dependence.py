@@ -128,9 +128,7 @@ class _DependenceBackend(DependencyBackend):
         out = super().take(x, coordinates, shape)
         return Dependencies(_as_objects(out.sets | self._of_coordinates(coordinates)), out.kind, out.known)
 
-    def put(
-        self, base: Dependencies, coordinates: Sequence[int | Dependencies], values: Dependencies, accumulate: bool
-    ) -> Dependencies:
+    def put(self, base: Dependencies, coordinates: Sequence[int | Dependencies], values: Dependencies, accumulate: bool) -> Dependencies:
         out = super().put(base, coordinates, values, accumulate)
         return Dependencies(_as_objects(out.sets | self._of_coordinates(coordinates)), out.kind)
 
@@ -165,9 +163,7 @@ def second_is_first(model: ScalarModel | ArrayModel) -> bool:
         half = len(model.u) // 2
         return all(x.id == y.id for x, y in zip(model.rhs[half:], model.u[:half], strict=True))
     random = torch.Generator().manual_seed(0)
-    t, u, *params = (
-        torch.randn(shape, generator=random, dtype=model.dtype) for shape in ((), model.u_shape, *model.param_shapes)
-    )
+    t, u, *params = (torch.randn(shape, generator=random, dtype=model.dtype) for shape in ((), model.u_shape, *model.param_shapes))
     with torch.no_grad():
         out = model.f(t, u, *params)
     out = out[0] if isinstance(out, (tuple, list)) else out
@@ -213,6 +209,4 @@ def _stepped(outputs: Sequence[Sets], count: int, lines: Sequence[tuple[int, str
     for x in outputs:
         smooth, stepped = smooth | x.smooth, stepped | x.stepped
     alone = stepped & ~smooth
-    return {
-        k: next((line for sets, line in lines if line and sets & 2 << k), None) for k in range(count) if alone & 2 << k
-    }
+    return {k: next((line for sets, line in lines if line and sets & 2 << k), None) for k in range(count) if alone & 2 << k}

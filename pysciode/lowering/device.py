@@ -107,9 +107,7 @@ _ROWS = """function {name}(J, u, p, t, w)
 end"""
 
 
-def lower_scalar_to_device(
-    model: ScalarModel, dtype: np.dtype | type = np.float64, want: Collection[str] = FUNCTIONS
-) -> LoweredModel:
+def lower_scalar_to_device(model: ScalarModel, dtype: np.dtype | type = np.float64, want: Collection[str] = FUNCTIONS) -> LoweredModel:
     """Device form of a scalar model, with those of the functions `want` that this form has: one thread runs each."""
     dtype = np.dtype(dtype)
     wanted = [name for name in FUNCTIONS if name in want]

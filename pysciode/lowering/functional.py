@@ -23,9 +23,7 @@ from .unroll import grid
 class Named(Array):
     """A Julia variable; `static` holds the value where it is known, `number` says that it is no array."""
 
-    def __init__(
-        self, name: str, shape: tuple[int, ...], kind: Kind, *, static: np.ndarray | None = None, number: bool = False
-    ) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], kind: Kind, *, static: np.ndarray | None = None, number: bool = False) -> None:
         self.name, self.shape, self.kind, self.static, self.number = name, shape, kind, static, number
 
 

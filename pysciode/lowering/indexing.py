@@ -152,9 +152,7 @@ def _embedding(b: Backend, weight: Array, indices: Array, padding: int = -1, *op
 
 
 @row(aten.embedding_dense_backward.default)
-def _embedding_backward(
-    b: Backend, grad: Array, indices: Array, rows: int, padding: int, scale_by_frequency: bool
-) -> Array:
+def _embedding_backward(b: Backend, grad: Array, indices: Array, rows: int, padding: int, scale_by_frequency: bool) -> Array:
     if scale_by_frequency:
         raise NotImplementedError("scale_grad_by_freq")
     if padding >= 0:

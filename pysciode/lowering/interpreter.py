@@ -129,9 +129,7 @@ class Backend(ABC):
         if x.shape == shape:
             return x
         lead = len(shape) - x.ndim
-        return self.affine(
-            x, shape, [(0, () if n == 1 else ((lead + a, 1),)) for a, n in enumerate(x.shape)]
-        )
+        return self.affine(x, shape, [(0, () if n == 1 else ((lead + a, 1),)) for a, n in enumerate(x.shape)])
 
     def slice(self, x: Array, axis: int, start: int, stop: int, step: int = 1) -> Array:
         """Every `step`-th element from `start` up to `stop` along `axis`."""
@@ -140,9 +138,7 @@ class Backend(ABC):
         return self.affine(x, shape, [(start, ((a, step),)) if a == axis else (0, ((a, 1),)) for a in range(x.ndim)])
 
     def flip(self, x: Array, axes: Sequence[int]) -> Array:
-        return self.affine(
-            x, x.shape, [(n - 1, ((a, -1),)) if a in axes else (0, ((a, 1),)) for a, n in enumerate(x.shape)]
-        )
+        return self.affine(x, x.shape, [(n - 1, ((a, -1),)) if a in axes else (0, ((a, 1),)) for a, n in enumerate(x.shape)])
 
 
 def interpret(graph: torch.fx.GraphModule, backend: Backend, inputs: Sequence[Array]) -> list[Array]:
@@ -181,9 +177,7 @@ def _call(node: torch.fx.Node, backend: Backend, env: dict, rows: dict) -> Any:
             return node.target(*args, **kwargs)
     row = rows.get(node.target)
     if row is None:
-        raise CaptureError(
-            f"the operation {node.target} has no translation", operation=str(node.target), where=user_line(node)
-        )
+        raise CaptureError(f"the operation {node.target} has no translation", operation=str(node.target), where=user_line(node))
     args, kwargs = _lift(backend, args), {k: _lift(backend, v) for k, v in kwargs.items()}
     try:
         return row(backend, *args, **kwargs)

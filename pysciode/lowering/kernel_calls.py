@@ -56,9 +56,7 @@ class Product(Statement):
                 offset += f" + {x.strides[0]}*i"
             return f"{x.buffer.name}, {offset}, {x.strides[1]}, {x.strides[2]}"
 
-        call = (
-            f"Kernels.matmul!({operand(self.c)}, {operand(self.a)}, {operand(self.b)}, {self.m}, {self.n}, {self.k})"
-        )
+        call = f"Kernels.matmul!({operand(self.c)}, {operand(self.a)}, {operand(self.b)}, {self.m}, {self.n}, {self.k})"
         return [call] if self.batch == 1 else [f"for i in 0:{self.batch - 1}", "    " + call, "end"]
 
 

@@ -348,7 +348,5 @@ class LoopBackend(Backend):
         else:
             distinct = apart(values.shape, [((c, 1),) if isinstance(c, int) else None for c in at])
         stores = [(target.buffer, target.place(at_index(at, index)), value)]
-        self.program.statements.append(
-            Loop(values.shape, body, stores, accumulate=accumulate, ordered=True, apart=distinct)
-        )
+        self.program.statements.append(Loop(values.shape, body, stores, accumulate=accumulate, ordered=True, apart=distinct))
         return target

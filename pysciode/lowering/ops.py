@@ -351,9 +351,7 @@ def _hardswish(b: Backend, x: Array) -> Array:
 
 @row(aten.threshold_backward.default)
 def _threshold_backward(b: Backend, grad: Array, x: Array, threshold: float) -> Array:
-    return pointwise(
-        b, lambda g, grad, x: g.apply("select", g.apply("le", x, g.const(threshold)), g.const(0.0), grad), grad, x
-    )
+    return pointwise(b, lambda g, grad, x: g.apply("select", g.apply("le", x, g.const(threshold)), g.const(0.0), grad), grad, x)
 
 
 @row(aten.sigmoid_backward.default)

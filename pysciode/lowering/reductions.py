@@ -101,9 +101,7 @@ def _var(b: Backend, x: Array, axes: Any = None, *, correction: float | None = N
 
 
 @row(aten.var_mean.correction)
-def _var_mean(
-    b: Backend, x: Array, axes: Any = None, *, correction: float | None = None, keepdim: bool = False
-) -> tuple[Array, Array]:
+def _var_mean(b: Backend, x: Array, axes: Any = None, *, correction: float | None = None, keepdim: bool = False) -> tuple[Array, Array]:
     axes = _axes(x, axes)
     count = math.prod(x.shape[a] for a in axes)
     weight = count - (1 if correction is None else correction)
@@ -122,9 +120,7 @@ def _std(b: Backend, x: Array, axes: Any = None, *, correction: float | None = N
 
 
 @row(aten.std_mean.correction)
-def _std_mean(
-    b: Backend, x: Array, axes: Any = None, *, correction: float | None = None, keepdim: bool = False
-) -> tuple[Array, Array]:
+def _std_mean(b: Backend, x: Array, axes: Any = None, *, correction: float | None = None, keepdim: bool = False) -> tuple[Array, Array]:
     var, mean = _var_mean(b, x, axes, correction=correction, keepdim=keepdim)
     return pointwise(b, lambda g, v: safe_root(g, v, apply("sqrt")), var), mean
 
@@ -140,9 +136,7 @@ def _cumprod(b: Backend, x: Array, axis: int, dtype: Any = None) -> Array:
 
 
 @row(aten.linalg_vector_norm.default)
-def _vector_norm(
-    b: Backend, x: Array, order: float = 2, axes: Any = None, keepdim: bool = False, dtype: Any = None
-) -> Array:
+def _vector_norm(b: Backend, x: Array, order: float = 2, axes: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
     axes = _axes(x, axes)
     absolute = pointwise(b, lambda g, x: g.apply("abs", x), x)
     if order == math.inf:
@@ -152,6 +146,7 @@ def _vector_norm(
     if order == 0:
         present = pointwise(b, lambda g, x: g.apply("ne", x, g.const(0.0)), x, kind="bool")
         return cast(b, total(b, present, axes, keepdim), "float")
+
     def power(g: ScalarGraph, x: Scalar) -> Scalar:
         return g.apply("pow", x, g.const(order))
 

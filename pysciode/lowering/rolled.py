@@ -288,9 +288,7 @@ class Roller:
         def is_part(i: int) -> bool:
             """Whether a sum or difference does nothing but enter another one."""
             used = users[i]
-            return (
-                graph.ops[i] in _SUMS and i not in self.sums and len(used) == 1 and used[0] >= 0 and graph.ops[used[0]] in _SUMS
-            )
+            return graph.ops[i] in _SUMS and i not in self.sums and len(used) == 1 and used[0] >= 0 and graph.ops[used[0]] in _SUMS
 
         found: dict[int, list[tuple[str, int]]] = {}
         for root in order:

@@ -59,7 +59,7 @@ class DependencyBackend(Backend):
                 out = out | np.broadcast_to(x.sets, shape)
         return Dependencies(out.reshape(shape) if isinstance(out, np.ndarray) else np.array(out, object), kind)
 
-    def _moved(self, x: Dependencies, move) -> Dependencies:  # noqa: ANN001
+    def _moved(self, x: Dependencies, move) -> Dependencies:
         known = None if x.known is None else np.asarray(move(x.known))
         return Dependencies(_as_objects(move(x.sets)), x.kind, known)
 
@@ -92,16 +92,12 @@ class DependencyBackend(Backend):
 
     def matmul(self, a: Dependencies, b: Dependencies) -> Dependencies:
         out = _none((*a.shape[:-1], b.shape[-1]))
-        pages = zip(
-            out.reshape(-1, *out.shape[-2:]), _pages(a.sets), _pages(b.sets), _values(a), _values(b), strict=True
-        )
+        pages = zip(out.reshape(-1, *out.shape[-2:]), _pages(a.sets), _pages(b.sets), _values(a), _values(b), strict=True)
         for page, left, right, left_values, right_values in pages:
             # Where one factor is a constant zero, the other does not matter.
             columns = _through(left_values, right, lambda row, sets: _union(sets[row], 0), _union(right, 0))
             page |= columns if columns.ndim == 2 else columns[None, :]
-            rows = _through(
-                None if right_values is None else right_values.T, left.T, lambda c, sets: _union(sets[c], 0), _union(left, 1)
-            )
+            rows = _through(None if right_values is None else right_values.T, left.T, lambda c, sets: _union(sets[c], 0), _union(left, 1))
             page |= rows.T if rows.ndim == 2 else rows[:, None]
         return Dependencies(out, "float")
 
@@ -120,9 +116,7 @@ class DependencyBackend(Backend):
             return Dependencies(np.full(shape, int(_union(x.sets)), dtype=object), x.kind)
         return self._moved(x, lambda a: a[where])
 
-    def put(
-        self, base: Dependencies, coordinates: Sequence[int | Dependencies], values: Dependencies, accumulate: bool
-    ) -> Dependencies:
+    def put(self, base: Dependencies, coordinates: Sequence[int | Dependencies], values: Dependencies, accumulate: bool) -> Dependencies:
         where = self._places(coordinates, values.shape)
         if where is None:
             return Dependencies(base.sets | int(_union(values.sets)), base.kind)
@@ -150,7 +144,7 @@ def _values(x: Dependencies) -> Sequence[np.ndarray | None]:
     return [None] * count if x.known is None else list(_pages(x.known))
 
 
-def _through(values: np.ndarray | None, sets: np.ndarray, pick, otherwise: np.ndarray) -> np.ndarray:  # noqa: ANN001
+def _through(values: np.ndarray | None, sets: np.ndarray, pick, otherwise: np.ndarray) -> np.ndarray:
     """For each row of constant `values`, the union of the rows of `sets` that it does not multiply by zero."""
     if values is None:
         return otherwise

@@ -152,9 +152,7 @@ class Unroller(Backend):
 
     def _coordinates(self, coordinates: Sequence[int | Elements], shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         grid = np.indices(shape, sparse=True)
-        return tuple(
-            np.broadcast_to(grid[c] if isinstance(c, int) else self._static(c), shape) for c in coordinates
-        )
+        return tuple(np.broadcast_to(grid[c] if isinstance(c, int) else self._static(c), shape) for c in coordinates)
 
     def take(self, x: Elements, coordinates: Sequence[int | Elements], shape: tuple[int, ...]) -> Elements:
         return Elements(x.data[self._coordinates(coordinates, shape)], x.kind)
@@ -179,9 +177,7 @@ class Unroller(Backend):
 def grid(shape: tuple[int, ...], maps: Sequence[AxisMap]) -> tuple[np.ndarray, ...]:
     """Index arrays, each of `shape`, for the axes of the base of a view."""
     indices = np.indices(shape, sparse=True)
-    return tuple(
-        np.broadcast_to(sum((c * indices[a] for a, c in terms), np.array(constant)), shape) for constant, terms in maps
-    )
+    return tuple(np.broadcast_to(sum((c * indices[a] for a, c in terms), np.array(constant)), shape) for constant, terms in maps)
 
 
 def unroll(model: ArrayModel, max_ops: int = 400) -> ScalarModel | None:

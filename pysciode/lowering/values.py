@@ -125,9 +125,7 @@ def mapped(axis_map: AxisMap, index: Index) -> Affine:
 
 
 def at_index(coordinates: Sequence[int | Stored], index: Index) -> Index:
-    return tuple(
-        index[c] if isinstance(c, int) else Affine(0, ((Indirect(c.buffer, c.place(index)), 1),)) for c in coordinates
-    )
+    return tuple(index[c] if isinstance(c, int) else Affine(0, ((Indirect(c.buffer, c.place(index)), 1),)) for c in coordinates)
 
 
 def axes_of(n: int) -> Index:

@@ -64,9 +64,7 @@ class _Convolution:
         """The transpose of :meth:`columns`: an array of shape `wide`."""
         batch, channels, *space = wide
         view = b.reshape(columns, (channels, *kernel, batch, *narrow))
-        padded = b.accumulate(
-            view, (batch, channels, *(s + 2 * p for s, p in zip(space, self.padding, strict=True))), self._maps()
-        )
+        padded = b.accumulate(view, (batch, channels, *(s + 2 * p for s, p in zip(space, self.padding, strict=True))), self._maps())
         for i, (s, p) in enumerate(zip(space, self.padding, strict=True)):
             padded = b.slice(padded, 2 + i, p, p + s) if p else padded
         return padded
@@ -158,8 +156,7 @@ class _Pool:
         self.padding, self.dilation = _spread(padding, n), _spread(dilation, n)
         # With ceil_mode a last window may hang over the end.
         needed = [
-            (o - 1) * s + d * (k - 1) + 1
-            for o, s, k, d in zip(out[self.lead :], self.stride, self.kernel, self.dilation, strict=True)
+            (o - 1) * s + d * (k - 1) + 1 for o, s, k, d in zip(out[self.lead :], self.stride, self.kernel, self.dilation, strict=True)
         ]
         self.after = [max(p, m - s - p) for p, m, s in zip(self.padding, needed, shape[self.lead :], strict=True)]
 
@@ -284,14 +281,12 @@ def _adaptive_max(n: int) -> Any:
     def rule(b: Backend, x: Array, size: Sequence[int]) -> tuple[Array, Array]:
         out = tuple(b.node.meta["val"][0].shape)
         lead, space = x.shape[: x.ndim - n], x.shape[x.ndim - n :]
-        windows = [
-            [(i * s // o, -(-(i + 1) * s // o)) for i in range(o)] for s, o in zip(space, out[len(lead) :], strict=True)
-        ]
+        windows = [[(i * s // o, -(-(i + 1) * s // o)) for i in range(o)] for s, o in zip(space, out[len(lead) :], strict=True)]
         # Windows of different sizes: repeat the last element of the shorter ones, which changes no maximum.
         places = torch.zeros((), dtype=torch.int64)
         for axis, (low_high, s) in enumerate(zip(windows, space, strict=True)):
-            width = max(h - l for l, h in low_high)
-            at = torch.tensor([[min(l + k, h - 1) for k in range(width)] for l, h in low_high])
+            width = max(high - low for low, high in low_high)
+            at = torch.tensor([[min(low + k, high - 1) for k in range(width)] for low, high in low_high])
             view = [1] * (2 * n)
             view[axis], view[n + axis] = at.shape
             places = places * s + at.reshape(view)

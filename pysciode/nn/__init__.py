@@ -14,10 +14,10 @@ from .regularization import Regularization
 from .scaled import ScaledField
 
 __all__ = [
+    "ELBO",
     "AugmentedNeuralODE",
     "ConcatSquashNetwork",
     "ContinuousFlow",
-    "ELBO",
     "FlowDistribution",
     "KLAnnealing",
     "LatentODE",

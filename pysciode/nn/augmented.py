@@ -100,9 +100,7 @@ class AugmentedNeuralODE(nn.Module):
         if self.augment == 0:
             return lifted
         if tuple(lifted.shape) != wanted:
-            raise ValueError(
-                f"lift returned the shape {tuple(lifted.shape)}; with augment={self.augment} it must be {wanted}"
-            )
+            raise ValueError(f"lift returned the shape {tuple(lifted.shape)}; with augment={self.augment} it must be {wanted}")
         return torch.cat([x, lifted], 1)
 
     def _projected(self, u: torch.Tensor, width: int) -> torch.Tensor:

@@ -246,9 +246,7 @@ class ContinuousFlow(LatestCall, nn.Module):
 
     @torch.no_grad()
     @opaque
-    def sample(
-        self, n: int | Sequence[int] = (), context: torch.Tensor | None = None, *, seed: int | None = None
-    ) -> torch.Tensor:
+    def sample(self, n: int | Sequence[int] = (), context: torch.Tensor | None = None, *, seed: int | None = None) -> torch.Tensor:
         """`n` samples for each context, shape ``(n, …, *shape)`` where ``…`` is the batch of `context`.
 
         Parameters
@@ -261,9 +259,7 @@ class ContinuousFlow(LatestCall, nn.Module):
         return self._draw(n, context, seed, differentiable=False)
 
     @opaque
-    def rsample(
-        self, n: int | Sequence[int] = (), context: torch.Tensor | None = None, *, seed: int | None = None
-    ) -> torch.Tensor:
+    def rsample(self, n: int | Sequence[int] = (), context: torch.Tensor | None = None, *, seed: int | None = None) -> torch.Tensor:
         """As `sample`, with gradients to the dynamics, to the context, and to the base if it has them."""
         if not self.base.has_rsample:
             raise NotImplementedError(f"base: {type(self.base).__name__} has no rsample")
@@ -273,9 +269,7 @@ class ContinuousFlow(LatestCall, nn.Module):
         """The flow as one of torch's distributions; the batch of `context` is its ``batch_shape``."""
         return FlowDistribution(self, context)
 
-    def _draw(
-        self, n: int | Sequence[int], context: torch.Tensor | None, seed: int | None, differentiable: bool
-    ) -> torch.Tensor:
+    def _draw(self, n: int | Sequence[int], context: torch.Tensor | None, seed: int | None, differentiable: bool) -> torch.Tensor:
         size = torch.Size((n,) if isinstance(n, int) else n)
         if context is not None:
             size += FlowBatch.batch_of(context, self.shape)
@@ -314,9 +308,7 @@ class ContinuousFlow(LatestCall, nn.Module):
             self._integrals = last[:, n + 1 :] * (1.0 if end > start else -1.0)
         return batch.unflatten(last[:, :n].reshape(x.shape)), last[:, n].reshape(batch.shape)
 
-    def _solve(
-        self, f: Any, u0: torch.Tensor, span: tuple[float, float], parameters: dict[str, torch.Tensor], saveat: Any
-    ) -> Solution:
+    def _solve(self, f: Any, u0: torch.Tensor, span: tuple[float, float], parameters: dict[str, torch.Tensor], saveat: Any) -> Solution:
         solution = solve(ODEProblem(f, u0, span, parameters), self.algorithm, saveat=saveat, **self.options)
         self._note(solution)
         return solution
@@ -346,11 +338,7 @@ class ContinuousFlow(LatestCall, nn.Module):
             return self._velocity(t, x, p)
 
         x = u[:, : math.prod(self.shape)].reshape(-1, *self.shape)
-        found = (
-            hutchinson_divergence(lambda x: field(t, x), x, p["noise"])
-            if "noise" in p
-            else exact_divergence(lambda x: field(t, x), x)
-        )
+        found = hutchinson_divergence(lambda x: field(t, x), x, p["noise"]) if "noise" in p else exact_divergence(lambda x: field(t, x), x)
         columns = [self._integrand(name, field, t, x, found) for name in self._terms]
         return torch.cat([found.value.flatten(1), found.trace[:, None], *columns], 1)
 

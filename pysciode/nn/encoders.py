@@ -36,9 +36,7 @@ class RNNEncoder(nn.Module):
         that was observed reads as zero.
     """
 
-    def __init__(
-        self, input_dim: int, hidden_dim: int, latent_dim: int, *, gaps: bool = True, masks: bool = True
-    ) -> None:
+    def __init__(self, input_dim: int, hidden_dim: int, latent_dim: int, *, gaps: bool = True, masks: bool = True) -> None:
         super().__init__()
         _check_widths(input_dim=input_dim, hidden_dim=hidden_dim, latent_dim=latent_dim)
         self.gaps = gaps

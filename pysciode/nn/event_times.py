@@ -12,9 +12,7 @@ import torch
 from .observations import Observations, check_times
 
 
-def event_log_likelihood(
-    log_rates: torch.Tensor, integrals: torch.Tensor, observations: Observations
-) -> torch.Tensor:
+def event_log_likelihood(log_rates: torch.Tensor, integrals: torch.Tensor, observations: Observations) -> torch.Tensor:
     """``Σ log λ(z(tᵢ)) - ∫ λ(z(t)) dt``, shape ``(samples, batch)``.
 
     Parameters

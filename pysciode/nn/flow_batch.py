@@ -51,9 +51,7 @@ class FlowBatch:
                 f"the batch {tuple(of_context)} of context and the batch {tuple(shape)} of {name} can't be broadcast"
             ) from None
         inner = context.shape[len(of_context) :]
-        return cls(
-            x.expand(*shape, *event).reshape(-1, *event), context.expand(*shape, *inner).reshape(-1, *inner), shape
-        )
+        return cls(x.expand(*shape, *event).reshape(-1, *event), context.expand(*shape, *inner).reshape(-1, *inner), shape)
 
     @staticmethod
     def batch_of(context: torch.Tensor, event: tuple[int, ...]) -> torch.Size:

@@ -60,10 +60,10 @@ class FlowDistribution(Distribution):
             context = context.expand(*batch_shape, *context.shape[len(self.batch_shape) :])
         return FlowDistribution(self.flow, context, batch_shape, self._validate_args)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
+    def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         return self.flow.sample(self._size(sample_shape), self.context)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
+    def rsample(self, sample_shape: Any = ()) -> torch.Tensor:
         return self.flow.rsample(self._size(sample_shape), self.context)
 
     def _size(self, sample_shape: Any) -> torch.Size:

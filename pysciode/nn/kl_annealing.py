@@ -39,9 +39,7 @@ class KLAnnealing:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.cycles < 1 or self.wait < 0:
-            raise ValueError(
-                f"steps and cycles must be at least 1, wait at least 0, not {self.steps}, {self.cycles} and {self.wait}"
-            )
+            raise ValueError(f"steps and cycles must be at least 1, wait at least 0, not {self.steps}, {self.cycles} and {self.wait}")
         if not 0 <= self.start <= self.stop:
             raise ValueError(f"start and stop must be weights with start <= stop, not {self.start} and {self.stop}")
 

@@ -297,9 +297,7 @@ class LatentODE(LatestCall, nn.Module):
         return self._predict(*self._asked(x, times, mask, at), samples, generator)
 
     @opaque
-    def sample_prior(
-        self, count: int, times: Any, *, noise: bool = False, generator: torch.Generator | None = None
-    ) -> torch.Tensor:
+    def sample_prior(self, count: int, times: Any, *, noise: bool = False, generator: torch.Generator | None = None) -> torch.Tensor:
         """New series, shape ``(count, m, d)``, at `times` of shape ``(m,)``; with `noise`, that of observations is added."""
         self._forget()
         whole_number(count, "count", 1)

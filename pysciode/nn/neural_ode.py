@@ -192,15 +192,11 @@ class NeuralODE(LatestCall, nn.Module):
             if integrals is None:
                 state = self._solve(field, states[-1], (0.0, 1.0), p, _END)[0]
             else:
-                state, integrals = unpack(
-                    self._solve(field, pack(states[-1], integrals), (0.0, 1.0), p, _END)[0], u0.shape
-                )
+                state, integrals = unpack(self._solve(field, pack(states[-1], integrals), (0.0, 1.0), p, _END)[0], u0.shape)
             states.append(state)
         return torch.stack(states[-1:] if self.returns == "end" else states), integrals
 
-    def _solve(
-        self, f: Callable[..., Any], u0: torch.Tensor, span: tuple[Any, float], p: Any, saveat: Any
-    ) -> torch.Tensor:
+    def _solve(self, f: Callable[..., Any], u0: torch.Tensor, span: tuple[Any, float], p: Any, saveat: Any) -> torch.Tensor:
         solution = solve(ODEProblem(f, u0, span, p), self.algorithm, saveat=saveat, **self.options)
         self._note(solution)
         return solution.u

@@ -80,9 +80,7 @@ class Regularization:
             return {}
         return {"noise": draw_noise(u, self.noise)}
 
-    def rates(
-        self, field: Field, t: torch.Tensor, u: torch.Tensor, noise: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def rates(self, field: Field, t: torch.Tensor, u: torch.Tensor, noise: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """``f(t, u)``, and what is integrated beside it.
 
         Parameters
