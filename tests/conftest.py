@@ -9,11 +9,16 @@ import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from pysciode.installation import extra_is_installed, julia_environment_is_resolved
 
 REQUIRED = os.environ.get("PYSCIODE_REQUIRE_JULIA") == "1"
+
+# No example has a time limit: machines are busy, and the first example may start Julia.
+hypothesis.settings.register_profile("pysciode", deadline=None)
+hypothesis.settings.load_profile("pysciode")
 
 
 def pytest_configure() -> None:
