@@ -140,7 +140,7 @@ class Reached:
             note(kind)
             note(repr(x))
         elif kind is np.ndarray and x.dtype != object:
-            note((x.dtype.str, x.shape, _contents(x)))
+            note((x.dtype.str, x.shape, contents(x)))
         elif self._torch is not None and isinstance(x, self._torch.Tensor):
             self.uses_torch = True
             self._tensor(x, name)
@@ -298,7 +298,7 @@ class Reached:
         torch = self._torch
         if type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.layout is torch.strided:
             try:
-                return _contents(x.detach().numpy())
+                return contents(x.detach().numpy())
             except (TypeError, RuntimeError):
                 pass  # such as bfloat16, which NumPy lacks
         return (Same(x), version)
@@ -328,7 +328,8 @@ def is_parameter(x: Any, level: int) -> bool:
     return kind is np.ndarray and x.dtype.kind == "f" and x.size <= LARGE
 
 
-def _contents(x: np.ndarray) -> Hashable:
+def contents(x: np.ndarray) -> Hashable:
+    """The bytes of an array, or of a large one their number and a checksum."""
     if x.nbytes <= _WHOLE:
         return x.tobytes()
     return (x.nbytes, zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8)))

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..algorithms import OWN_FORM, STIFF, Algorithm, Tsit5, is_coarse
 from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
+from ..capture.reach import contents
 from ..initialization import dense
 from ..lowering import LoweredModel, lower
 from ..lowering.apart import with_numbers_apart
@@ -115,8 +116,8 @@ class RegisteredModels:
             want = want | _ALL_SCALAR
         lowered = lower(model, dtype, n=n, n_params=n_params, want=want, device=device is not None)
         generated = not isinstance(model, JuliaModel)
-        apart = self._with_numbers_apart(lowered, want) if generated and device is None else None
-        lowered = apart or lowered
+        if generated and device is None:
+            lowered = self._with_numbers_apart(lowered, want)
         constants = {name: np.ascontiguousarray(value).reshape(-1) for name, value in lowered.constants.items()}
         size = sum(x.nbytes for x in constants.values())
         content = outline = None
@@ -136,33 +137,32 @@ class RegisteredModels:
             arguments |= device_arguments(device)
         if lowered.sparsity is not None and "jac_sparse!" in lowered.functions:
             arguments["colptr"], arguments["rowval"] = lowered.sparsity
-        if apart is not None:
+        if lowered.apart:
             sizes = tuple((name, x.dtype.char, x.size) for name, x in constants.items())
             outline = (dtype.char, n, n_params, lowered.source, sizes, want)
             like = self._by_content.get(outline)
             arguments["like"] = 0 if like is None else like.handle
         registered = self._send("register", arguments, want, lowered.source)
-        for key in (content, outline):
-            if key is not None:
-                self._by_content[key] = registered
-        if content is not None or outline is not None:
+        keys = [key for key in (content, outline) if key is not None]
+        self._by_content.update(dict.fromkeys(keys, registered))
+        if keys:
             self._recent.append(registered)
         return registered
 
-    def _with_numbers_apart(self, lowered: LoweredModel, want: frozenset[str]) -> LoweredModel | None:
-        """The model so that it shares what is compiled with others, if one was seen that differs in its constants only."""
+    def _with_numbers_apart(self, lowered: LoweredModel, want: frozenset[str]) -> LoweredModel:
+        """The model so that it shares what is compiled with others, if one was seen that differs in its constants only; else as it is."""
         apart = with_numbers_apart(lowered)
         if not apart.constants:
-            return None
+            return lowered
         key = hash((apart.source, apart.dtype, want))
-        constants = hash(tuple((name, x.tobytes()) for name, x in apart.constants.items()))
+        constants = hash(tuple((name, contents(x)) for name, x in apart.constants.items()))
         seen = self._outlines.setdefault(key, constants)
         if seen is not None and seen != constants:
             seen = self._outlines[key] = None
         self._outlines.move_to_end(key)
         if len(self._outlines) > _OUTLINES:
             self._outlines.popitem(last=False)
-        return apart if seen is None else None
+        return apart if seen is None else lowered
 
     def _send(self, name: str, arguments: dict[str, Any], functions: frozenset[str], source: str = "") -> Registered:
         registered = Registered(self._command(name, arguments, source), functions)

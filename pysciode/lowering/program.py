@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..capture.graph import Scalar
 from .interpreter import Kind
-from .loops import Affine, Buffer, Loop, Reduction, Statement
+from .loops import Affine, Body, Buffer, Loop, Reduction, Statement
 
 
 @dataclass
@@ -35,21 +36,11 @@ class Program:
         """Add `loop` to an earlier one, if it may move up there."""
         if loop.ordered or loop.accumulate:
             return False
-        reads, writes = loop.reads(), loop.writes()
-        for earlier in reversed(done):
-            if isinstance(earlier, Loop) and earlier.sizes == loop.sizes and not (earlier.ordered or earlier.accumulate):
-                stored = {(b, i): s for b, i, s in earlier.stores}
-                made = earlier.writes()
-                needed = [r for r in loop.body.live_reads([s for *_, s in loop.stores]).values() if r[0] in made]
-                indirect = {x for b, i in loop.body.reads.values() for x in i.buffers()}
-                for _, i, _ in loop.stores:
-                    indirect.update(i.buffers())
-                if all(r in stored for r in needed) and not (indirect & made) and not (writes & made):
-                    translate = earlier.body.absorb(loop.body, stored)
-                    earlier.stores += [(b, i, translate(s)) for b, i, s in loop.stores]
-                    return True
-            if earlier.writes() & (reads | writes) or earlier.reads() & writes:
-                return False
+        for earlier, stored in _joinable(done, loop, loop.body, [s for *_, s in loop.stores], [i for _, i, _ in loop.stores]):
+            if not loop.writes() & earlier.writes():
+                translate = earlier.body.absorb(loop.body, stored)
+                earlier.stores += [(b, i, translate(s)) for b, i, s in loop.stores]
+                return True
         return False
 
     @staticmethod
@@ -57,21 +48,11 @@ class Program:
         """Add ``all`` over all axes to an earlier loop: to the first that makes integers, as what is asked is most often an index."""
         if fold.how != "all" or len(fold.inner) != len(fold.sizes):
             return False
-        found = None
-        for earlier in reversed(done):
-            stored: dict[tuple[Buffer, Affine], Scalar] = {}
-            if isinstance(earlier, Loop) and earlier.sizes == fold.sizes and not (earlier.ordered or earlier.accumulate):
-                stored = {(b, i): s for b, i, s in earlier.stores}
-                made = earlier.writes()
-                if all(r in stored for r in fold.body.live_reads([fold.value]).values() if r[0] in made):
-                    found = earlier, stored
-                    if any(b.kind == "int" for b in made):
-                        break
-            if earlier.writes() & (fold.reads() | fold.writes()) or earlier.reads() & fold.writes():
-                break
-        if found is None:
+        candidates = list(_joinable(done, fold, fold.body, [fold.value], []))
+        if not candidates:
             return False
-        loop, stored = found
+        makes_integers = (x for x in candidates if any(b.kind == "int" for b in x[0].writes()))
+        loop, stored = next(makes_integers, candidates[-1])
         loop.conditions.append((*fold.target, loop.body.absorb(fold.body, stored)(fold.value)))
         return True
 
@@ -104,6 +85,23 @@ class Program:
             for buffer in sorted(statement.reads() | statement.writes(), key=lambda b: (b.name, b.size)):
                 seen.setdefault(buffer)
         return list(seen)
+
+
+def _joinable(
+    done: list[Statement], new: Loop | Reduction, body: Body, values: Sequence[Scalar], places: Sequence[Affine]
+) -> Iterator[tuple[Loop, dict[tuple[Buffer, Affine], Scalar]]]:
+    """The loops that `new`, which computes `values` and stores at `places`, may move up to, the latest first; and what each has stored."""
+    reads, writes = new.reads(), new.writes()
+    needed = list(body.live_reads(values).values())
+    indirect = {x for i in (*(i for _, i in body.reads.values()), *places) for x in i.buffers()}
+    for earlier in reversed(done):
+        made = earlier.writes()
+        if isinstance(earlier, Loop) and earlier.sizes == new.sizes and not (earlier.ordered or earlier.accumulate):
+            stored = {(b, i): s for b, i, s in earlier.stores}
+            if all(r in stored for r in needed if r[0] in made) and not (indirect & made):
+                yield earlier, stored
+        if made & (reads | writes) or earlier.reads() & writes:
+            return
 
 
 class Workspace:
