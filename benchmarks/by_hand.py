@@ -13,7 +13,7 @@ from measure import TimesItself
 @cache
 def included(file: str) -> Any:
     """Julia's Main after including a file of this directory."""
-    from pysciode.engines.julia_runtime import start_julia
+    from pysciode.engines.julia.runtime import start_julia
 
     start_julia()
     import juliacall

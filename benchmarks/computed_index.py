@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 import pysciode as ps
-from pysciode.lowering.loop_backend import LoopBackend
+from pysciode.lowering.loops.loop_backend import LoopBackend
 
 F64 = torch.float64
 ROUNDS = 300

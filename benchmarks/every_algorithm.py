@@ -3,7 +3,7 @@
 An oscillator over a period and a half, whose solution is known, for every algorithm with step size control. "steps" is the error at the end,
 where a step ends; "saved" that at saved times between; "dense" that of ``sol(t)`` there. Errors are of the state, whose size is 3; a star
 marks those above 1000 rtol, a W that a warning was given. From this come the algorithms of coarse or wrong dense output in
-`pysciode/algorithm_table.py`.
+`pysciode/methods/algorithm_table.py`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def _observed() -> np.ndarray:
 def in_julia() -> Callable[[], tuple[np.ndarray, int]]:
     import pysciode as ps
     from pysciode.engines.base import SolveOptions, SolveRequest
-    from pysciode.engines.optimization_jl import FittedExperiment, minimize
+    from pysciode.fitting.optimization_jl import FittedExperiment, minimize
 
     problem = ps.ODEProblem(lotka_volterra, INITIAL, (0.0, 10.0), RATES)
     options = SolveOptions(saveat=TIMES, **TOLERANCES)

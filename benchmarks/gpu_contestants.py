@@ -54,7 +54,7 @@ class Workload:
 
     def noise(self) -> torch.Tensor:
         """Of Hutchinson's estimate: signs, as ContinuousFlow draws them."""
-        from pysciode.nn.trace import draw_noise
+        from pysciode.nn.divergence import draw_noise
 
         return draw_noise(self.start(), "rademacher", self.generator())
 

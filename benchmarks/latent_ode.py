@@ -65,7 +65,7 @@ def _torchdiffeq(solver_name: str) -> Prepare:
     def prepare():
         import torchdiffeq
 
-        from pysciode.nn.observations import Observations
+        from pysciode.nn.time_series import Observations
 
         solver = getattr(torchdiffeq, solver_name)
         model = copy.deepcopy(_trained())

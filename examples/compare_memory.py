@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 import pysciode as ps
-from pysciode.comparison.rows import GradientRow
-from pysciode.sensitivity import SensitivityAlgorithm
+from pysciode.comparison.measure.rows import GradientRow
+from pysciode.methods.adjoints import SensitivityAlgorithm
 
 END = 40.0
 

@@ -13,7 +13,7 @@ import torch
 from comparison_script import line_styles, new_figure, options, save, show
 
 import pysciode as ps
-from pysciode.comparison.rows import GradientRow
+from pysciode.comparison.measure.rows import GradientRow
 
 STATES = 4
 METHODS = (ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.QuadratureAdjoint(), ps.BacksolveAdjoint())

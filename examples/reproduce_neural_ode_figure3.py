@@ -21,7 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pysciode as ps
 from pysciode.engines import julia_is_installed
-from pysciode.sensitivity import SensitivityAlgorithm
+from pysciode.methods.adjoints import SensitivityAlgorithm
 
 
 class Field(torch.nn.Module):

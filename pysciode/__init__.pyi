@@ -1,21 +1,21 @@
 from . import discovery as discovery, fitting as fitting, nn as nn
-from .problems import ODEProblem as ODEProblem, remake as remake
-from .partitioned import (
+from .problems.ode import ODEProblem as ODEProblem, remake as remake
+from .problems.partitioned import (
     SecondOrderODEProblem as SecondOrderODEProblem,
     DynamicalODEProblem as DynamicalODEProblem,
     SplitODEProblem as SplitODEProblem,
 )
-from .ensembles import EnsembleProblem as EnsembleProblem
-from .ensemble_algorithms import (
+from .problems.ensemble import EnsembleProblem as EnsembleProblem
+from .methods.ensemble_algorithms import (
     EnsembleSerial as EnsembleSerial,
     EnsembleThreads as EnsembleThreads,
     EnsembleGPUKernel as EnsembleGPUKernel,
 )
-from .ensemble_solution import EnsembleSolution as EnsembleSolution, EnsembleSummary as EnsembleSummary
-from .solving import solve as solve
-from .solution import Solution as Solution, Statistics as Statistics
-from .algorithms import Algorithm as Algorithm, list_algorithms as list_algorithms
-from .algorithms import (  # written by tools/write_stubs.py
+from .solving.ensemble_solution import EnsembleSolution as EnsembleSolution, EnsembleSummary as EnsembleSummary
+from .solving.solve import solve as solve
+from .solving.solution import Solution as Solution, Statistics as Statistics
+from .methods.algorithms import Algorithm as Algorithm, list_algorithms as list_algorithms
+from .methods.algorithms import (  # written by tools/write_stubs.py
     AB3 as AB3, AB4 as AB4, AB5 as AB5, ABM32 as ABM32, ABM43 as ABM43, ABM54 as ABM54, VCAB3 as VCAB3, VCAB4 as VCAB4, VCAB5 as
     VCAB5, VCABM3 as VCABM3, VCABM4 as VCABM4, VCABM5 as VCABM5, VCABM as VCABM, AitkenNeville as AitkenNeville,
     ExtrapolationMidpointDeuflhard as ExtrapolationMidpointDeuflhard, ExtrapolationMidpointHairerWanner as
@@ -91,7 +91,7 @@ from .algorithms import (  # written by tools/write_stubs.py
     CG2, CG3 as CG3, CG4a as CG4a, DABDF2 as DABDF2, DImplicitEuler as DImplicitEuler, DFBDF as DFBDF, DNordsieckBDF as
     DNordsieckBDF,
 )
-from .sensitivity import (
+from .methods.adjoints import (
     ForwardSensitivity as ForwardSensitivity,
     ForwardDiffSensitivity as ForwardDiffSensitivity,
     BacksolveAdjoint as BacksolveAdjoint,
@@ -106,18 +106,18 @@ from .sensitivity import (
     MooncakeAdjoint as MooncakeAdjoint,
     default_sensealg as default_sensealg,
 )
-from .parameters import ParameterLayout as ParameterLayout
+from .arrays.parameters import ParameterLayout as ParameterLayout
 from .capture.symbolic import SymbolicModel as SymbolicModel
 from .comparison.adjoints import compare_adjoints as compare_adjoints
-from .comparison.report import AdjointReport as AdjointReport, SolverReport as SolverReport
+from .comparison.report.reports import AdjointReport as AdjointReport, SolverReport as SolverReport
 from .comparison.work_precision import work_precision as work_precision
-from .initialization import (
+from .methods.initialization import (
     BrownFullBasicInit as BrownFullBasicInit,
     ShampineCollocationInit as ShampineCollocationInit,
     CheckInit as CheckInit,
     NoInit as NoInit,
 )
-from .callbacks import ContinuousCallback as ContinuousCallback, FunctionCallingCallback as FunctionCallingCallback
+from .solving.callbacks import ContinuousCallback as ContinuousCallback, FunctionCallingCallback as FunctionCallingCallback
 from .compat.torchdiffeq import (
     odeint as odeint,
     odeint_adjoint as odeint_adjoint,
@@ -125,8 +125,8 @@ from .compat.torchdiffeq import (
     odeint_event as odeint_event,
 )
 from .compat.scipy import solve_ivp as solve_ivp
-from .model_cache import clear_models as clear_models
-from .engines import set_engine as set_engine, get_engine as get_engine
+from .capture.model_cache import clear_models as clear_models
+from .engines import empty_cache as empty_cache, get_engine as get_engine, set_engine as set_engine
 from .errors import (
     PysciodeError as PysciodeError,
     CaptureError as CaptureError,

@@ -83,8 +83,8 @@ def install(
     update: Annotated[bool, typer.Option("--update", help="Also move Julia packages to their newest versions.")] = False,
 ) -> None:
     """Install the Julia engine: Julia itself where it is missing, and SciML, resolved and precompiled."""
-    from .installation import EXTRAS, extra_is_installed, install_extra, resolve
-    from .julia_environment import failure_to_start, julia_environment_is_resolved, julia_project
+    from .engines.julia.environment import failure_to_start, julia_environment_is_resolved, julia_project
+    from .engines.julia.installation import EXTRAS, extra_is_installed, install_extra, resolve
 
     name = None if extra is None else extra.lower()
     if name is not None and name not in EXTRAS:
@@ -115,7 +115,7 @@ def install(
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False) -> None:
     """Show each part as ok, missing, or how to mend it."""
-    from .doctor import examine
+    from .doctor.report import examine
 
     checks = examine()
     if as_json:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .solution import Solution
+    from .solving.solution import Solution
 
 INSTALL_COMMAND = "python -m pysciode install"
 

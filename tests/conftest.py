@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from pysciode.installation import extra_is_installed, julia_environment_is_resolved
+from pysciode.engines.julia.installation import extra_is_installed, julia_environment_is_resolved
 
 REQUIRED = os.environ.get("PYSCIODE_REQUIRE_JULIA") == "1"
 

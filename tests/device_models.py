@@ -101,7 +101,7 @@ def jlarrays() -> Any:
     """The type of a vector that takes no access entry by entry."""
     import juliacall
 
-    from pysciode.engines.julia_runtime import start_julia
+    from pysciode.engines.julia.runtime import start_julia
 
     start_julia()
     juliacall.Main.seval("using JLArrays")
@@ -120,7 +120,7 @@ class DeviceModel:
     """
 
     def __init__(self, lowered: LoweredModel, device: Any = None) -> None:
-        from pysciode.engines.julia_runtime import start_julia
+        from pysciode.engines.julia.runtime import start_julia
 
         self._module = start_julia()
         watched = _watched_vectors(self._module)

@@ -61,7 +61,7 @@ class JuliaModel:
     """A lowered model in Julia; with `like`, by what was compiled for another one that has its constants apart."""
 
     def __init__(self, lowered: LoweredModel, nonzeros: int = 0, like: JuliaModel | None = None) -> None:
-        from pysciode.engines.julia_runtime import start_julia
+        from pysciode.engines.julia.runtime import start_julia
 
         self._module = start_julia()
         self.lowered, self.nonzeros = lowered, nonzeros

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode.algorithm_fit import check_fit, table
-from pysciode.algorithm_table import MISFITS, PROPERTIES
+from pysciode.methods.algorithm_table import MISFITS, PROPERTIES
+from pysciode.solving.method_fit import check_fit, table
 
 # What f1 and f2 of dv/dt = f1(v, u, p, t), du/dt = f2(v, u, p, t) are, by the properties that they have.
 DYNAMICAL = {
@@ -110,7 +110,7 @@ def test_solve_refuses_before_an_engine_starts():
 @pytest.mark.parametrize("name", ["DPRKN6", "ERKN7", "IRKN3", "Nystrom5VelocityIndependent"])
 def test_refused_methods_are_wrong_there(name, monkeypatch, julia_engine):
     """If one of these gets accurate, SciML has mended it, and the row goes."""
-    monkeypatch.setattr("pysciode.algorithm_fit.MISFITS", ())
+    monkeypatch.setattr("pysciode.solving.method_fit.MISFITS", ())
     problem = ps.SecondOrderODEProblem(lambda v, u, p, t: -u - 0.5 * v, [0.0], [1.0], (0.0, 3.0))
     fixed = {"dt": 0.02} if ps.Algorithm(name).fixed_step else {}
     found, exact = (
@@ -124,7 +124,7 @@ def test_refused_methods_are_wrong_there(name, monkeypatch, julia_engine):
 @pytest.mark.parametrize("name", ["ROS3P", "ROS34PW1b", "CKLLSRK95_4C"])
 def test_methods_that_are_wrong_anywhere_still_are(name, monkeypatch, julia_engine):
     """As above: of `cos(3t)`."""
-    monkeypatch.setattr("pysciode.algorithm_fit.MISFITS", ())
+    monkeypatch.setattr("pysciode.solving.method_fit.MISFITS", ())
     problem = ps.ODEProblem(lambda u, p, t: [u[1], -9 * u[0]], [1.0, 0.0], (0.0, 3.0))
     found = ps.solve(problem, name, saveat=[3.0], rtol=1e-8, atol=1e-8, engine=julia_engine).u[0, 0]
     assert abs(found - np.cos(9.0)) > 1e-2

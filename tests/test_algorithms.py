@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pysciode as ps
-from pysciode.algorithm_table import ALGORITHMS
+from pysciode.methods.algorithm_table import ALGORITHMS
 
 
 def test_every_name_is_a_class_with_its_place():
@@ -144,7 +144,7 @@ def test_switching_algorithms_need_what_they_switch_to():
 def test_julia_knows_every_algorithm():
     """Each sub-package that is installed exports what the table says of it, but for what is newer than the package."""
     from pysciode.engines import get_engine
-    from pysciode.installation import installed_packages, julia_project
+    from pysciode.engines.julia.installation import installed_packages, julia_project
 
     get_engine("julia").start()
     from juliacall import Main

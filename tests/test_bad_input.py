@@ -363,7 +363,7 @@ def test_the_choice_of_the_engine_is_told_once(tmp_path):
     code = textwrap.dedent(
         """
         import pysciode.engines as engines
-        from pysciode.julia_environment import Trouble
+        from pysciode.engines.julia.environment import Trouble
         engines.find_trouble = lambda: Trouble("nothing is there")
         import pysciode as ps
         problem = ps.ODEProblem(lambda u, p, t: [-u[0]], [1.0], (0.0, 1.0))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import pysciode as ps
-from pysciode.engines import get_engine, julia
+from pysciode.engines import get_engine
+from pysciode.engines.julia import engine as julia
 from pysciode.errors import EngineUnavailable, JuliaError
 
 

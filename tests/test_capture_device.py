@@ -3,7 +3,7 @@
 import torch
 import torch.fx
 
-from pysciode.capture.torch_device import move_to_main_memory
+from pysciode.capture.torch.device import move_to_main_memory
 
 aten = torch.ops.aten
 

@@ -10,8 +10,8 @@ from ode_models import LARGE, lotka_volterra
 from scipy.integrate import solve_ivp
 
 import pysciode as ps
-from pysciode.capture.scalar_ops import SCALAR_OPS
-from pysciode.lowering.python import python_function
+from pysciode.graphs.scalar_ops import SCALAR_OPS
+from pysciode.lowering.scalars.python_function import python_function
 
 pytestmark = pytest.mark.julia
 
@@ -89,7 +89,7 @@ def test_each_operation_in_julia():
 
 @pytest.mark.parametrize("name", LARGE)
 def test_models_written_as_loops(name, monkeypatch):
-    from pysciode.lowering import scalar
+    from pysciode.lowering.scalars import scalar_functions as scalar
 
     monkeypatch.setattr(scalar, "_LONG", 100)
     model = LARGE[name]

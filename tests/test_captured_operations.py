@@ -11,10 +11,10 @@ from test_kinks import F64, array_jacobians, scalar_jacobians, torch_jacobian
 from torch import nn
 
 import pysciode as ps
-from pysciode.capture.torch_fx import capture_torch, infer_signature
+from pysciode.capture.torch.array_capture import capture_torch, infer_signature
 from pysciode.compat.torchdiffeq import odeint, odeint_adjoint
 from pysciode.errors import CaptureError
-from pysciode.lowering.unroll import unroll
+from pysciode.lowering.scalars.unroll import unroll
 
 EYE = torch.eye(4, dtype=F64)
 COO = torch.tensor([[0, 2.0, 0, 0], [0, 0, -1.0, 0], [0.5, 0, 0, 0], [0, 0, 0, 3.0]], dtype=F64).to_sparse()
@@ -81,7 +81,7 @@ def test_the_derivative_by_a_symmetric_matrix_is_symmetric():
 
 @pytest.mark.parametrize("f", [lambda u: u.sort()[0], lambda u: torch.linalg.cholesky(torch.diag(u)) @ u], ids=["sort", "cholesky"])
 def test_what_grows_too_large_is_refused_by_name(f):
-    from pysciode.lowering.array import lower_array
+    from pysciode.lowering.loops.array_functions import lower_array
 
     with pytest.raises(CaptureError, match="no translation"):
         lower_array(capture_torch(lambda u: f(u), torch.ones(600, dtype=F64)), {"f!"})

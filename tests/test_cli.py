@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pysciode import doctor, engines, installation, julia_environment
+from pysciode import engines
 from pysciode.cli import app
+from pysciode.doctor import report as doctor
+from pysciode.engines.julia import environment as julia_environment
+from pysciode.engines.julia import installation
 from pysciode.errors import INSTALL_COMMAND, EngineUnavailable
 
 ROOT = Path(__file__).parent.parent

@@ -51,7 +51,7 @@ def test_collocation_is_local_regression(kernel):
 @pytest.mark.extra("diffeqflux")
 @pytest.mark.julia
 def test_the_default_bandwidth_is_that_of_liang_and_wu():
-    from pysciode.engines.diffeqflux import collocate_data
+    from pysciode.fitting.diffeqflux import collocate_data
 
     k = len(TIMES)
     bandwidth = k ** (-1 / 5) * k ** (-3 / 35) * np.log(k) ** (-1 / 16)

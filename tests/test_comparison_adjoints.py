@@ -16,12 +16,12 @@ from scipy.linalg import expm
 
 import pysciode as ps
 from pysciode.comparison.adjoints import ComparisonInterrupted, compare_adjoints
-from pysciode.comparison.blocks import Blocks, differentiable
-from pysciode.comparison.contestants import Contestant
-from pysciode.comparison.directional import ridders
-from pysciode.comparison.julia_contestant import JuliaContestant
-from pysciode.comparison.losses import LossFunction, sum_of_squares
-from pysciode.comparison.reference import find_reference, reference_solver
+from pysciode.comparison.measure.blocks import Blocks, differentiable
+from pysciode.comparison.measure.contestants import Contestant
+from pysciode.comparison.measure.directional import ridders
+from pysciode.comparison.measure.julia_contestant import JuliaContestant
+from pysciode.comparison.measure.losses import LossFunction, sum_of_squares
+from pysciode.comparison.measure.reference import find_reference, reference_solver
 from pysciode.engines import get_engine
 from pysciode.errors import EngineUnavailable
 

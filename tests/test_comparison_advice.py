@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import pysciode as ps
-from pysciode.comparison.rendering import to_text
-from pysciode.comparison.report import AdjointReport
-from pysciode.comparison.rows import GradientRow, Reference, Timing
+from pysciode.comparison.measure.rows import GradientRow, Reference, Timing
+from pysciode.comparison.report.rendering import to_text
+from pysciode.comparison.report.reports import AdjointReport
 
 REFERENCE = Reference("tight", "differences", 1e-10, {"p": 4}, 1.0)
 

@@ -13,13 +13,13 @@ import torch
 
 import pysciode as ps
 from pysciode.comparison.adjoints import ComparisonInterrupted, compare_adjoints
-from pysciode.comparison.blocks import Blocks, differentiable
-from pysciode.comparison.contestants import Contestant, GradientRun, Task
-from pysciode.comparison.directional import discrepancy, ridders
-from pysciode.comparison.losses import LossFunction, sum_of_squares
-from pysciode.comparison.measurement import Effort, Target, measure
-from pysciode.comparison.memory import peak_growth
-from pysciode.comparison.time_limit import OutOfTime, time_limit
+from pysciode.comparison.measure.blocks import Blocks, differentiable
+from pysciode.comparison.measure.contestants import Contestant, GradientRun, Task
+from pysciode.comparison.measure.directional import discrepancy, ridders
+from pysciode.comparison.measure.losses import LossFunction, sum_of_squares
+from pysciode.comparison.measure.measurement import Effort, Target, measure
+from pysciode.comparison.measure.memory import peak_growth
+from pysciode.comparison.measure.time_limit import OutOfTime, time_limit
 from pysciode.errors import EngineUnavailable, SolveFailed
 
 RATE, START, END = 0.7, 2.0, 1.5

@@ -8,10 +8,10 @@ import torch
 from torch_models import ACTIVATIONS, LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, Rhs
 
 import pysciode as ps
-from pysciode.comparison.contestants import Task
-from pysciode.comparison.diffrax_peer import diffrax_contestants, diffrax_is_installed
-from pysciode.comparison.embedded_peer import embedded_contestants
-from pysciode.comparison.peer_solvers import peer_solvers
+from pysciode.comparison.measure.contestants import Task
+from pysciode.comparison.peers.diffrax import diffrax_contestants, diffrax_is_installed
+from pysciode.comparison.peers.peer_solvers import peer_solvers
+from pysciode.comparison.peers.torchdiffeq import embedded_contestants
 
 T = 0.3
 OPERATIONS = {**POINTWISE, **ACTIVATIONS, **REDUCTIONS, **STRUCTURE}
@@ -23,7 +23,7 @@ OPERATIONS = {**POINTWISE, **ACTIVATIONS, **REDUCTIONS, **STRUCTURE}
 def jax_twin(problem):
     """Value, and gradients to state and parameters, of the problem's right-hand side in JAX."""
     jax = pytest.importorskip("jax")
-    from pysciode.comparison.jax_model import jax_rhs
+    from pysciode.comparison.peers.jax_model import jax_rhs
 
     with jax.enable_x64():
         rhs = jax_rhs(problem)
@@ -87,7 +87,7 @@ def test_a_plain_function_in_jax_is_itself():
 
 def test_what_jax_can_not_express_is_refused_by_name():
     pytest.importorskip("jax")
-    from pysciode.comparison.jax_model import jax_rhs
+    from pysciode.comparison.peers.jax_model import jax_rhs
 
     problem = ps.ODEProblem("f!(du, u, p, t) = (du .= -u)", torch.ones(2), (0.0, 1.0))
     with pytest.raises(ps.EngineUnavailable, match="diffrax: no JAX form of a model given as Julia source$"):

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from pysciode.comparison import quantities
-from pysciode.comparison.report import AdjointReport, SolverReport
-from pysciode.comparison.rows import Counts, GradientRow, Reference, SolveRow, Timing
+from pysciode.comparison.measure.rows import Counts, GradientRow, Reference, SolveRow, Timing
+from pysciode.comparison.report import quantities
+from pysciode.comparison.report.reports import AdjointReport, SolverReport
 
 REFERENCE = Reference("ForwardDiff at 1e-13", "differences", 2e-10, {"u0": 2, "µ_1": 4}, 3.0)
 GAUSS = GradientRow(

@@ -12,7 +12,7 @@ import pysciode as ps
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch._subclasses.complex_tensor", reason="torch 2.10 or later takes complex tensors apart")
 
-from pysciode.capture.torch_fx import capture_torch  # noqa: E402
+from pysciode.capture.torch.array_capture import capture_torch  # noqa: E402
 from pysciode.compat.torchdiffeq import odeint  # noqa: E402
 
 F64 = torch.float64

@@ -16,11 +16,12 @@ from torch import nn
 from torch_models import LAYERS, Rhs
 from torch_reference import TIME, TOLERANCE, Each, Reference, operation_groups
 
-from pysciode.capture.model import JuliaModel
-from pysciode.capture.torch_fx import capture_torch
-from pysciode.capture.trace import trace_function
-from pysciode.lowering import LoweredModel, lower, scalar
-from pysciode.lowering.device import FUNCTIONS
+from pysciode.capture.scalar_trace import trace_function
+from pysciode.capture.torch.array_capture import capture_torch
+from pysciode.graphs.captured_model import JuliaModel
+from pysciode.lowering import LoweredModel, lower
+from pysciode.lowering.device.device_functions import FUNCTIONS
+from pysciode.lowering.scalars import scalar_functions as scalar
 
 MOST = ("f!", "vjp_both!", "jvp!")
 DTYPES = [torch.float32, torch.float64]

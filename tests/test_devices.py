@@ -14,7 +14,8 @@ import torch
 from device_checks import CHECKS, decay
 
 import pysciode as ps
-from pysciode import devices
+from pysciode.arrays import devices
+from pysciode.engines.julia.device_errors import device_unavailable, out_of_device_memory
 from pysciode.errors import INSTALL_COMMAND
 
 on_stand_in = [pytest.mark.julia, pytest.mark.extra("jlarrays")]
@@ -37,12 +38,12 @@ def test_the_stand_in_is_for_problems_posed_within():
 @pytest.mark.julia
 @pytest.mark.extra("jlarrays")
 def test_solves_go_on_after_the_cache_is_emptied():
-    devices.empty_cache()
+    ps.empty_cache()
     with devices.stand_in():
         problem = ps.ODEProblem(decay, torch.ones(3), (0.0, 1.0), torch.tensor(1.0))
         for _ in range(2):
             assert ps.solve(problem, ps.Tsit5(), saveat=[1.0]).u[0, 0].item() == pytest.approx(0.36788, rel=1e-3)
-            devices.empty_cache()
+            ps.empty_cache()
 
 
 PAGE = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
@@ -76,20 +77,20 @@ REASONS = {
 
 @pytest.mark.parametrize(("reason", "advice"), REASONS.items())
 def test_a_device_that_julia_can_not_use(reason, advice):
-    error = devices.device_unavailable("cuda:0", reason)
+    error = device_unavailable("cuda:0", reason)
     assert isinstance(error, ps.EngineUnavailable)
     assert reason in str(error) and "cuda:0" in str(error) and advice in error.mend
 
 
 def test_without_the_extra_the_command_is_named(monkeypatch, tmp_path):
-    from pysciode import installation
+    from pysciode.engines.julia import installation
 
     monkeypatch.setattr(installation, "julia_project", lambda: str(tmp_path))
     with pytest.raises(ps.EngineUnavailable, match=f"{INSTALL_COMMAND} cuda"):
-        devices.require_cuda()
+        installation.require_extra("cuda", "a problem on a GPU")
     (tmp_path / "Manifest.toml").write_text('[[deps.CUDA]]\nversion = "6.1.0"\n')
     monkeypatch.setattr(installation, "_known", set())
-    devices.require_cuda()
+    installation.require_extra("cuda", "a problem on a GPU")
 
 
 OUT_OF_MEMORY = """Out of GPU memory trying to allocate 37.250 GiB
@@ -104,7 +105,7 @@ GIB = 2**30
 def test_out_of_memory_says_who_holds_what(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4 * GIB)
-    error = devices.out_of_device_memory("cuda:1", OUT_OF_MEMORY)
+    error = out_of_device_memory("cuda:1", OUT_OF_MEMORY)
     assert isinstance(error, ps.OutOfDeviceMemory) and isinstance(error, MemoryError)
     assert (error.device, error.wanted) == ("cuda:1", 37.25 * GIB)
     assert error.memory == {
@@ -119,7 +120,7 @@ def test_out_of_memory_of_which_little_is_known(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB, 16 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: GIB)
-    error = devices.out_of_device_memory("cuda:0", "Out of GPU memory")
+    error = out_of_device_memory("cuda:0", "Out of GPU memory")
     assert error.wanted is None and error.memory["free"] == GIB
     assert "1 GiB of 16 GiB are free" in str(error)
     assert "empty_cache" not in str(error) and "HARD_MEMORY_LIMIT" not in str(error)

@@ -7,8 +7,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import pysciode as ps
-from pysciode.engines.diffeqflux import collocate_data, multiple_shoot
 from pysciode.errors import EngineUnavailable
+from pysciode.fitting.diffeqflux import collocate_data, multiple_shoot
 
 with_diffeqflux = pytest.mark.extra("diffeqflux")
 T = np.linspace(0, 3, 31)

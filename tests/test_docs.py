@@ -119,7 +119,8 @@ def rows(heading: str) -> dict[str, str]:
 
 
 def test_tables_of_methods():
-    from pysciode.compat import scipy_methods, torchdiffeq_methods
+    from pysciode.compat.scipy import methods as scipy_methods
+    from pysciode.compat.torchdiffeq import methods as torchdiffeq_methods
 
     expected = {**torchdiffeq_methods.ADAPTIVE, **torchdiffeq_methods.FIXED}
     found = rows("| method | SciML's |")
@@ -150,8 +151,8 @@ def test_defaults_that_the_page_names():
     import torchdiffeq
     from scipy.integrate import RK45
 
-    from pysciode.options import DEFAULT_TOLERANCES
-    from pysciode.sensitivity import FORWARD_LIMIT
+    from pysciode.methods.adjoints import FORWARD_LIMIT
+    from pysciode.solving.options import DEFAULT_TOLERANCES
 
     assert DEFAULT_TOLERANCES[np.dtype(np.float64)] == (1e-6, 1e-8) and DEFAULT_TOLERANCES[np.dtype(np.float32)] == (1e-4, 1e-6)
     for f in (ps.odeint, torchdiffeq.odeint):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode.engines import embedded, embedded_methods
+from pysciode.engines.embedded import engine as embedded
+from pysciode.engines.embedded import methods as embedded_methods
 
 F64 = torch.float64
 
@@ -74,7 +75,7 @@ def test_the_default_is_named():
 
 
 def test_large_problems_get_the_adjoint_of_flat_memory():
-    from pysciode.sensitivity import TAPE_LIMIT, default_sensealg
+    from pysciode.methods.adjoints import TAPE_LIMIT, default_sensealg
 
     assert default_sensealg(2, TAPE_LIMIT - 2, embedded=True) == ps.ReverseDiffAdjoint()
     assert default_sensealg(2, TAPE_LIMIT, embedded=True) == ps.BacksolveAdjoint()

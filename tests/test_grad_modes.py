@@ -245,7 +245,7 @@ def test_gradients_stop_where_torch_stops_them(engine, f, sensealg):
 
 @pytest.mark.parametrize("f", RIGHT, ids=lambda f: f.__name__)
 def test_generated_products_stop_there_too(f):
-    from pysciode.capture.torch_fx import capture_torch
+    from pysciode.capture.torch.array_capture import capture_torch
 
     u, p = inputs()
     model = capture_torch(f, u.detach(), p.detach())

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pysciode as ps
-from pysciode.algorithms import julia_text
-from pysciode.engines.commands import toml
+from pysciode.engines.julia.commands import toml
+from pysciode.methods.algorithms import julia_text
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from pysciode import engines, installation, julia_environment
-from pysciode.doctor import examine
+from pysciode import engines
+from pysciode.doctor.report import examine
+from pysciode.engines.julia import environment as julia_environment
+from pysciode.engines.julia import installation
 from pysciode.errors import INSTALL_COMMAND, EngineUnavailable
 
 ROOT = Path(__file__).parent.parent
@@ -234,13 +236,13 @@ def installed(surroundings, tmp_path) -> dict[str, str]:
         tmp_path / "julia", installing=f'echo x >> "{tmp_path}/installations"; sleep 1; cp "{manifest_file}" "$project"; exit 0'
     )
     environment = surroundings | {"PYTHON_JULIAPKG_EXE": julia}
-    run("from pysciode.installation import resolve; resolve()", environment)
+    run("from pysciode.engines.julia.installation import resolve; resolve()", environment)
     assert find(environment) == "None"
     return environment
 
 
 def find(environment: dict[str, str]) -> str:
-    code = "from pysciode.julia_environment import find_trouble; trouble = find_trouble(); print(trouble and trouble.reason)"
+    code = "from pysciode.engines.julia.environment import find_trouble; trouble = find_trouble(); print(trouble and trouble.reason)"
     return run(code, environment).stdout.strip()
 
 
@@ -267,7 +269,7 @@ def test_what_came_after_the_installation(installed, tmp_path):
     assert "not finished" in find(installed)
     # Each is mended by installing again.
     shell_julia(tmp_path / "julia", installing=f'cp "{tmp_path}/made/Manifest.toml" "$project"; exit 0')
-    run("from pysciode.installation import resolve; resolve()", installed)
+    run("from pysciode.engines.julia.installation import resolve; resolve()", installed)
     assert find(installed) == "None"
 
 
@@ -299,7 +301,7 @@ def test_processes_install_one_after_the_other_and_once(surroundings, tmp_path):
         f'cp "{manifest_file}" "$project"; rmdir "{at_work}"; exit 0',
     )
     environment = surroundings | {"PYTHON_JULIAPKG_EXE": julia}
-    command = [sys.executable, "-c", "from pysciode.installation import resolve; resolve()"]
+    command = [sys.executable, "-c", "from pysciode.engines.julia.installation import resolve; resolve()"]
     processes = [
         subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]

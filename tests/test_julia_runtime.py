@@ -110,7 +110,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 def test_without_julia_the_error_names_the_command(tmp_path):
     shown = run(
         """
-from pysciode.engines.julia_runtime import start_julia
+from pysciode.engines.julia.runtime import start_julia
 from pysciode.errors import INSTALL_COMMAND, EngineUnavailable
 try:
     start_julia()

@@ -10,15 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pysciode.capture.derivatives import forward, jacobian, reverse
-from pysciode.capture.graph import ScalarGraph
-from pysciode.capture.model import ScalarModel
-from pysciode.capture.torch_fx import capture_torch
-from pysciode.capture.trace import trace_function
+from pysciode.capture.scalar_trace import trace_function
+from pysciode.capture.torch.array_capture import capture_torch
+from pysciode.graphs.captured_model import ScalarModel
+from pysciode.graphs.scalar_derivatives import forward, jacobian, reverse
+from pysciode.graphs.scalar_graph import ScalarGraph
 from pysciode.lowering import lower
-from pysciode.lowering.interpreter import interpret
-from pysciode.lowering.python import evaluate
-from pysciode.lowering.unroll import Elements, TooLarge, Unroller, _objects, unroll
+from pysciode.lowering.ops.interpreter import interpret
+from pysciode.lowering.scalars.python_function import evaluate
+from pysciode.lowering.scalars.unroll import Elements, TooLarge, Unroller, _objects, unroll
 
 F64 = torch.float64
 # In torch this is NaN at minus infinity; the limit is 0.

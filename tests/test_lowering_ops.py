@@ -16,13 +16,13 @@ from torch import nn
 from torch_models import LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, Rhs
 from torch_reference import TIME, TOLERANCE, Each, Reference, operation_groups
 
-from pysciode.capture.derivatives import reverse
-from pysciode.capture.model import ScalarModel
-from pysciode.capture.torch_fx import capture_torch
-from pysciode.lowering.array import FUNCTIONS, lower_array
-from pysciode.lowering.python import evaluate
+from pysciode.capture.torch.array_capture import capture_torch
+from pysciode.graphs.captured_model import ScalarModel
+from pysciode.graphs.scalar_derivatives import reverse
+from pysciode.lowering.loops.array_functions import FUNCTIONS, lower_array
+from pysciode.lowering.scalars.python_function import evaluate
+from pysciode.lowering.scalars.unroll import unroll
 from pysciode.lowering.sparsity import sparse_jacobian
-from pysciode.lowering.unroll import unroll
 
 DTYPES = [torch.float32, torch.float64]
 COMPARED = frozenset(FUNCTIONS) - {"jac_sparse!"}

@@ -9,8 +9,7 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 import pysciode as ps
-from pysciode.engines import diffeqflux
-from pysciode.fitting import train
+from pysciode.fitting import diffeqflux, train
 from pysciode.fitting.growing_horizon import GrowingHorizon
 from pysciode.fitting.multiple_shooting import MultipleShooting, group_ranges, multiple_shooting
 from pysciode.nn import NeuralODE

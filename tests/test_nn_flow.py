@@ -23,10 +23,10 @@ from torch.distributions import (
 from torchdiffeq import odeint
 
 import pysciode as ps
-from pysciode.engines.julia import JuliaEngine
+from pysciode.engines.julia.engine import JuliaEngine
 from pysciode.errors import CaptureError, SolveFailed
 from pysciode.nn import ConcatSquashNetwork, ContinuousFlow, Regularization
-from pysciode.nn.trace import draw_noise, exact_divergence, hutchinson_divergence
+from pysciode.nn.divergence import draw_noise, exact_divergence, hutchinson_divergence
 
 F64 = torch.float64
 MATRIX = torch.tensor([[0.3, -0.8, 0.1], [0.5, -0.2, 0.4], [0.0, 0.3, 0.1]], dtype=F64)
@@ -413,7 +413,7 @@ def test_seeded_samples_leave_torchs_numbers_alone():
 
 
 def test_nothing_is_compiled_twice_and_evaluations_are_counted(julia_engine, monkeypatch):
-    import pysciode.capture.torch_fx as torch_fx
+    import pysciode.capture.torch.array_capture as torch_fx
 
     captures, commands = [], []
     capture, command = torch_fx.capture_torch, JuliaEngine.command

@@ -13,10 +13,11 @@ from torch_reference import TIME, Each, operation_groups
 
 import pysciode as ps
 from pysciode.capture import capture
-from pysciode.capture.torch_fx import capture_torch
-from pysciode.lowering import LoweredModel, lower, scalar
-from pysciode.lowering.apart import with_numbers_apart
-from pysciode.lowering.array import lower_array
+from pysciode.capture.torch.array_capture import capture_torch
+from pysciode.lowering import LoweredModel, lower
+from pysciode.lowering.loops.array_functions import lower_array
+from pysciode.lowering.numbers_apart import with_numbers_apart
+from pysciode.lowering.scalars import scalar_functions as scalar
 
 F64 = torch.float64
 FUNCTIONS = frozenset({"f!", "vjp_both!", "f_oop"})
@@ -101,7 +102,7 @@ def programs(problem: ps.ODEProblem) -> set[int]:
     import juliacall
 
     module = juliacall.Main.seval("h -> objectid(PySciODE.get_object(PySciODE.MODELS, h).generated.mod)")
-    from pysciode.engines.julia_models import Plan
+    from pysciode.engines.julia.plans import Plan
 
     return {int(module(plan.registered.handle)) for plan in problem.compiled[Plan].values()}
 

@@ -15,10 +15,10 @@ import torch
 from torch.distributions import biject_to, constraints
 
 import pysciode as ps
-from pysciode.algorithms import Tsit5
 from pysciode.engines.base import SolveOptions, SolveRequest
-from pysciode.engines.optimization_jl import FittedExperiment, minimize
 from pysciode.errors import EngineUnavailable
+from pysciode.fitting.optimization_jl import FittedExperiment, minimize
+from pysciode.methods.algorithms import Tsit5
 
 with_optimization = pytest.mark.extra("optimization")
 TIMES = np.linspace(0.0, 8.0, 17)

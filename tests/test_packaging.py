@@ -41,7 +41,7 @@ def test_the_data_travels(wheel):
 
 
 def test_types_travel(wheel):
-    assert {"pysciode/py.typed", "pysciode/__init__.pyi", "pysciode/algorithm_classes.pyi"} <= set(wheel.namelist())
+    assert {"pysciode/py.typed", "pysciode/__init__.pyi", "pysciode/methods/algorithm_classes.pyi"} <= set(wheel.namelist())
 
 
 def test_the_checkouts_juliapkg_finds_the_julia_package():

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode.compat.torchdiffeq_errors import StepsFailed
+from pysciode.arrays.parameters import ParameterLayout
+from pysciode.compat.torchdiffeq.errors import StepsFailed
 from pysciode.errors import JuliaError, PysciodeError
-from pysciode.parameters import ParameterLayout
 
 F64 = torch.float64
 TIGHT = dict(rtol=1e-8, atol=1e-10)
@@ -273,7 +273,7 @@ ERRORS = [
 
 
 def every_error() -> set[type]:
-    from pysciode.comparison.losses import LossNotFinite
+    from pysciode.comparison.measure.losses import LossNotFinite
 
     found, new = set(), [PysciodeError]
     while new:
@@ -309,7 +309,7 @@ def test_a_failed_solve_in_another_process(elsewhere, engine):
 
 
 def test_algorithms_and_sensitivity_methods(again):
-    from pysciode.sensitivity import SENSITIVITY_ALGORITHMS
+    from pysciode.methods.adjoints import SENSITIVITY_ALGORITHMS
 
     for x in (ps.Tsit5(), ps.Rodas5P(linsolve="KLUFactorization"), ps.AutoTsit5(ps.Rodas5P()), ps.Algorithm("New", 3)):
         assert again(x) == x and repr(again(x)) == repr(x)

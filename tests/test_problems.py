@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pysciode as ps
-from pysciode.parameters import ParameterLayout
+from pysciode.arrays.parameters import ParameterLayout
 
 Rates = namedtuple("Rates", "growth decay")
 
@@ -194,7 +194,7 @@ def test_remake_of_a_second_order_problem():
 
 
 def test_parts_sum_to_the_model():
-    from pysciode.lowering.python import python_function
+    from pysciode.lowering.scalars.python_function import python_function
 
     problem = ps.DynamicalODEProblem(lambda v, u, p, t: -p * u, lambda v, u, p, t: v + t, [0.5], [1.0], (0.0, 1.0), 3.0)
     x, p = np.array([0.5, 2.0]), np.array([3.0])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from processes import MODELS, ROOT, check_script, run_script
 
-from pysciode.julia_environment import environment_given_by_hand, julia_project
+from pysciode.engines.julia.environment import environment_given_by_hand, julia_project
 
 pytestmark = [pytest.mark.julia, pytest.mark.skipif(sys.platform == "win32", reason="surroundings of Unix")]
 

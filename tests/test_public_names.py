@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pysciode as ps
-from pysciode.algorithms import list_algorithms
+from pysciode.methods.algorithms import list_algorithms
 
 ROOT = Path(__file__).parent.parent
 WRITER = ROOT / "tools" / "write_stubs.py"
@@ -32,7 +32,7 @@ def test_stubs_are_as_the_table_of_algorithms_has_it():
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
     public = ROOT / "pysciode" / "__init__.pyi"
-    assert (ROOT / "pysciode" / "algorithm_classes.pyi").read_text() == writer.classes_stub()
+    assert (ROOT / "pysciode" / "methods" / "algorithm_classes.pyi").read_text() == writer.classes_stub()
     assert public.read_text() == writer.public_stub(public.read_text())
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import pysciode as ps
-from pysciode.capture.model import ScalarModel
+from pysciode.graphs.captured_model import ScalarModel
 
 F64 = torch.float64
 ELEMENTWISE = {
@@ -144,7 +144,7 @@ PAIRWISE = ("amax of three", "amin of three", "max", "norm of infinity at zero")
 def test_derivatives_of_a_state_that_rests(julia_engine, name, method, kind, monkeypatch):
     """A state at rest on the kink: its derivative to the initial one is the exponential of the Jacobian there."""
     if kind == "arrays":
-        monkeypatch.setattr("pysciode.lowering.unroll.unroll", lambda model: None)
+        monkeypatch.setattr("pysciode.lowering.scalars.unroll.unroll", lambda model: None)
         if name in PAIRWISE and method.startswith(("dual", "a tape")):
             pytest.skip("shared pair by pair")
     if name in ("hypot", "normalize"):

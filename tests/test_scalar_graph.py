@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ode_models import MODELS, Model, call
 
-from pysciode.capture.derivatives import forward, jacobian, reverse
-from pysciode.capture.graph import Scalar, ScalarGraph
-from pysciode.capture.model import ScalarModel
-from pysciode.capture.scalar_ops import SCALAR_OPS
+from pysciode.capture.scalar_trace import trace_function
 from pysciode.capture.symbolic import to_sympy
-from pysciode.capture.trace import trace_function
-from pysciode.lowering.python import evaluate, python_function
+from pysciode.graphs.captured_model import ScalarModel
+from pysciode.graphs.scalar_derivatives import forward, jacobian, reverse
+from pysciode.graphs.scalar_graph import Scalar, ScalarGraph
+from pysciode.graphs.scalar_ops import SCALAR_OPS
+from pysciode.lowering.scalars.python_function import evaluate, python_function
 
 
 def traced(model: Model) -> ScalarModel:

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from ode_models import LARGE, MODELS, Model
 
-from pysciode.capture.derivatives import jacobian
-from pysciode.capture.model import JuliaModel
-from pysciode.capture.trace import trace_function
+from pysciode.capture.scalar_trace import trace_function
 from pysciode.errors import CaptureError
-from pysciode.lowering import LoweredModel, lower, scalar
-from pysciode.lowering.python import evaluate, python_function
-from pysciode.lowering.scalar import FUNCTIONS, lower_scalar
-from pysciode.lowering.straight_line import julia_literal, strip_parentheses
+from pysciode.graphs.captured_model import JuliaModel
+from pysciode.graphs.scalar_derivatives import jacobian
+from pysciode.lowering import LoweredModel, lower
+from pysciode.lowering.scalars import scalar_functions as scalar
+from pysciode.lowering.scalars.python_function import evaluate, python_function
+from pysciode.lowering.scalars.scalar_functions import FUNCTIONS, lower_scalar
+from pysciode.lowering.scalars.straight_line import julia_literal, strip_parentheses
 
 JULIA = shutil.which("julia")
 needs_julia = pytest.mark.skipif(JULIA is None, reason="needs a Julia executable")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode import sensitivity
-from pysciode.engines.embedded import EmbeddedEngine
+from pysciode.engines.embedded.engine import EmbeddedEngine
+from pysciode.engines.julia import installation
+from pysciode.engines.julia.engine import JuliaEngine
 
 F64 = torch.float64
 
@@ -37,16 +38,16 @@ def test_zygote_through_the_solver_is_refused_at_once(monkeypatch):
 
 @pytest.mark.parametrize("sensealg", [ps.MooncakeAdjoint(), ps.GaussAdjoint(autojacvec="MooncakeVJP")], ids=str)
 def test_a_missing_julia_package_is_named(monkeypatch, sensealg):
-    monkeypatch.setattr(sensitivity, "installed_packages", lambda project: {"SciMLSensitivity": "7.112.1"})
+    monkeypatch.setattr(installation, "julia_project", lambda: "/some/project")
+    monkeypatch.setattr(installation, "installed_packages", lambda project: {"SciMLSensitivity": "7.112.1"})
     with pytest.raises(ps.EngineUnavailable, match="the Julia package Mooncake is not in") as caught:
-        a_solve(sensealg)
+        JuliaEngine().require(sensealg)
     assert "juliapkg.add('Mooncake'" in str(caught.value)
-    monkeypatch.setattr(sensitivity, "installed_packages", lambda project: {"Mooncake": "0.4"})
-    assert sensitivity.check_sensealg(sensealg) is sensealg
+    monkeypatch.setattr(installation, "installed_packages", lambda project: {"Mooncake": "0.4"})
+    JuliaEngine().require(sensealg)
 
 
-def test_where_no_julia_is_installed_the_engine_is_what_is_missing(monkeypatch):
-    monkeypatch.setattr(sensitivity, "installed_packages", lambda project: {})
+def test_the_embedded_engine_says_that_it_lacks_a_method():
     with pytest.raises(ps.EngineUnavailable, match="MooncakeAdjoint.*embedded engine"):
         a_solve(ps.MooncakeAdjoint())
 

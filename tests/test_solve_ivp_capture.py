@@ -15,7 +15,7 @@ import pysciode as ps
 from pysciode.capture.parts import FLOATS, NOTHING, NUMBERS
 from pysciode.capture.reach import Reached
 from pysciode.capture.substituted import Substituted
-from pysciode.compat.scipy_model import _functions
+from pysciode.compat.scipy.model import _functions
 
 RATE = 1.0
 MATRIX = np.array([[-1.0, 0.0], [0.0, -2.0]])

@@ -175,7 +175,7 @@ def test_strict_tolerances_give_more_digits(julia_engine, sensealg):
 
 def test_a_quadrature_over_an_interpolant_that_overshoots_is_refused(julia_engine, monkeypatch):
     """SciML alone returns 40,000 times the gradient here, without an error; its end state ``∂L/∂u0`` is right."""
-    monkeypatch.setattr("pysciode.engines.julia_models._RODAS_LIMIT", 0)  # as in problems of many states
+    monkeypatch.setattr("pysciode.engines.julia.plans._RODAS_LIMIT", 0)  # as in problems of many states
     with pytest.raises(ps.GradientFailed, match="interpolated adjoint") as caught:
         gradient("robertson", ps.KenCarp47(), ps.GaussAdjoint(), julia_engine)
     assert caught.value.sensealg == "GaussAdjoint"

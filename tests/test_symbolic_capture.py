@@ -15,12 +15,12 @@ import sympy
 from numpy import array as bare_array
 from numpy import zeros as bare_zeros
 
+from pysciode.arrays.parameters import ParameterLayout
 from pysciode.capture import CallbackModel, JuliaModel, ScalarModel, capture
+from pysciode.capture.scalar_trace import trace_function
 from pysciode.capture.symbolic import SymbolicModel, to_sympy
-from pysciode.capture.trace import trace_function
 from pysciode.errors import CaptureError
-from pysciode.lowering.python import evaluate, python_function
-from pysciode.parameters import ParameterLayout
+from pysciode.lowering.scalars.python_function import evaluate, python_function
 
 P = np.array([0.7, 1.3, 2.1])
 U = np.array([0.4, -0.8, 1.7, 0.25])

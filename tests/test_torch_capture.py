@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import pysciode as ps
-from pysciode.capture.torch_fx import capture_torch, discover_parameters, infer_signature
+from pysciode.capture.torch.array_capture import capture_torch, discover_parameters, infer_signature
 from pysciode.errors import CaptureError
-from pysciode.lowering.array import lower_array
+from pysciode.lowering.loops.array_functions import lower_array
 
 U = torch.linspace(-1, 1, 6).reshape(3, 2)
 MATRIX = nn.Parameter(torch.tensor([[0.0, 1.0], [-1.0, 0.5]]))

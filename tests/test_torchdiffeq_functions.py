@@ -12,8 +12,8 @@ import torchdiffeq
 
 import pysciode as ps
 from pysciode.capture.reach import Reached
-from pysciode.compat.torch_functions import Adapter
-from pysciode.compat.torch_states import Form
+from pysciode.compat.torchdiffeq.functions import Adapter
+from pysciode.compat.torchdiffeq.states import Form
 from pysciode.errors import CallbackWarning, FallbackWarning
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-10}

@@ -9,7 +9,7 @@ import torch
 import torchdiffeq
 
 import pysciode as ps
-from pysciode.compat.torchdiffeq_methods import METHODS, method_of
+from pysciode.compat.torchdiffeq.methods import METHODS, method_of
 from pysciode.errors import FallbackWarning
 
 TIMES = torch.tensor([0.0, 0.33, 0.5, 1.01], dtype=torch.float64)

@@ -9,9 +9,9 @@ import torch
 import pysciode as ps
 from pysciode.comparison import solution_reference
 from pysciode.comparison import work_precision as module
-from pysciode.comparison.diffrax_peer import diffrax_is_installed
+from pysciode.comparison.peers.diffrax import diffrax_is_installed
+from pysciode.comparison.peers.solver_contestants import SolverContestant
 from pysciode.comparison.solution_reference import solution_error, solve_reference
-from pysciode.comparison.solver_contestants import SolverContestant
 from pysciode.comparison.work_precision import work_precision
 
 TIMES = np.linspace(0.5, 3.0, 6)

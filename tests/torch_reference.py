@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch_models import ACTIVATIONS, POINTWISE, REDUCTIONS, STRUCTURE
 
-from pysciode.capture.torch_fx import discover_parameters
+from pysciode.capture.torch.array_capture import discover_parameters
 
 TIME = 0.3
 TOLERANCE = {torch.float32: 3e-4, torch.float64: 1e-9}

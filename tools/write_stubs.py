@@ -5,15 +5,15 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-import pysciode.algorithms as algorithms
-from pysciode.algorithms import Algorithm, list_algorithms
+import pysciode.methods.algorithms as algorithms
+from pysciode.methods.algorithms import Algorithm, list_algorithms
 
 PACKAGE = Path(__file__).parent.parent / "pysciode"
-_START = "from .algorithms import (  # written by tools/write_stubs.py\n"
+_START = "from .methods.algorithms import (  # written by tools/write_stubs.py\n"
 
 
 def classes_stub() -> str:
-    """The text of ``algorithm_classes.pyi``."""
+    """The text of ``methods/algorithm_classes.pyi``."""
     lines = [
         '"""SciML\'s algorithms, as type checkers see them. Written by tools/write_stubs.py."""',
         "",
@@ -45,7 +45,7 @@ def public_stub(stub: str) -> str:
 
 
 def main() -> None:
-    (PACKAGE / "algorithm_classes.pyi").write_text(classes_stub())
+    (PACKAGE / "methods" / "algorithm_classes.pyi").write_text(classes_stub())
     public = PACKAGE / "__init__.pyi"
     public.write_text(public_stub(public.read_text()))
 

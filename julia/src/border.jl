@@ -304,7 +304,7 @@ function c_error(id::Int64, out::Ptr{UInt8}, capacity::Int64)::Int64
 end
 
 """
-Changes whenever a C function, or the meaning of what crosses here, does: Python's side (pysciode/engines/julia.py) has the same number.
+Changes whenever a C function, or the meaning of what crosses here, does: Python's side (pysciode/engines/julia/engine.py) has the same number.
 """
 const BORDER_VERSION = 2
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CaptureError
-from .model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
+from ..graphs.captured_model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
 from .reach import mentions_torch
 
 if TYPE_CHECKING:
-    from ..parameters import ParameterLayout
+    from ..arrays.parameters import ParameterLayout
 
 __all__ = ["ArrayModel", "CallbackModel", "CapturedModel", "JuliaModel", "ScalarModel", "capture"]
 
@@ -46,7 +46,7 @@ def capture(f: Any, u0: Any, p: Any = None, t0: float = 0.0, *, capture: str = "
     ValueError, TypeError
         If arguments don't fit together.
     """
-    from ..parameters import ParameterLayout, is_module, is_tensor
+    from ..arrays.parameters import ParameterLayout, is_module, is_tensor
     from .symbolic import is_sympy
 
     if capture not in CHOICES:
@@ -102,8 +102,8 @@ def _sympy(f: Any, u0: Any, layout: ParameterLayout) -> ScalarModel:
 
 
 def _python(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float) -> ScalarModel:
-    from .check import check_capture
-    from .trace import trace_function
+    from .capture_check import check_capture
+    from .scalar_trace import trace_function
 
     model = trace_function(f, tuple(np.shape(u0)), layout.size, layout.unflatten)
     check_capture(model, f, u0, layout, leaves, t0)
@@ -121,8 +121,8 @@ def _torch(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list
             return _python(f, state, layout, leaves, t0)
         except Exception:
             pass  # it may use what only tensors have: torch has the last word, and the better message
-    from ..lowering.unroll import unroll
-    from .torch_fx import capture_torch
+    from ..lowering.scalars.unroll import unroll
+    from .torch.array_capture import capture_torch
 
     model = capture_torch(f, state, layout.rebuild(leaves), t0)
     return unroll(model) or model

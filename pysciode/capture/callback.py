@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .model import CallbackModel
-from .trace import argument_roles, call_model
+from ..graphs.captured_model import CallbackModel
+from .scalar_trace import argument_roles, call_model
 
 if TYPE_CHECKING:
     import torch
 
-    from ..parameters import ParameterLayout
+    from ..arrays.parameters import ParameterLayout
 
 
 def capture_callback(f: Callable[..., Any], layout: ParameterLayout, dtype: np.dtype | type) -> CallbackModel:
@@ -71,7 +71,7 @@ def capture_torch_callback(f: Callable[..., Any], layout: ParameterLayout, u0: t
     """
     import torch
 
-    from .torch_fx import discover_parameters, infer_signature
+    from .torch.array_capture import discover_parameters, infer_signature
 
     roles = infer_signature(f)
     modules = [x for x in discover_parameters(f).values() if x.requires_grad]

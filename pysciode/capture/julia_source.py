@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .model import JuliaModel
+from ..graphs.captured_model import JuliaModel
 
 
 def capture_julia(f: str | os.PathLike[str]) -> JuliaModel:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ..graphs.numpy_protocol import ScalarArray, apply_op, scalar_method
+from ..graphs.scalar_graph import Scalar
 from .code_reads import is_users_function, is_users_module, reads_of
-from .graph import Scalar
-from .numpy_protocol import ScalarArray, apply_op, scalar_method
 from .sparse import SparseOperator, is_sparse
 
 

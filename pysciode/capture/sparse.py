@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .numpy_protocol import ScalarArray
+from ..graphs.numpy_protocol import ScalarArray
 
 
 def is_sparse(x: Any) -> bool:

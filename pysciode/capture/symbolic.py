@@ -8,8 +8,8 @@ from functools import cached_property, lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CaptureError
-from .graph import Scalar, ScalarGraph
-from .model import ScalarModel
+from ..graphs.captured_model import ScalarModel
+from ..graphs.scalar_graph import Scalar, ScalarGraph
 
 if TYPE_CHECKING:
     import sympy
@@ -52,7 +52,7 @@ class SymbolicModel:
 
     @cached_property
     def _function(self) -> Callable[..., Any]:
-        from ..lowering.python import python_function
+        from ..lowering.scalars.python_function import python_function
 
         return python_function(self.captured)
 

@@ -11,29 +11,29 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..arrays.real_values import whole_number
 from ..engines import get_engine, julia_is_installed
 from ..engines.base import Engine, RawSolution, SolveOptions, SolveRequest
 from ..errors import INSTALL_COMMAND
-from ..options import DEFAULT_TOLERANCES, save_times
-from ..problems import ODEProblem
-from ..real_values import whole_number
-from ..sensitivity import SensitivityAlgorithm
-from ..solution import SUCCESS
+from ..methods.adjoints import SensitivityAlgorithm
+from ..problems.ode import ODEProblem
+from ..solving.options import DEFAULT_TOLERANCES, save_times
+from ..solving.solution import SUCCESS
 from .arguments import check_time_limit, check_tolerances
-from .blocks import Blocks, differentiable
-from .contestants import Contestant, Task
-from .grid import Entry, check_algorithms, check_sensealgs, check_vjps, entries
-from .growth import measure_growth
-from .losses import Loss, LossFunction, LossNotFinite, sum_of_squares
-from .machine import machine
-from .measurement import Effort, Target, measure
-from .reference import NoReference, find_reference, given_reference, reference_solver
-from .rows import GradientRow, Reference
-from .time_limit import OutOfTime
-from .time_limit import time_limit as limited
+from .measure.blocks import Blocks, differentiable
+from .measure.contestants import Contestant, Task
+from .measure.grid import Entry, check_algorithms, check_sensealgs, check_vjps, entries
+from .measure.growth import measure_growth
+from .measure.losses import Loss, LossFunction, LossNotFinite, sum_of_squares
+from .measure.machine import machine
+from .measure.measurement import Effort, Target, measure
+from .measure.reference import NoReference, find_reference, given_reference, reference_solver
+from .measure.rows import GradientRow, Reference
+from .measure.time_limit import OutOfTime
+from .measure.time_limit import time_limit as limited
 
 if TYPE_CHECKING:
-    from .report import AdjointReport
+    from .report.reports import AdjointReport
 
 TOLERANCES = {
     np.dtype(np.float64): ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)),
@@ -273,7 +273,7 @@ class _Comparison:
         return replace(_unmeasured(entry, task), status="unavailable", reason=entry.skipped)
 
     def report(self, problem: str, settings: dict[str, object]) -> AdjointReport:
-        from .report import AdjointReport
+        from .report.reports import AdjointReport
 
         return AdjointReport(
             rows=tuple(self.rows),
@@ -333,8 +333,8 @@ def _check_loss(loss: LossFunction, states: torch.Tensor) -> None:
 
 
 def _peers(problem: ODEProblem, algorithms: Sequence[Any]) -> list[Contestant]:
-    from .diffrax_peer import diffrax_contestants
-    from .embedded_peer import embedded_contestants
+    from .peers.diffrax import diffrax_contestants
+    from .peers.torchdiffeq import embedded_contestants
 
     return [*embedded_contestants(problem, algorithms), *diffrax_contestants(problem, algorithms)]
 

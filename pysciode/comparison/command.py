@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
-from ..algorithms import check_algorithm
 from ..errors import PysciodeError
-from ..problems import ODEProblem
+from ..methods.algorithms import check_algorithm
+from ..problems.ode import ODEProblem
 from .model_file import find_loss, find_problems, load_module, parse_sensealg
-from .report import AdjointReport, SolverReport
+from .report.reports import AdjointReport, SolverReport
 
 PAGE_WIDTH = 160
 """Characters of a table that does not go to a terminal."""

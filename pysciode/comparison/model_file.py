@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..problems import ODEProblem
-from ..sensitivity import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
+from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
+from ..problems.ode import ODEProblem
 
 
 class ModelFileError(ValueError):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..algorithms import Algorithm
 from ..errors import PysciodeError
-from ..problems import ODEProblem
-from ..solution import Solution
-from .solver_contestants import EngineSolver, ScipySolver, SolverContestant, SolverTask
+from ..methods.algorithms import Algorithm
+from ..problems.ode import ODEProblem
+from ..solving.solution import Solution
+from .peers.solver_contestants import EngineSolver, ScipySolver, SolverContestant, SolverTask
 
 MAX_STEPS = 1_000_000
 

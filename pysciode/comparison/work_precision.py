@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ..algorithms import Algorithm, check_algorithm
 from ..engines import get_engine
 from ..errors import EngineUnavailable
-from ..options import save_times
-from ..problems import ODEProblem
+from ..methods.algorithms import Algorithm, check_algorithm
+from ..problems.ode import ODEProblem
+from ..solving.options import save_times
 from .arguments import check_tolerances
-from .machine import machine
-from .measurement import one_line
-from .rows import SolveRow, Timing
+from .measure.machine import machine
+from .measure.measurement import one_line
+from .measure.rows import SolveRow, Timing
+from .measure.time_limit import OutOfTime
+from .measure.time_limit import time_limit as limited
+from .peers.solver_contestants import EngineSolver, SolverContestant, SolverRun, SolverTask, peer_contestants
 from .solution_reference import SolutionReference, given_reference, solution_error, solve_reference
-from .solver_contestants import EngineSolver, SolverContestant, SolverRun, SolverTask, peer_contestants
-from .time_limit import OutOfTime
-from .time_limit import time_limit as limited
 
 if TYPE_CHECKING:
-    from .report import SolverReport
+    from .report.reports import SolverReport
 
 JULIA_ALGORITHMS = tuple(map(Algorithm, ("Tsit5", "Vern7", "Vern9", "Rodas5P", "FBDF"))) + (
     Algorithm("AutoTsit5", Algorithm("Rosenbrock23")),
@@ -92,7 +92,7 @@ def work_precision(
     PysciodeError
         If no reference can be had.
     """
-    from .report import SolverReport
+    from .report.reports import SolverReport
 
     if not isinstance(problem, ODEProblem):
         raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import sympy
 
-from ..parameters import is_tensor
-from ..real_values import whole_number
+from ..arrays.parameters import is_tensor
+from ..arrays.real_values import whole_number
 from .criteria import (
     CRITERIA,
     Criterion,

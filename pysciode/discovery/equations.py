@@ -13,7 +13,7 @@ import pandas as pd
 import sympy
 
 from ..capture.symbolic import SymbolicModel
-from ..problems import ODEProblem
+from ..problems.ode import ODEProblem
 from .physics import Physics
 
 

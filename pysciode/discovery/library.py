@@ -128,8 +128,8 @@ def _parsed(name: str, inputs: Sequence[sympy.Symbol]) -> Any:
 
 def _traced(library: Any, inputs: Sequence[sympy.Symbol]) -> list[Any]:
     """The user's functions, run once on symbols; their names may say anything."""
+    from ..capture.scalar_trace import trace_function
     from ..capture.symbolic import to_sympy
-    from ..capture.trace import trace_function
 
     out = [sympy.Integer(1)] if library.include_bias else []
     for function in library.functions:

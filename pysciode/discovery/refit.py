@@ -10,7 +10,7 @@ import numpy as np
 from .equations import DiscoveredEquations
 
 if TYPE_CHECKING:
-    from ..problems import ODEProblem
+    from ..problems.ode import ODEProblem
 
 
 def refit(

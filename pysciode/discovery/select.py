@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import sympy
 
+from ..arrays.real_values import whole_number
 from ..errors import GradientFailed, SolveFailed
-from ..problems import ODEProblem, remake
-from ..real_values import whole_number
+from ..problems.ode import ODEProblem, remake
 from .criteria import CRITERIA, Criterion, check_within, information_criteria, ranked
 from .equations import Candidate, DiscoveredEquations
 from .refit import fitting_problem, refit

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import sys
 
 from ..errors import EngineUnavailable
-from ..julia_environment import Trouble, find_trouble
 from .base import Engine
+from .julia.environment import Trouble, find_trouble
 
 NAMES = ("auto", "julia", "embedded")
 
@@ -67,21 +68,36 @@ def _check(name: object) -> None:
 
 def _make(name: str) -> Engine:
     if name == "julia":
-        from .julia import JuliaEngine
+        from .julia.engine import JuliaEngine
 
+        copyreg.pickle(JuliaEngine, _by_name)
         return JuliaEngine()
-    from .embedded import EmbeddedEngine
+    from .embedded.engine import EmbeddedEngine
 
     return EmbeddedEngine()
+
+
+def _by_name(engine: Engine) -> tuple:
+    return (get_engine, (engine.name,))  # each process has its own
 
 
 def julia_is_installed() -> bool:
     """Whether the Julia engine can start without installing anything."""
     try:
-        from .julia import JuliaEngine
+        from .julia.engine import JuliaEngine
     except ImportError:
         return False
     return JuliaEngine.is_installed()
+
+
+def empty_cache() -> None:
+    """Give the memory of GPUs that CUDA.jl keeps for later solves back, as ``torch.cuda.empty_cache()`` does with torch's.
+
+    Where nothing was solved on a GPU, nothing happens. It collects Julia's garbage, which takes some tenths of a second.
+    """
+    from . import get_engine
+
+    get_engine("julia").empty_device_caches()
 
 
 def _auto() -> Engine:

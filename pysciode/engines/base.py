@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..algorithms import Algorithm
-    from ..initialization import Initialization
-    from ..problems import ODEProblem
-    from ..sensitivity import SensitivityAlgorithm
+    from ..methods.adjoints import SensitivityAlgorithm
+    from ..methods.algorithms import Algorithm
+    from ..methods.initialization import Initialization
+    from ..problems.ode import ODEProblem
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class SolveRequest:
     Attributes
     ----------
     problem
-        The problem, whose ``model`` is the captured right-hand side (a :data:`~pysciode.capture.model.CapturedModel`).
+        The problem, whose ``model`` is the captured right-hand side (a :data:`~pysciode.graphs.captured_model.CapturedModel`).
     u0, p
         Flat, C-contiguous arrays of one floating dtype, tensors where the problem is on a device; not kept or written to by
         the engine.
@@ -170,9 +170,18 @@ again."""
 
 
 class Engine(ABC):
-    """Something that solves problems: see :mod:`pysciode.engines.julia` and :mod:`pysciode.engines.embedded`."""
+    """Something that solves problems: see :mod:`pysciode.engines.julia.engine` and :mod:`pysciode.engines.embedded.engine`."""
 
     name: str
+
+    def require(self, sensealg: SensitivityAlgorithm) -> None:  # noqa: B027
+        """Refuse a sensitivity method for which something is missing here.
+
+        Raises
+        ------
+        EngineUnavailable
+            Naming what, and how it is had.
+        """
 
     @abstractmethod
     def solve(self, request: SolveRequest) -> RawSolution:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..capture.model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
-from ..capture.torch_source import user_line
 from ..errors import EngineUnavailable, GradientFailed, IndexOutOfRange
+from ..graphs.captured_model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
+from ..graphs.node_source import user_line
 
 if TYPE_CHECKING:
-    from ..problems import ODEProblem
+    from ..problems.ode import ODEProblem
 
 FlatRhs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """``f(u, p, t) -> du`` on flat tensors, `t` a tensor without dimensions."""
@@ -38,7 +38,7 @@ def torch_rhs(problem: ODEProblem) -> FlatRhs:
 def _make(model: CapturedModel, shape: tuple[int, ...]) -> FlatRhs:
     match model:
         case ScalarModel():
-            from ..lowering.python import python_function
+            from ..lowering.scalars.python_function import python_function
 
             return python_function(model, "torch")
         case ArrayModel():

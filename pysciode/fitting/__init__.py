@@ -11,7 +11,7 @@ from .multiple_shooting import MultipleShooting, multiple_shooting
 from .prediction import Prediction
 from .profile_likelihood import Profile
 from .train import train
-from .training import EarlyStopping, Training
+from .train_result import EarlyStopping, Training
 from .unknowns import Parameter
 
 __all__ = [

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..capture.model import ArrayModel, CallbackModel, JuliaModel, ScalarModel
 from ..engines import get_engine
-from ..engines.diffeqflux import KERNELS, Kernel, check_smoothing, collocate_data
 from ..engines.torch_rhs import torch_rhs
 from ..errors import EngineUnavailable
-from ..problems import ODEProblem, remake
+from ..graphs.captured_model import ArrayModel, CallbackModel, JuliaModel, ScalarModel
+from ..problems.ode import ODEProblem, remake
+from .diffeqflux import KERNELS, Kernel, check_smoothing, collocate_data
 from .multiple_shooting import check_observed, check_times
 
 _COMPACT = KERNELS[:7]  # those that vanish beyond the bandwidth
@@ -54,7 +54,7 @@ def collocate(
     u
         Data, shape ``(k, ...)``, without missing values. Each entry is smoothed by itself.
     kernel
-        A name of :data:`~pysciode.engines.diffeqflux.Kernel`.
+        A name of :data:`~pysciode.fitting.diffeqflux.Kernel`.
     bandwidth
         Reach of the kernel as a part of the whole time span; larger is smoother. By default
         ``k**(-1/5) * k**(-3/35) * log(k)**(-1/16)``, of Liang and Wu. On oscillations of which the span holds many this is too

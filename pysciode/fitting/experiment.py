@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..parameters import is_tensor
+from ..arrays.parameters import is_tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..algorithms import Algorithm, Tsit5, check_algorithm
+from ..arrays.real_values import whole_number
 from ..engines import get_engine
 from ..engines.base import Engine
 from ..errors import GradientFailed, SolveFailed
-from ..problems import ODEProblem
-from ..real_values import whole_number
-from ..sensitivity import SensitivityAlgorithm, check_sensealg
+from ..methods.adjoints import SensitivityAlgorithm, check_sensealg
+from ..methods.algorithms import Algorithm, Tsit5, check_algorithm
+from ..problems.ode import ODEProblem
 from .experiment import as_experiments
 from .fit_result import FitResult
 from .information import fisher_information
@@ -141,6 +141,10 @@ def fit(
     options["algorithm"] = Tsit5() if algorithm is None and backend.name == "julia" else check_algorithm(algorithm)
     objective = Objective(problem, experiments, parameters, likelihood, as_observation(observe, problem), options)
     check_optimizer(optimizer, objective)
+    if isinstance(optimizer, str) and optimizer in IN_JULIA:
+        from .julia_search import check_for_julia
+
+        check_for_julia(objective)
 
     unknowns = objective.unknowns
     places = [unknowns.unbounded(x) for x in unknowns.draw_starts(starts, np.random.default_rng(seed))]
@@ -205,7 +209,7 @@ def _search_from(
     objective: Objective, z0: np.ndarray, optimizer: str | TorchOptimizer, maxiter: int, tol: float, options: dict[str, Any]
 ) -> Found:
     if isinstance(optimizer, str) and optimizer in IN_JULIA:
-        from .optimization_in_julia import minimize_in_julia
+        from .julia_search import minimize_in_julia
 
         return minimize_in_julia(objective, z0, optimizer, maxiter=maxiter, tol=tol)
     return minimize(objective, z0, optimizer, maxiter=maxiter, tol=tol, **options)

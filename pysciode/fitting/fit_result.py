@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from ..problems import ODEProblem, with_state
+from ..problems.ode import ODEProblem, with_state
 from .information import Information
 from .objective import Objective
 from .optimizers import Found
@@ -305,7 +305,7 @@ class FitResult:
         """
         from .saved_fit import load
 
-        return load(path, problem, observe)
+        return FitResult(**load(path, problem, observe))
 
     # --- inside ---
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..real_values import whole_number
+from ..arrays.real_values import whole_number
 from .multiple_shooting import check_times
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import GradientFailed, SolveFailed
 from .batches import Batches, samples
 from .checkpoint import random_states, save, set_random_states, without_interrupts
-from .training import EarlyStopping, Training
+from .train_result import EarlyStopping, Training
 
 Loss = Callable[[nn.Module, Any], Any]
 """``loss(model, batch)`` to a tensor of one number, or to the pair of it and a dict of further numbers to record."""

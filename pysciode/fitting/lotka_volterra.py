@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..problems import ODEProblem
+from ..problems.ode import ODEProblem
 from .experiment import Experiment
 from .fit import fit
 from .fit_result import FitResult

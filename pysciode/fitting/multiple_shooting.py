@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..algorithms import Algorithm
-from ..problems import ODEProblem, remake
-from ..real_values import whole_number
-from ..solving import solve
+from ..arrays.real_values import whole_number
+from ..methods.algorithms import Algorithm
+from ..problems.ode import ODEProblem, remake
+from ..solving.solve import solve
 
 GroupLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``loss(predicted, observed)`` or ``continuity_loss(end, start)`` to a tensor of one number."""

@@ -11,7 +11,7 @@ import torch
 
 from ..engines.base import Engine
 from ..errors import GradientFailed, SolveFailed
-from ..problems import ODEProblem
+from ..problems.ode import ODEProblem
 from .experiment import Experiment
 from .likelihoods import Likelihood
 from .observation import Observe

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..problems import ODEProblem
+from ..problems.ode import ODEProblem
 
 Observe = Callable[[torch.Tensor, Any, torch.Tensor], torch.Tensor]
 """``observe(u, p, t)``: states ``(k, *shape)``, the parameters in their structure and times ``(k,)`` to ``(k, m)``."""

@@ -70,10 +70,6 @@ def check_optimizer(optimizer: Any, objective: Objective) -> None:
         raise TypeError(f"optimizer must be the name of a method, or a function from parameters to one of torch's, not {optimizer!r}")
     if optimizer not in METHODS:
         raise ValueError(f"optimizer {optimizer!r} is not known; there are {', '.join(METHODS)}")
-    if optimizer in IN_JULIA:
-        from .optimization_in_julia import check_for_julia
-
-        check_for_julia(objective)
     if optimizer == LEAST_SQUARES:
         if not isinstance(objective.likelihood, (Normal, LogNormal)):
             raise ValueError("least_squares needs a Normal or LogNormal likelihood")

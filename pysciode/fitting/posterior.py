@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..real_values import whole_number
+from ..arrays.real_values import whole_number
 from .objective import Objective
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
-from ..real_values import whole_number
+from ..arrays.real_values import whole_number
 from .optimizers import minimize
 
 if TYPE_CHECKING:

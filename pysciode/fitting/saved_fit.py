@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,9 @@ import numpy as np
 import torch
 from torch import distributions
 
-from .. import __version__
-from ..algorithms import Algorithm
 from ..engines import get_engine
-from ..problems import ODEProblem
+from ..methods.algorithms import Algorithm
+from ..problems.ode import ODEProblem
 from . import likelihoods
 from .experiment import Experiment
 from .objective import Objective
@@ -41,7 +41,7 @@ def save(result: FitResult, path: str | os.PathLike[str]) -> None:
     algorithm: Algorithm | None = objective.options.get("algorithm")
     content = {
         "format": FORMAT,
-        "pysciode": __version__,
+        "pysciode": version("pysciode"),
         "result": numbers,
         "parameters": [_parameter_to_json(x) for x in objective.unknowns.parameters],
         "n_model": objective.n_model,
@@ -56,10 +56,8 @@ def save(result: FitResult, path: str | os.PathLike[str]) -> None:
     Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def load(path: str | os.PathLike[str], problem: ODEProblem | None, observe: Any) -> FitResult:
-    """See :meth:`FitResult.load`."""
-    from .fit_result import FitResult
-
+def load(path: str | os.PathLike[str], problem: ODEProblem | None, observe: Any) -> dict[str, Any]:
+    """The fields of a :class:`FitResult`; see :meth:`FitResult.load`."""
     try:
         content = json.loads(Path(path).read_text())
         known = content["format"] == FORMAT
@@ -72,10 +70,7 @@ def load(path: str | os.PathLike[str], problem: ODEProblem | None, observe: Any)
         if numbers[key] is not None:
             numbers[key] = np.array(numbers[key], float)
     numbers["names"] = tuple(numbers["names"])
-    result = FitResult(**numbers)
-    if problem is None:
-        return result
-    return replace(result, objective=_objective(content, problem, observe))
+    return numbers if problem is None else {**numbers, "objective": _objective(content, problem, observe)}
 
 
 def _objective(content: dict[str, Any], problem: ODEProblem, observe: Any) -> Objective:

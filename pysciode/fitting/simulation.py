@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..problems import ODEProblem, remake, with_state, with_values
-from ..solution import Solution
-from ..solving import solve
+from ..problems.ode import ODEProblem, remake, with_state, with_values
+from ..solving.solution import Solution
+from ..solving.solve import solve
 from .experiment import Experiment
 from .observation import Observe, check_prediction
 from .unknowns import Parameter, Unknown, as_parameter

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..real_values import whole_number
+from ..arrays.real_values import whole_number
 from .batches import Batches
 from .checkpoint import load, seed_all
 from .loop import Loop, Loss
-from .training import EarlyStopping, Training
+from .train_result import EarlyStopping, Training
 
 
 def train(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..capture.model import ArrayModel, CapturedModel, JuliaModel, ScalarModel
-from .model import LoweredModel
+from ..graphs.captured_model import ArrayModel, CapturedModel, JuliaModel, ScalarModel
+from .lowered_model import LoweredModel
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -40,22 +40,22 @@ def lower(model: CapturedModel, dtype: DTypeLike, *, n: int, n_params: int, want
         if (len(model.u), len(model.p)) != (n, n_params):
             raise ValueError(f"the model has {len(model.u)} states and {len(model.p)} parameters, the problem {n} and {n_params}")
         if device:
-            from .device import lower_scalar_to_device
+            from .device.device_functions import lower_scalar_to_device
 
             return lower_scalar_to_device(model, dtype, want)
-        from .scalar import lower_scalar
+        from .scalars.scalar_functions import lower_scalar
 
         return lower_scalar(model, dtype, want)
     if isinstance(model, ArrayModel):
         if device:
-            from .device import lower_array_to_device
+            from .device.device_functions import lower_array_to_device
 
             return lower_array_to_device(model, want)
-        from .array import lower_array
+        from .loops.array_functions import lower_array
 
         return lower_array(model, want)
     if isinstance(model, JuliaModel):
-        from .julia_source import lower_julia
+        from .julia_functions import lower_julia
 
         return lower_julia(model, dtype, n, n_params, device=device)
     raise TypeError(f"a {type(model).__name__} stays in Python: it is called, not lowered")

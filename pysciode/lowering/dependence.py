@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..capture.graph import Scalar, ScalarGraph
-from ..capture.model import ArrayModel, ScalarModel
-from ..capture.scalar_ops import SCALAR_OPS, STEPS
-from ..capture.torch_source import user_line
-from .interpreter import Kind, ScalarFunction, interpret, run_scalar
+from ..graphs.captured_model import ArrayModel, ScalarModel
+from ..graphs.node_source import user_line
+from ..graphs.scalar_graph import Scalar, ScalarGraph
+from ..graphs.scalar_ops import SCALAR_OPS, STEPS
+from .ops.backend import Kind, ScalarFunction, run_scalar
+from .ops.interpreter import interpret
 from .sparsity import Dependencies, DependencyBackend, _as_objects, _none, _union
 
 _STEPS_OF_ARRAYS = STEPS | frozenset("heaviside searchsorted bucketize sgn argmax argmin _to_copy to convert_element_type".split())

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..capture.graph import ScalarGraph
-from ..capture.model import ArrayModel
-from .interpreter import Array, AxisMap, Backend, Kind, ScalarFunction, interpret, kind_of, run_scalar
-from .unroll import grid
+from ..graphs.captured_model import ArrayModel
+from ..graphs.scalar_graph import ScalarGraph
+from .ops.backend import Array, AxisMap, Backend, Kind, ScalarFunction, kind_of, run_scalar
+from .ops.interpreter import interpret
+from .scalars.unroll import grid
 
 
 class Dependencies(Array):

@@ -9,9 +9,9 @@ from .flow_distribution import FlowDistribution
 from .kl_annealing import KLAnnealing
 from .latent_ode import LatentODE
 from .neural_ode import NeuralODE
-from .observations import Observations
 from .regularization import Regularization
 from .scaled import ScaledField
+from .time_series import Observations
 
 __all__ = [
     "ELBO",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..real_values import whole_number
+from ..arrays.real_values import whole_number
 from .neural_ode import NeuralODE
 
 

@@ -17,20 +17,20 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 
-from ..algorithms import Algorithm, Tsit5, check_algorithm
-from ..capture.torch_arguments import infer_signature
+from ..arrays.torch_compile import opaque
+from ..capture.torch.arguments import infer_signature
 from ..engines.base import Engine
-from ..options import check_reserved
-from ..problems import ODEProblem
-from ..sensitivity import SensitivityAlgorithm, check_sensealg
-from ..solution import Solution
-from ..solving import solve
-from ..torch_compile import opaque
+from ..methods.adjoints import SensitivityAlgorithm, check_sensealg
+from ..methods.algorithms import Algorithm, Tsit5, check_algorithm
+from ..problems.ode import ODEProblem
+from ..solving.options import check_reserved
+from ..solving.solution import Solution
+from ..solving.solve import solve
+from .call_record import LatestCall
+from .divergence import Divergence, Noise, draw_noise, exact_divergence, hutchinson_divergence
 from .flow_batch import FlowBatch
 from .flow_distribution import FlowDistribution
-from .latest_call import LatestCall
 from .regularization import Regularization
-from .trace import Divergence, Noise, draw_noise, exact_divergence, hutchinson_divergence
 
 Trace = Literal["exact", "hutchinson"]
 

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn.functional import softplus
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from ..algorithms import Algorithm
-from ..real_values import whole_number
-from ..solution import Statistics
-from ..torch_compile import opaque
+from ..arrays.real_values import whole_number
+from ..arrays.torch_compile import opaque
+from ..methods.algorithms import Algorithm
+from ..solving.solution import Statistics
 from .neural_ode import NeuralODE
-from .observations import Observations, Steps
+from .time_series import Observations, Steps
 
 _SMALLEST_SD = 1e-4
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .observations import Observations, check_times
+from .time_series import Observations, check_times
 
 
 def event_log_likelihood(log_rates: torch.Tensor, integrals: torch.Tensor, observations: Observations) -> torch.Tensor:

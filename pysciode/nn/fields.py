@@ -10,7 +10,7 @@ from types import MethodType
 import torch
 from torch import nn
 
-from ..capture.torch_arguments import infer_signature
+from ..capture.torch.arguments import infer_signature
 from .regularization import Regularization
 
 Parameters = dict[str, torch.Tensor]

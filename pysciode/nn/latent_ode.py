@@ -14,18 +14,18 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from ..algorithms import Algorithm, Tsit5, check_algorithm
-from ..capture.torch_arguments import infer_signature
+from ..arrays.real_values import whole_number
+from ..arrays.torch_compile import opaque
+from ..capture.torch.arguments import infer_signature
 from ..engines.base import Engine
-from ..options import check_reserved
-from ..real_values import whole_number
-from ..sensitivity import SensitivityAlgorithm, check_sensealg
-from ..torch_compile import opaque
+from ..methods.adjoints import SensitivityAlgorithm, check_sensealg
+from ..methods.algorithms import Algorithm, Tsit5, check_algorithm
+from ..solving.options import check_reserved
+from .call_record import LatestCall
 from .elbo import ELBO, check_weight
 from .event_times import check_window, event_log_likelihood
 from .latent_path import LatentPath, by_rows, follow, latent_field
-from .latest_call import LatestCall
-from .observations import Observations, check_times
+from .time_series import Observations, check_times
 from .trajectory import Field
 
 

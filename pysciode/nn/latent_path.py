@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..algorithms import Algorithm
-from ..capture.torch_arguments import infer_signature
-from ..solution import Solution
+from ..capture.torch.arguments import infer_signature
+from ..methods.algorithms import Algorithm
+from ..solving.solution import Solution
 from .trajectory import Field, Trajectory, continuous_solution
 
 

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..algorithms import Algorithm, Tsit5, check_algorithm
-from ..capture.torch_arguments import infer_signature
+from ..arrays.torch_compile import opaque
+from ..capture.torch.arguments import infer_signature
 from ..engines.base import Engine
-from ..options import check_reserved
-from ..problems import ODEProblem
-from ..sensitivity import SensitivityAlgorithm, check_sensealg
-from ..solving import solve
-from ..torch_compile import opaque
+from ..methods.adjoints import SensitivityAlgorithm, check_sensealg
+from ..methods.algorithms import Algorithm, Tsit5, check_algorithm
+from ..problems.ode import ODEProblem
+from ..solving.options import check_reserved
+from ..solving.solve import solve
+from .call_record import LatestCall
 from .fields import field_of, pack, unpack
-from .latest_call import LatestCall
 from .regularization import Regularization
 
 Returns = Literal["end", "trajectory", "both"]

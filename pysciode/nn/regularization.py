@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .trace import Noise, draw_noise
+from .divergence import Noise, draw_noise
 
 Field = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``f(t, u)`` on a batch of states, sample by sample; `t` is one time, or one for each sample, shape ``(batch,)``."""

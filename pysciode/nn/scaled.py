@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..capture.torch_arguments import infer_signature
+from ..capture.torch.arguments import infer_signature
 
 
 class ScaledField(nn.Module):

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.polynomial.polynomial import polyder, polyval
 
-from ..algorithms import Algorithm
-from ..options import DEFAULT_TOLERANCES
-from ..problems import ODEProblem
-from ..solution import Solution
-from ..solving import solve
+from ..methods.algorithms import Algorithm
+from ..problems.ode import ODEProblem
+from ..solving.options import DEFAULT_TOLERANCES
+from ..solving.solution import Solution
+from ..solving.solve import solve
 
 Field = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

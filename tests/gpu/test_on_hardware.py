@@ -14,7 +14,6 @@ from torch import nn
 from torchdiffeq import odeint
 
 import pysciode as ps
-from pysciode import devices
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
@@ -123,7 +122,7 @@ def used(device: str) -> int:
     """Bytes of the card that anybody holds, when everybody has given back what is free."""
     gc.collect()
     torch.cuda.synchronize(device)
-    devices.empty_cache()
+    ps.empty_cache()
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     return total - free

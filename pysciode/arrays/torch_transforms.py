@@ -1,0 +1,31 @@
+"""What torch.func's transformations (grad, vmap, jacrev, …) ask for."""
+
+from __future__ import annotations
+
+import torch
+
+
+def transforming() -> bool:
+    """Whether a torch.func transformation is running."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_wrapped(x: torch.Tensor) -> bool:
+    """Whether `x` stands for another tensor inside a transformation, so that its values can't be looked at."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def refuse_tracing(x: torch.Tensor) -> None:
+    """Torch's exporters and tracers hand in tensors without values, or record what is done; a solve can't be recorded.
+
+    Raises
+    ------
+    TypeError
+        Naming what can be done instead.
+    """
+    symbolic = type(x).__name__ in ("FakeTensor", "FunctionalTensor")
+    if symbolic or torch.jit.is_tracing():
+        raise TypeError(
+            "a solve can't be traced (torch.export, torch.jit.trace, make_fx): it runs outside of torch. torch.compile works, "
+            "without fullgraph=True; to export a model, replace the solve by fixed steps"
+        )

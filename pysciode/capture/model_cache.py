@@ -1,0 +1,117 @@
+"""One capture for each function and structure, shared by all problems that use them."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .parts import MODELS
+
+if TYPE_CHECKING:
+    from ..graphs.captured_model import CapturedModel
+
+
+@dataclass(eq=False)
+class Captured:
+    """A model that is captured when it is first wanted.
+
+    Attributes
+    ----------
+    build, build_parts
+        Capture the whole right-hand side; its two parts, for a problem that has them.
+    compiled
+        What engines made of the model, kept here by keys of theirs so that it lives as long as the model.
+    latest_call
+        See :mod:`pysciode.solving.latest_call`.
+    """
+
+    build: Callable[[], CapturedModel]
+    build_parts: Callable[[], tuple[CapturedModel, CapturedModel]] | None = None
+    _model: CapturedModel | None = None
+    compiled: dict[Hashable, Any] = field(default_factory=dict)
+    _parts: tuple[CapturedModel, CapturedModel] | None = None
+    latest_call: Any = None
+
+    def __deepcopy__(self, memo: dict) -> Captured:
+        return self  # copies of a problem share it: what is compiled goes when this model does
+
+    @property
+    def model(self) -> CapturedModel:
+        if self._model is None:
+            self._model = self.build()
+        return self._model
+
+    @property
+    def parts(self) -> tuple[CapturedModel, CapturedModel] | None:
+        if self._parts is None and self.build_parts is not None:
+            self._parts = self.build_parts()
+        return self._parts
+
+
+class _Store(dict):
+    """A function's latest captures. Copies of the function start without: they may lead other lives.
+
+    Attributes
+    ----------
+    counting
+        Identities of the places of integers that the function changes when it runs: they are no part of what it depends on.
+    """
+
+    limit = 32
+    counting: frozenset[Hashable] = frozenset()
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        super().__setitem__(key, value)
+        if len(self) > self.limit:
+            self.pop(list(self)[0], None)
+
+    def __copy__(self) -> _Store:
+        return _Store()
+
+    def __deepcopy__(self, memo: dict) -> _Store:
+        return _Store()
+
+    def __reduce__(self) -> tuple:
+        return (_Store, ())
+
+
+_by_value = _Store()
+_by_value.limit = 256
+
+
+def store(f: Any) -> _Store:
+    """What is kept for `f`. It lives on `f` itself, so both go together."""
+    if isinstance(f, types.MethodType):
+        owner = store(f.__self__)
+        return owner.setdefault(f.__func__, _Store())
+    found = getattr(f, "__dict__", {}).get(MODELS)
+    if found is None:
+        found = _Store()
+        try:
+            object.__setattr__(f, MODELS, found)  # not Module.__setattr__, which would look for parameters
+        except (AttributeError, TypeError):
+            # A string or a tuple of SymPy expressions: equal ones are the same model.
+            try:
+                known = _by_value.get(f)
+                if known is not None:
+                    return known
+                _by_value[f] = found
+            except TypeError:
+                pass  # neither attributes nor a hash: nothing is shared
+    return found
+
+
+def share(f: Any, captures: _Store) -> None:
+    """Have `f` keep its captures in a store that others use too: functions that can be told apart by their fingerprints alone."""
+    setattr(f, MODELS, captures)
+
+
+def clear_models(f: Any) -> None:
+    """Forget the captures of `f`: after a change of an object that can't be looked into, such as one of a compiled library.
+
+    All that Python can see (attributes, globals, closures, arrays and tensors, what helper functions read) is looked at whenever
+    a problem is made. Problems that exist already keep their model.
+    """
+    store(f).clear()

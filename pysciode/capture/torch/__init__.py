@@ -1,0 +1,1 @@
+"""Torch models: traced, with their derivatives, into graphs of ATen operations."""

@@ -1,0 +1,1 @@
+"""What a comparison measures: contestants, tasks, references, and rows."""

@@ -1,0 +1,196 @@
+"""Who takes part: every solver with every sensitivity method and every choice of VJP that makes sense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_args
+
+from ...engines.julia.installation import require_packages
+from ...errors import PysciodeError
+from ...methods.adjoints import (
+    SENSITIVITY_ALGORITHMS,
+    AutoJacVec,
+    BacksolveAdjoint,
+    EnzymeAdjoint,
+    ForwardDiffSensitivity,
+    ForwardSensitivity,
+    GaussAdjoint,
+    GaussKronrodAdjoint,
+    InterpolatingAdjoint,
+    MooncakeAdjoint,
+    QuadratureAdjoint,
+    ReverseDiffAdjoint,
+    SensitivityAlgorithm,
+    TrackerAdjoint,
+    ZygoteAdjoint,
+    check_sensealg,
+)
+from ...methods.algorithms import STIFF, Algorithm, check_algorithm
+from ...problems.ode import ODEProblem
+from .contestants import Contestant
+from .julia_contestant import JuliaContestant
+from .measurement import one_line
+
+DEFAULT_SENSEALGS: tuple[SensitivityAlgorithm, ...] = (
+    ForwardDiffSensitivity(),
+    ForwardSensitivity(),
+    GaussAdjoint(),
+    GaussKronrodAdjoint(),
+    InterpolatingAdjoint(),
+    InterpolatingAdjoint(checkpointing=True),
+    QuadratureAdjoint(),
+    BacksolveAdjoint(),
+    ReverseDiffAdjoint(),
+    TrackerAdjoint(),
+    ZygoteAdjoint(),
+    EnzymeAdjoint(),
+    MooncakeAdjoint(),
+)
+"""What is compared where the user names no methods."""
+
+FORWARD_LIMIT = 2_000
+"""Differentiated scalars above which forward methods are left out, unless they are named."""
+
+DENSE_LIMIT = 500
+"""Equations of ForwardSensitivity's system above which an implicit solver, with its dense Jacobian of all of them, takes minutes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant, or why it is left out."""
+
+    contestant: Contestant
+    skipped: str | None = None
+
+
+ROSENBROCK_LIMIT = 200
+"""States up to which a Rosenbrock method, which factorises a dense Jacobian in each step, is taken for stiff problems."""
+
+
+def default_algorithm(problem: ODEProblem, stiff: bool) -> Algorithm:
+    """The solver where the user names none."""
+    return Algorithm("Tsit5" if not stiff else "Rodas5P" if problem.n <= ROSENBROCK_LIMIT else "FBDF")
+
+
+def check_algorithms(algorithms: Any, problem: ODEProblem, stiff: bool) -> tuple[Algorithm, ...]:
+    """The solvers to compare with; by default one, by stiffness.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no algorithm, or not known.
+    """
+    if algorithms is None:
+        return (default_algorithm(problem, stiff),)
+    found = [_algorithm(x) for x in _several(algorithms, "algorithms")]
+    if not found:
+        raise ValueError("algorithms is empty; there is nothing to compare")
+    return tuple(dict.fromkeys(found))
+
+
+def _algorithm(x: object) -> Algorithm:
+    found = check_algorithm(x)
+    if found is None:
+        raise ValueError("algorithms can't hold 'auto' or None: name the solvers, so that the rows can be told apart")
+    return found
+
+
+def check_sensealgs(sensealgs: Any) -> tuple[SensitivityAlgorithm, ...] | None:
+    """The methods to compare, objects or names; None for the default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no method.
+    """
+    if sensealgs is None:
+        return None
+    found: list[SensitivityAlgorithm] = []
+    for x in _several(sensealgs, "sensealgs"):
+        if isinstance(x, str):
+            if x not in SENSITIVITY_ALGORITHMS:
+                raise ValueError(f"sensealgs: there is no method {x!r}; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
+            x = SENSITIVITY_ALGORITHMS[x]()
+        if not isinstance(x, SensitivityAlgorithm):
+            check_sensealg(x)
+            raise TypeError("sensealgs holds None; leave it out for the default")
+        found.append(x)
+    return tuple(dict.fromkeys(found))
+
+
+def check_vjps(vjps: Any) -> tuple[str, ...] | None:
+    """Choices of VJP by name; ``"all"`` is all of them, None leaves each method as it is given.
+
+    Raises
+    ------
+    ValueError
+        For a name that there is not.
+    """
+    if vjps is None:
+        return None
+    known = get_args(AutoJacVec)
+    if vjps == "all":
+        return known
+    found = tuple(dict.fromkeys(_several(vjps, "vjps")))
+    for x in found:
+        if x not in known:
+            raise ValueError(f"vjps: there is no {x!r}; there are {', '.join(known)}, or 'all' for all of them")
+    return found
+
+
+def _several(x: Any, name: str) -> Iterable[Any]:
+    if isinstance(x, (str, Algorithm, SensitivityAlgorithm)):
+        return [x]
+    if not isinstance(x, Sequence):
+        raise TypeError(f"{name} must be a list, not {x!r}")
+    return x
+
+
+def entries(
+    problem: ODEProblem,
+    differentiated: int,
+    algorithms: Sequence[Algorithm],
+    sensealgs: Sequence[SensitivityAlgorithm] | None,
+    vjps: Sequence[str] | None,
+) -> list[Entry]:
+    """All combinations; of the default methods, those too expensive for the problem are there with the reason.
+
+    Parameters
+    ----------
+    differentiated
+        Scalars that are differentiated.
+    """
+    found: dict[tuple[object, ...], Entry] = {}
+    for algorithm in algorithms:
+        for sensealg in DEFAULT_SENSEALGS if sensealgs is None else sensealgs:
+            reason = _too_expensive(problem, differentiated, algorithm, sensealg) if sensealgs is None else None
+            takes_vjp = any(x.name == "autojacvec" for x in fields(sensealg))
+            for vjp in vjps if vjps and takes_vjp else (sensealg.options.get("autojacvec"),):
+                entry = _entry(algorithm, sensealg, vjp, reason)
+                x = entry.contestant
+                found.setdefault((algorithm, x.method, x.vjp, repr(x.options)), entry)
+    return list(found.values())
+
+
+def _entry(algorithm: Algorithm, sensealg: SensitivityAlgorithm, vjp: str | None, skipped: str | None) -> Entry:
+    contestant = replace(JuliaContestant.of(algorithm, sensealg), vjp=vjp)
+    try:
+        chosen = sensealg if vjp is None else replace(sensealg, autojacvec=vjp)
+        check_sensealg(chosen)
+        require_packages(chosen.name, chosen.packages)
+    except (ValueError, PysciodeError) as error:  # a choice that the method does not have, or what can't work here
+        return Entry(contestant, one_line(error))
+    return Entry(replace(contestant, sensealg=chosen), skipped)
+
+
+def _too_expensive(problem: ODEProblem, differentiated: int, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> str | None:
+    scalars = problem.n + problem.layout.size
+    equations = problem.n * (1 + differentiated)
+    if sensealg.forward and differentiated > FORWARD_LIMIT:
+        return f"skipped: {differentiated} derivatives, which forward mode carries one by one"
+    if sensealg.forward and not sensealg.through_solver and algorithm.family in STIFF and equations > DENSE_LIMIT:
+        return f"skipped: an implicit solver's Jacobian of {equations} equations"
+    if sensealg.tape_limit is not None and scalars > sensealg.tape_limit:
+        return f"skipped: a tape of the operations of a model with {scalars} states and parameters"
+    return None

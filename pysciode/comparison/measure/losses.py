@@ -1,0 +1,106 @@
+"""The loss as every contestant is given it: a function of the saved states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...errors import PysciodeError
+
+
+@dataclass(frozen=True)
+class SavedStates:
+    """What a loss is given: the saved times and states, the same for whatever solved.
+
+    Attributes
+    ----------
+    t
+        Saved times, shape ``(k,)``.
+    states
+        Shape ``(k, *shape of u0)``; of a second-order or dynamical problem, velocities and positions.
+    partitioned
+        Whether it is such a problem.
+    """
+
+    t: torch.Tensor
+    states: torch.Tensor
+    partitioned: bool = False
+
+    @property
+    def u(self) -> torch.Tensor:
+        """Saved states; of a second-order or dynamical problem the positions."""
+        return self.states[:, 1] if self.partitioned else self.states
+
+    @property
+    def v(self) -> torch.Tensor:
+        """Velocities of a second-order problem, first part of a dynamical one."""
+        if not self.partitioned:
+            raise AttributeError("the solution of this problem has no v")
+        return self.states[:, 0]
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+
+Loss = Callable[[SavedStates], torch.Tensor]
+"""``loss(solution) -> scalar tensor``."""
+
+
+def sum_of_squares(solution: SavedStates) -> torch.Tensor:
+    """The default loss: the sum of the squares of all saved states."""
+    return solution.states.square().sum()
+
+
+class LossNotFinite(PysciodeError):
+    """The loss, or its derivative, is not finite at a contestant's solution."""
+
+
+@dataclass(frozen=True)
+class LossFunction:
+    """A loss with its derivative with respect to the saved states.
+
+    Attributes
+    ----------
+    loss
+        The user's function.
+    times
+        Saved times, float64, shape ``(k,)``.
+    partitioned
+        See :class:`SavedStates`.
+    """
+
+    loss: Loss
+    times: np.ndarray
+    partitioned: bool
+
+    def __call__(self, states: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Value and cotangent, of the shape of `states`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the loss does not give one number that depends on the states.
+        LossNotFinite
+            If value or cotangent are not finite.
+        """
+        leaf = states.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            value = self.loss(SavedStates(torch.from_numpy(self.times).to(leaf.dtype), leaf, self.partitioned))
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"loss must return a torch tensor, not {type(value).__name__}: compute it with torch from sol.u")
+        if value.numel() != 1:
+            raise ValueError(f"loss must return one number, but its result has shape {tuple(value.shape)}")
+        if not value.requires_grad:
+            raise ValueError("loss must depend on the solution through torch operations, and its result carries no gradient")
+        (cotangent,) = torch.autograd.grad(value.reshape(()), leaf, allow_unused=True, materialize_grads=True)
+        if not (bool(torch.isfinite(value)) and bool(torch.isfinite(cotangent).all())):
+            raise LossNotFinite(f"the loss or its derivative is not finite (loss {value.item():g})")
+        return value.item(), cotangent
+
+    def value(self, states: torch.Tensor) -> float:
+        """The value alone."""
+        with torch.no_grad():
+            return float(self.loss(SavedStates(torch.from_numpy(self.times).to(states.dtype), states, self.partitioned)))

@@ -1,0 +1,249 @@
+"""A captured model as a JAX function, for peers that solve and differentiate in JAX.
+
+Array models take the same way as in the lowering to Julia: :class:`JaxBackend` supplies the primitives, the table of
+:mod:`pysciode.lowering.ops.table` expresses every ATen operation by them. JAX differentiates the result by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.special
+import numpy as np
+import torch
+
+from ...arrays.parameters import is_module
+from ...errors import CaptureError, EngineUnavailable
+from ...graphs.captured_model import ArrayModel, ScalarModel
+from ...graphs.scalar_graph import Scalar, ScalarGraph
+from ...lowering.ops.backend import Array, AxisMap, Backend, Kind, ScalarFunction, kind_of, run_scalar
+from ...lowering.ops.interpreter import interpret
+from ...lowering.scalars.unroll import grid
+from ...problems.ode import ODEProblem
+
+JaxRhs = Callable[[Any, Any, Any], Any]
+"""``f(t, u, p) -> du`` on flat JAX arrays."""
+
+
+def jax_rhs(problem: ODEProblem) -> JaxRhs:
+    """The problem's right-hand side in JAX, ``f(t, u, p)`` on the flat state and the flat parameters of ``problem.layout``.
+
+    Call it with x64 enabled where the problem is in double precision.
+
+    Raises
+    ------
+    EngineUnavailable
+        If the model stays in Python or is Julia source.  An operation without a JAX form raises the same when the function is
+        first traced.
+    """
+    model = _array_form(problem) or problem.model
+    if isinstance(model, ScalarModel):
+        return _scalar_rhs(model)
+    if isinstance(model, ArrayModel):
+        return _array_rhs(model)
+    kind = type(model).__name__.removesuffix("Model")
+    raise _no_form(f"a model given as {'Julia source' if kind == 'Julia' else 'a Python callback'}")
+
+
+def _no_form(what: str) -> EngineUnavailable:
+    return EngineUnavailable("diffrax", f"no JAX form of {what}", mend=None)
+
+
+def _array_form(problem: ODEProblem) -> ArrayModel | None:
+    """A small torch model, which was unrolled into scalars for Julia, as the arrays that its JAX twin would be written in."""
+    from ...capture.reach import mentions_torch
+    from ...capture.torch.array_capture import capture_torch
+    from ...capture.torch.transforms import captured_outside
+
+    f = problem.f
+    if problem.kind != "ode" or not isinstance(problem.model, ScalarModel) or not callable(f):
+        return None
+    if not (is_module(f) or mentions_torch(f)):
+        return None
+    p = problem.layout.rebuild(problem.leaves[: problem.layout.n_leaves])
+    try:
+        return captured_outside(lambda u0, p: capture_torch(f, u0, p, problem.tspan[0]), f, problem.u0, p)
+    except (CaptureError, TypeError):
+        return None
+
+
+def _scalar_rhs(model: ScalarModel) -> JaxRhs:
+    places = {x.id: i for i, x in enumerate(model.u)}, {x.id: i for i, x in enumerate(model.p)}
+
+    def rhs(t: Any, u: Any, p: Any) -> Any:
+        t = jnp.asarray(t, u.dtype)
+        values = {model.t.id: t}
+        values |= {i: u[k] for i, k in places[0].items()}
+        values |= {i: p[k] for i, k in places[1].items()}
+        return jnp.stack([jnp.asarray(x, u.dtype) for x in _evaluate(model.graph, model.rhs, values)])
+
+    return rhs
+
+
+def _array_rhs(model: ArrayModel) -> JaxRhs:
+    sizes = [prod(s) for s in model.param_shapes]
+    ends = np.cumsum(sizes).tolist()
+
+    def rhs(t: Any, u: Any, p: Any) -> Any:
+        backend = JaxBackend(u.dtype)
+        inputs = [Value(jnp.asarray(t, u.dtype), "float"), Value(u.reshape(model.u_shape), "float")]
+        for shape, size, end in zip(model.param_shapes, sizes, ends, strict=True):
+            inputs.append(Value(p[end - size : end].reshape(shape), "float"))
+        try:
+            (out,) = interpret(model.f, backend, inputs)
+        except CaptureError as error:
+            raise _no_form(error.operation or error.reason) from error
+        return jnp.asarray(out.data, u.dtype).reshape(-1)
+
+    return rhs
+
+
+class Value(Array):
+    """A JAX array and its kind."""
+
+    def __init__(self, data: Any, kind: Kind) -> None:
+        self.data = data
+        self.kind = kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.data.shape)
+
+
+class JaxBackend(Backend):
+    """The primitives of the lowering as calls of ``jax.numpy``."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtypes = {"float": dtype, "int": np.int64, "bool": np.bool_}
+
+    def constant(self, value: torch.Tensor) -> Value:
+        kind = kind_of(value.dtype)
+        return Value(jnp.asarray(value.numpy(), self._dtypes[kind]), kind)
+
+    def full(self, shape: Sequence[int], value: float | bool, kind: Kind) -> Value:
+        return Value(jnp.full(tuple(shape), value, self._dtypes[kind]), kind)
+
+    def pointwise(self, fn: ScalarFunction, args: Sequence[Value], shape: tuple[int, ...], kind: Kind) -> Value:
+        if self.node is not None and self.node.target is torch.ops.aten.relu.default:
+            return Value(jax.nn.relu(args[0].data), kind)  # whose derivative at 0 is 0, as torch's; that of max is 1/2
+        graph = ScalarGraph()
+        symbols = [graph.symbol(f"x{i}") for i in range(len(args))]
+        out = run_scalar(graph, fn, [x.kind for x in args], symbols)
+        (value,) = _evaluate(graph, [out], {s.id: x.data for s, x in zip(symbols, args, strict=True)})
+        return Value(jnp.broadcast_to(jnp.asarray(value, self._dtypes[kind]), shape), kind)
+
+    def affine(self, x: Value, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> Value:
+        return Value(x.data[grid(shape, maps)] if x.ndim else jnp.broadcast_to(x.data, shape), x.kind)
+
+    def accumulate(self, x: Value, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> Value:
+        return Value(jnp.zeros(shape, x.data.dtype).at[grid(x.shape, maps)].add(x.data), x.kind)
+
+    def permute(self, x: Value, axes: Sequence[int]) -> Value:
+        return Value(jnp.transpose(x.data, tuple(axes)), x.kind)
+
+    def expand(self, x: Value, shape: tuple[int, ...]) -> Value:
+        return Value(jnp.broadcast_to(x.data, shape), x.kind)
+
+    def slice(self, x: Value, axis: int, start: int, stop: int, step: int = 1) -> Value:
+        return Value(x.data[(slice(None),) * axis + (slice(start, stop, step),)], x.kind)
+
+    def flip(self, x: Value, axes: Sequence[int]) -> Value:
+        return Value(jnp.flip(x.data, tuple(axes)), x.kind)
+
+    def reshape(self, x: Value, shape: tuple[int, ...]) -> Value:
+        return Value(x.data.reshape(shape), x.kind)
+
+    def cat(self, xs: Sequence[Value], axis: int) -> Value:
+        return Value(jnp.concatenate([x.data for x in xs], axis), xs[0].kind)
+
+    def reduce(self, how: str, x: Value, axes: tuple[int, ...]) -> Value:
+        return Value(getattr(jnp, how.removeprefix("first_"))(x.data, axis=axes), x.kind)
+
+    def arg_reduce(self, how: str, x: Value, axis: int) -> Value:
+        return Value({"max": jnp.argmax, "min": jnp.argmin}[how](x.data, axis=axis), "int")
+
+    def matmul(self, a: Value, b: Value) -> Value:
+        return Value(a.data @ b.data, "float")
+
+    def solve(self, a: Value, b: Value) -> Value:
+        return Value(jnp.linalg.solve(a.data, b.data), "float")
+
+    def _coordinates(self, coordinates: Sequence[int | Value], shape: tuple[int, ...]) -> tuple[Any, ...]:
+        axes = np.indices(shape, sparse=True)
+        return tuple(axes[c] if isinstance(c, int) else jnp.broadcast_to(c.data, shape) for c in coordinates)
+
+    def take(self, x: Value, coordinates: Sequence[int | Value], shape: tuple[int, ...]) -> Value:
+        if not coordinates:
+            return self.expand(x, shape)
+        return Value(jnp.broadcast_to(x.data[self._coordinates(coordinates, shape)], shape), x.kind)
+
+    def put(self, base: Value, coordinates: Sequence[int | Value], values: Value, accumulate: bool) -> Value:
+        places = base.data.at[self._coordinates(coordinates, values.shape)]
+        return Value(places.add(values.data) if accumulate else places.set(values.data), base.kind)
+
+    def scan(self, how: str, x: Value, axis: int) -> Value:
+        return Value({"sum": jnp.cumsum, "prod": jnp.cumprod}[how](x.data, axis=axis), x.kind)
+
+
+def _power(a: Any, b: Any) -> Any:
+    # Whole powers become multiplications, as where one writes y**3.
+    if isinstance(b, float) and b.is_integer() and abs(b) <= 64:
+        return jnp.power(a, int(b))
+    return jnp.power(a, b)
+
+
+_SPECIAL: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "neg": lambda a: -a,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "and": jnp.logical_and,
+    "or": jnp.logical_or,
+    "not": jnp.logical_not,
+    "pow": _power,
+    "asin": jnp.arcsin,
+    "acos": jnp.arccos,
+    "atan": jnp.arctan,
+    "atan2": jnp.arctan2,
+    "asinh": jnp.arcsinh,
+    "acosh": jnp.arccosh,
+    "atanh": jnp.arctanh,
+    "max": jnp.maximum,
+    "min": jnp.minimum,
+    "select": jnp.where,
+    "stop": jax.lax.stop_gradient,
+    "sigmoid": jax.nn.sigmoid,
+    "erf": jax.scipy.special.erf,
+    "erfc": jax.scipy.special.erfc,
+    "erfinv": jax.scipy.special.erfinv,
+    "lgamma": jax.scipy.special.gammaln,
+    "digamma": jax.scipy.special.digamma,
+    "trigamma": lambda x: jax.scipy.special.polygamma(1, x),
+}
+"""Scalar operations that ``jax.numpy`` has by another name, or not at all."""
+
+
+def _evaluate(graph: ScalarGraph, outputs: Sequence[Scalar], values: dict[int, Any]) -> list[Any]:
+    """The values of `outputs`; numbers stay Python's, so that they take the arrays' precision."""
+    values = dict(values)
+    for i in graph.reachable(outputs):
+        if i in values:
+            continue
+        op, args = graph.ops[i], graph.args[i]
+        if op == "const":
+            values[i] = args[0]
+        else:
+            function = _SPECIAL.get(op) or getattr(jnp, op)
+            values[i] = function(*(values[a] for a in args))
+    return [values[x.id] for x in outputs]

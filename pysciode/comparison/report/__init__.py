@@ -1,0 +1,1 @@
+"""What a comparison shows: tables, figures, advice, files."""

@@ -1,0 +1,1 @@
+"""The engine without Julia: torchdiffeq, explicit methods in pure torch."""

@@ -1,0 +1,1 @@
+"""The engine that solves by Julia's SciML, in this process."""

@@ -1,0 +1,1 @@
+"""Array models for devices: each loop one kernel."""

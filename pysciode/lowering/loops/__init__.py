@@ -1,0 +1,1 @@
+"""Array models as loops over buffers."""

@@ -1,0 +1,1 @@
+"""Models with few states as scalar operations."""

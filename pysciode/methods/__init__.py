@@ -1,0 +1,1 @@
+"""With what is solved and differentiated: algorithms, adjoints, initializations, ensemble algorithms."""

@@ -1,0 +1,1 @@
+"""What is to be solved: one class for each kind of problem."""

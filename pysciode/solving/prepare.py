@@ -1,0 +1,96 @@
+"""What happens between the arguments of a solve and the engine: checks, and the choice of the sensitivity method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..engines.base import Engine, SolveOptions
+from ..graphs.captured_model import CallbackModel
+from ..methods.adjoints import ForwardDiffSensitivity, SensitivityAlgorithm, check_sensealg, default_sensealg
+from ..methods.algorithms import OWN_FORM, Algorithm, check_algorithm, is_coarse
+from ..problems.ode import ODEProblem
+from .latest_call import recall, remember
+from .method_fit import check_fit, warn_of_coarse_output
+from .options import solve_options
+
+
+def prepare(
+    problem: ODEProblem, algorithm: Any, engine: Engine, progress: Any, asked: dict[str, Any], extra: dict[str, Any]
+) -> tuple[Algorithm | None, SolveOptions]:
+    """The algorithm and the options of a solve, checked; those of the latest solve of this model where the arguments are the same.
+
+    Parameters
+    ----------
+    progress
+        False, or a function of the time reached.
+    asked, extra
+        The arguments of :func:`pysciode.solve` by name, and those that go to SciML as they are.
+
+    Raises
+    ------
+    TypeError, ValueError, PysciodeError
+        For an argument that can't be right, or that does not fit the problem; it is named.
+    """
+    given = (algorithm, *(asked[name] for name in _COMPARED))
+    plain = progress is False and not extra and not any(asked[name] is not None for name in _NOT_COMPARED) and problem.mass_matrix is None
+    known = recall(problem, given, asked["saveat"]) if plain else None
+    if known is not None:
+        return known
+    algorithm = check_algorithm(algorithm)
+    if algorithm is not None and algorithm.family is not None:
+        check_fit(problem, algorithm, asked["dt"], asked["adaptive"] is not False)
+    sensealg = check_sensealg(asked["sensealg"])
+    if sensealg is not None:
+        engine.require(sensealg)
+    if progress is not False and not callable(progress):
+        raise TypeError(f"progress must be True, False or a function of the time, not {progress!r}")
+    arguments = {name: value for name, value in asked.items() if name != "sensealg"}
+    if algorithm is not None and algorithm.fixed_step:
+        arguments["adaptive"] = False
+    options = solve_options(problem, **arguments, progress=progress or None, extra=extra)
+    if algorithm is not None and is_coarse(algorithm) and options.events and engine.name != "embedded":
+        warn_of_coarse_output(problem, algorithm.name, "the search for events reads")
+    if plain:
+        remember(problem, given, asked["saveat"], algorithm, options)
+    return algorithm, options
+
+
+_COMPARED = ("sensealg", "tstops", "rtol", "atol", "dt", "dtmin", "dtmax", "maxiters", "adaptive", "save_idxs", "dense")
+_NOT_COMPARED = ("callback", "internalnorm", "initializealg")
+"""Arguments by whose values a solve is known again, beside `saveat`; and those with which it is prepared anew."""
+
+
+def choose_sensealg(
+    sensealg: SensitivityAlgorithm | None, problem: ODEProblem, algorithm: Algorithm | None, engine: Engine
+) -> SensitivityAlgorithm:
+    """The user's method, or the default.
+
+    Raises
+    ------
+    ValueError
+        If the method can't see the whole model: one that stays in Python, or that the solver takes in parts.
+    """
+    embedded, in_python = engine.name == "embedded", isinstance(problem.model, CallbackModel)
+    in_parts = not embedded and algorithm is not None and algorithm.family in OWN_FORM[problem.kind]
+    if sensealg is None:
+        if in_parts:
+            return ForwardDiffSensitivity()
+        on_device = problem.device is not None
+        return default_sensealg(problem.n, problem.layout.size, embedded=embedded, in_python=in_python, on_device=on_device)
+    if in_parts and not sensealg.takes_parts:
+        raise ValueError(
+            f"{sensealg.name} needs the first-order system, but {algorithm.name} solves a {type(problem).__name__} in parts: "
+            "take ForwardDiffSensitivity(), or an algorithm for first-order systems"
+        )
+    if problem.mass_matrix is not None and not sensealg.takes_mass_matrix:
+        raise ValueError(
+            f"{sensealg.name} does not differentiate equations with a mass_matrix: take GaussAdjoint(), InterpolatingAdjoint(), "
+            "QuadratureAdjoint() or ForwardDiffSensitivity()"
+        )
+    if in_python and not embedded and not sensealg.calls_python:
+        # Its numbers carry derivatives, which a call into Python would drop without a word.
+        raise ValueError(
+            f"{sensealg} can't differentiate a model that stays in Python (capture='callback'): take GaussAdjoint(), "
+            "InterpolatingAdjoint(), QuadratureAdjoint() or BacksolveAdjoint(), which use torch's vector-Jacobian products"
+        )
+    return sensealg
