@@ -15,7 +15,7 @@ from scipy.integrate import solve_ivp
 @pytest.fixture
 def kpp(monkeypatch):
     """The example as a module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     yield import_module("ude_fisher_kpp")
     del sys.modules["ude_fisher_kpp"]
 

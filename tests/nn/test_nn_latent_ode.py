@@ -377,7 +377,7 @@ def test_copies_and_state_dicts(engine):
 
 
 def test_example_runs(tmp_path, capsys):
-    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "latent_ode_spirals.py"))
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "latent_ode_spirals.py"))
     output = tmp_path / "spirals.png"
     example["main"](quick=True, observations=[30], steps=0, count=0, batch=20, engine="embedded", output=output)
     assert output.stat().st_size > 0 and "embedded" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_kinks import F64, array_jacobians, scalar_jacobians, torch_jacobian
+from jacobians import F64, array_jacobians, scalar_jacobians, torch_jacobian
 from torch import nn
 
 import pysciode as ps

@@ -22,7 +22,7 @@ METHODS = [ps.ForwardDiffSensitivity(), ps.GaussAdjoint(), ps.BacksolveAdjoint()
 @pytest.fixture
 def example(monkeypatch):
     """An example as a module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     yield import_module
     for name in [x for x in sys.modules if x.startswith(("compare_", "reproduce_", "comparison_script"))]:
         del sys.modules[name]

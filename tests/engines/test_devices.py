@@ -46,7 +46,7 @@ def test_solves_go_on_after_the_cache_is_emptied():
             ps.empty_cache()
 
 
-PAGE = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
 
 
 @pytest.mark.julia

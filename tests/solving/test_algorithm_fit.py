@@ -87,7 +87,7 @@ def test_what_the_table_says_happens(kind, library, size):
 
 
 def test_the_documentation_has_the_table():
-    page = pathlib.Path(__file__).parent.parent / "docs" / "algorithm_fit.md"
+    page = pathlib.Path(__file__).parents[2] / "docs" / "algorithm_fit.md"
     assert table() in page.read_text(encoding="utf-8")
 
 

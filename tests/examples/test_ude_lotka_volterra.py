@@ -18,7 +18,7 @@ RIGHT = {"U1[x*y]": -0.9, "U2[x*y]": 0.8}
 
 @pytest.fixture(scope="module")
 def example():
-    folder = str(Path(__file__).parent.parent / "examples")
+    folder = str(Path(__file__).parents[2] / "examples")
     sys.path.insert(0, folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

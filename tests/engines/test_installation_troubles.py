@@ -22,7 +22,7 @@ from pysciode.engines.julia import environment as julia_environment
 from pysciode.engines.julia import installation
 from pysciode.errors import INSTALL_COMMAND, EngineUnavailable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the Julia that is a shell script needs a shell")
 
 NAMED = """

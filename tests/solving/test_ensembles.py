@@ -443,7 +443,7 @@ class TestKernel:
 @pytest.mark.julia
 @pytest.mark.extra("ensembles")
 def test_the_code_of_the_documentation() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
     (code,) = re.findall(r"^```python ensembles\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     names = {"ps": ps, "np": np}
     exec(code, names)

@@ -18,7 +18,7 @@ from pysciode.comparison.measure.directional import ridders
 @pytest.fixture
 def stiff(monkeypatch):
     """The example as a module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     yield import_module("stiff_neural_ode")
     del sys.modules["stiff_neural_ode"]
 

@@ -16,7 +16,7 @@ NAMES = ("hard_trajectories", "ude_hudson_bay")
 @pytest.fixture
 def example(monkeypatch):
     """An example as a module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     threads = torch.get_num_threads()
     yield import_module
     torch.set_num_threads(threads)
