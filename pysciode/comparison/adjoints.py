@@ -16,7 +16,7 @@ from ..engines import get_engine, julia_is_installed
 from ..engines.base import Engine, RawSolution, SolveOptions, SolveRequest
 from ..errors import INSTALL_COMMAND
 from ..methods.adjoints import SensitivityAlgorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem, check_problem
 from ..solving.options import DEFAULT_TOLERANCES, save_times
 from ..solving.solution import SUCCESS
 from .arguments import check_time_limit, check_tolerances
@@ -60,7 +60,7 @@ class ComparisonInterrupted(KeyboardInterrupt):
 
 
 def compare_adjoints(
-    problem: ODEProblem,
+    problem: Problem,
     loss: Loss | None = None,
     *,
     algorithms: Any = None,
@@ -140,8 +140,7 @@ def compare_adjoints(
     ComparisonInterrupted
         A `KeyboardInterrupt` that holds the report so far.
     """
-    if not isinstance(problem, ODEProblem):
-        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    check_problem(problem)
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
     effort = Effort(whole_number(repeats, "repeats", 1), check_time_limit(time_limit), memory)
@@ -153,7 +152,7 @@ def compare_adjoints(
     check_algorithms(algorithms, problem, stiff=False)
 
     given, problem = problem, differentiable(problem)
-    function = LossFunction(loss or sum_of_squares, times, problem.kind in ("second_order", "dynamical"))
+    function = LossFunction(loss or sum_of_squares, times, problem.velocity is not None)
     blocks = Blocks.of(problem)
     if reference is not None and not isinstance(reference, SensitivityAlgorithm):
         given_reference(blocks, reference)
@@ -204,7 +203,7 @@ class _Comparison:
 
     def __init__(
         self,
-        problem: ODEProblem,
+        problem: Problem,
         loss: LossFunction,
         engine: Engine,
         blocks: Blocks,
@@ -300,7 +299,7 @@ class _Look:
     warning: str | None
 
 
-def _look(engine: Engine, problem: ODEProblem, times: np.ndarray, maxiters: int, limit: float | None) -> _Look:
+def _look(engine: Engine, problem: Problem, times: np.ndarray, maxiters: int, limit: float | None) -> _Look:
     """Solve with the engine's default, which takes Jacobians only where it finds the problem stiff.
 
     In double precision, for which SciML's default solver is compiled ahead of time.
@@ -308,7 +307,7 @@ def _look(engine: Engine, problem: ODEProblem, times: np.ndarray, maxiters: int,
     rtol, atol = DEFAULT_TOLERANCES[problem.dtype]
     options = SolveOptions(saveat=times, rtol=rtol, atol=atol, maxiters=maxiters)
     u0, p = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
-    request = SolveRequest(problem, u0, p, problem.tspan, None, options)
+    request = SolveRequest(problem, {"u0": u0, "p": p}, problem.tspan, None, options)
     problem.model  # captured here, so that what can't be captured is told before anything runs
     try:
         with limited(limit):
@@ -332,15 +331,15 @@ def _check_loss(loss: LossFunction, states: torch.Tensor) -> None:
         pass
 
 
-def _peers(problem: ODEProblem, algorithms: Sequence[Any]) -> list[Contestant]:
+def _peers(problem: Problem, algorithms: Sequence[Any]) -> list[Contestant]:
     from .peers.diffrax import diffrax_contestants
     from .peers.torchdiffeq import embedded_contestants
 
     return [*embedded_contestants(problem, algorithms), *diffrax_contestants(problem, algorithms)]
 
 
-def _describe(problem: ODEProblem) -> str:
-    f = problem.functions[0]
+def _describe(problem: Problem) -> str:
+    f = next(iter(problem.functions.values()))
     name = problem.name or (getattr(f, "__name__", None) or type(f).__name__ if callable(f) else "a model")
     return (
         f"{name}: state {tuple(problem.u0.shape)}, {problem.layout.size} parameters, t from {problem.tspan[0]:g} to "

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..errors import PysciodeError
 from ..methods.algorithms import check_algorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 from .model_file import find_loss, find_problems, load_module, parse_sensealg
 from .report.reports import AdjointReport, SolverReport
 
@@ -71,7 +71,7 @@ class Comparison:
             print("nothing could be compared", file=sys.stderr)
         return 0 if compared else 1
 
-    def _compare(self, problem: ODEProblem, arguments: dict[str, Any]) -> AdjointReport | SolverReport:
+    def _compare(self, problem: Problem, arguments: dict[str, Any]) -> AdjointReport | SolverReport:
         if self.solvers_only:
             from .work_precision import work_precision
 

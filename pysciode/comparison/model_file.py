@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem, is_problem
 
 
 class ModelFileError(ValueError):
@@ -53,7 +53,7 @@ def _where(error: BaseException, path: Path) -> str:
     return f"line {lines[-1]}: " if lines else ""
 
 
-def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, ODEProblem]:
+def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, Problem]:
     """The module's problems by name.
 
     Parameters
@@ -66,7 +66,7 @@ def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, OD
     ModelFileError
         If there is none, or a name is neither.
     """
-    problems = {name: x for name, x in _public(module).items() if isinstance(x, ODEProblem)}
+    problems = {name: x for name, x in _public(module).items() if is_problem(x)}
     if not names:
         if not problems:
             raise ModelFileError(
@@ -77,9 +77,9 @@ def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, OD
     return {name: _problem(module, name, problems) for name in names}
 
 
-def _problem(module: ModuleType, name: str, problems: dict[str, ODEProblem]) -> ODEProblem:
+def _problem(module: ModuleType, name: str, problems: dict[str, Problem]) -> Problem:
     found = getattr(module, name, None)
-    if isinstance(found, ODEProblem):
+    if is_problem(found):
         return found
     if found is None or not callable(found):
         there = f"; there are {', '.join(problems)}" if problems else ""
@@ -89,7 +89,7 @@ def _problem(module: ModuleType, name: str, problems: dict[str, ODEProblem]) -> 
     except Exception as error:
         place = _where(error, Path(module.__file__))
         raise ModelFileError(f"{name}() failed: {place}{type(error).__name__}: {error}") from error
-    if not isinstance(made, ODEProblem):
+    if not is_problem(made):
         raise ModelFileError(f"{name}() returned a {type(made).__name__}, not an ODEProblem")
     return made
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import PysciodeError
 from ..methods.algorithms import Algorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 from ..solving.solution import Solution
 from .peers.solver_contestants import EngineSolver, ScipySolver, SolverContestant, SolverTask
 
@@ -44,7 +44,7 @@ def solution_error(states: np.ndarray, reference: np.ndarray) -> float:
     return float((np.abs(states - reference) / scale).max())
 
 
-def given_reference(problem: ODEProblem, times: np.ndarray, reference: Any) -> SolutionReference:
+def given_reference(problem: Problem, times: np.ndarray, reference: Any) -> SolutionReference:
     """A user's reference, checked.
 
     Raises
@@ -66,7 +66,7 @@ def given_reference(problem: ODEProblem, times: np.ndarray, reference: Any) -> S
     return SolutionReference(np.array(u, np.float64).reshape(len(times), -1), "given", None)
 
 
-def solve_reference(problem: ODEProblem, times: np.ndarray, engine: str, stiff: bool) -> SolutionReference:
+def solve_reference(problem: Problem, times: np.ndarray, engine: str, stiff: bool) -> SolutionReference:
     """Two solvers of high order at a tight tolerance; their difference estimates the error.
 
     The tolerance is loosened twice where no two of them come to the end.

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..engines import get_engine
 from ..errors import EngineUnavailable
 from ..methods.algorithms import Algorithm, check_algorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem, check_problem
 from ..solving.options import save_times
 from .arguments import check_tolerances
 from .measure.machine import machine
@@ -37,7 +37,7 @@ _BUDGET = 5.0
 
 
 def work_precision(
-    problem: ODEProblem,
+    problem: Problem,
     algorithms: Sequence[Algorithm | str | None] | None = None,
     tolerances: Iterable[float | tuple[float, float]] | None = None,
     *,
@@ -94,8 +94,7 @@ def work_precision(
     """
     from .report.reports import SolverReport
 
-    if not isinstance(problem, ODEProblem):
-        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    check_problem(problem)
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats!r}")
     engine = get_engine(engine).name

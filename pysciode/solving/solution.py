@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..engines.base import RawSolution
-    from ..problems.ode import ODEProblem
+    from ..problems.base import Problem
 
 SUCCESS = frozenset({"Success", "Terminated", "ExactSolutionLeft", "ExactSolutionRight", "FloatingPointLimit"})
 """SciML's return codes of a solve that came to its end."""
@@ -126,7 +126,7 @@ class Solution:
 
     def __init__(
         self,
-        problem: ODEProblem,
+        problem: Problem,
         raw: RawSolution,
         states: Any,
         times: Any,
@@ -180,7 +180,7 @@ class Solution:
 
     @property
     def _partitioned(self) -> bool:
-        return self.problem.kind in ("second_order", "dynamical")
+        return self.problem.velocity is not None
 
     @property
     def events(self) -> tuple[Occurrences, ...]:

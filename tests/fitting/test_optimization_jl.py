@@ -46,7 +46,7 @@ def experiment(observed, u0=(1.0, 1.0), **changes):
     """All rates, the first initial value and the noise of the first series are unknown."""
     problem = ps.ODEProblem(lotka_volterra, list(u0), (0.0, 8.0), TRUE)
     options = SolveOptions(saveat=TIMES, rtol=1e-10, atol=1e-10)
-    request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, Tsit5(), options)
+    request = SolveRequest(problem, problem.flat_values(), problem.tspan, Tsit5(), options)
     arrays = {
         "columns": [0, 1],
         "u0_index": [5, 0],
@@ -135,7 +135,7 @@ def test_one_sided_and_missing_bounds_agree_with_torch():
     # exp decay with one rate: x(z) for every kind of bounds, seen through the value at the start
     problem = ps.ODEProblem(lambda u, p, t: [-p[0] * u[0]], [1.0], (0.0, 1.0), [1.0])
     options = SolveOptions(saveat=np.array([1.0]), rtol=1e-10, atol=1e-12)
-    request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, Tsit5(), options)
+    request = SolveRequest(problem, problem.flat_values(), problem.tspan, Tsit5(), options)
     data = FittedExperiment(request, np.array([[0.4]]), [0], [0], [1], [0], [1.0])
     for bounds, constraint in (
         ((None, None), constraints.real),

@@ -196,12 +196,32 @@ def test_remake_of_a_second_order_problem():
 def test_parts_sum_to_the_model():
     from pysciode.lowering.scalars.python_function import python_function
 
-    problem = ps.DynamicalODEProblem(lambda v, u, p, t: -p * u, lambda v, u, p, t: v + t, [0.5], [1.0], (0.0, 1.0), 3.0)
+    problem = ps.SplitODEProblem(lambda u, p, t: -p * u, lambda u, p, t: u[::-1] + t, [0.5, 2.0], (0.0, 1.0), 3.0)
     x, p = np.array([0.5, 2.0]), np.array([3.0])
-    whole, first, second = (python_function(m)(x, p, 1.0) for m in (problem.model, *problem.parts))
-    np.testing.assert_allclose(whole, [-6.0, 1.5])
-    np.testing.assert_allclose(first, [-6.0, 0.0])
-    np.testing.assert_allclose(second, [0.0, 1.5])
+    whole, first, second = (python_function(m)(x, p, 1.0) for m in (problem.model, problem.parts["f1"], problem.parts["f2"]))
+    np.testing.assert_allclose(whole, [1.5, -4.5])
+    np.testing.assert_allclose(first, [-1.5, -6.0])
+    np.testing.assert_allclose(second, [3.0, 1.5])
+
+
+@pytest.mark.parametrize("kind", ["ode", "second_order", "dynamical", "split"])
+def test_a_problem_has_the_fields_that_its_class_declares(kind):
+    from pysciode.problems.base import Problem
+
+    def f(*arguments):
+        return -arguments[0]
+
+    span = (0.0, 1.0)
+    problem = {
+        "ode": lambda: ps.ODEProblem(f, [1.0], span),
+        "second_order": lambda: ps.SecondOrderODEProblem(f, [1.0], [1.0], span),
+        "dynamical": lambda: ps.DynamicalODEProblem(f, f, [1.0], [1.0], span),
+        "split": lambda: ps.SplitODEProblem(f, f, [1.0], span),
+    }[kind]()
+    assert problem.model is not None
+    declared = {name for name, hint in Problem.__annotations__.items() if not hint.startswith("ClassVar")}
+    assert vars(problem).keys() == vars(ps.remake(problem, tspan=(0.0, 2.0))).keys() == declared
+    assert problem.functions.keys() == problem.signatures.keys()
 
 
 def test_repr_says_what_it_is():

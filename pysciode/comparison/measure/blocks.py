@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...arrays.parameters import is_tensor
-from ...problems.ode import ODEProblem, remake, with_model_of
+from ...problems.base import Problem, remake, with_model_of
 
 STATE = "u0"
 """Name of the initial state's block."""
@@ -36,7 +36,7 @@ class Blocks:
     places: Mapping[str, slice]
 
     @classmethod
-    def of(cls, problem: ODEProblem) -> Blocks:
+    def of(cls, problem: Problem) -> Blocks:
         """The blocks of a torch problem that require grad."""
         places: dict[str, slice] = {}
         for (name, _, _), leaf, place in zip(problem.layout.entries, problem.leaves, problem.layout.slices, strict=True):
@@ -93,7 +93,7 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def differentiable(problem: ODEProblem) -> ODEProblem:
+def differentiable(problem: Problem) -> Problem:
     """`problem`, if something in it requires grad; otherwise a torch problem like it whose parameters do.
 
     Without parameters it is the initial state that does.
@@ -117,9 +117,9 @@ def _variable(x: Any, dtype: np.dtype) -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype)).requires_grad_()
 
 
-def _state(problem: ODEProblem) -> dict[str, torch.Tensor]:
+def _state(problem: Problem) -> dict[str, torch.Tensor]:
     """The initial state as `remake` takes it."""
     u0 = _variable(problem.u0, problem.dtype)
-    if problem.kind in ("second_order", "dynamical"):
-        return {"du0" if problem.kind == "second_order" else "v0": u0[0], "u0": u0[1]}
+    if problem.velocity is not None:
+        return {problem.velocity: u0[0], "u0": u0[1]}
     return {"u0": u0}

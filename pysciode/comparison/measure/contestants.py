@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from .rows import Counts
 
 
@@ -25,7 +25,7 @@ class Task:
         Times to save at, float64, shape ``(k,)``.
     """
 
-    problem: ODEProblem
+    problem: Problem
     saveat: np.ndarray
     rtol: float
     atol: float

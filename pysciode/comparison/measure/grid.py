@@ -27,7 +27,7 @@ from ...methods.adjoints import (
     check_sensealg,
 )
 from ...methods.algorithms import STIFF, Algorithm, check_algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from .contestants import Contestant
 from .julia_contestant import JuliaContestant
 from .measurement import one_line
@@ -68,12 +68,12 @@ ROSENBROCK_LIMIT = 200
 """States up to which a Rosenbrock method, which factorises a dense Jacobian in each step, is taken for stiff problems."""
 
 
-def default_algorithm(problem: ODEProblem, stiff: bool) -> Algorithm:
+def default_algorithm(problem: Problem, stiff: bool) -> Algorithm:
     """The solver where the user names none."""
     return Algorithm("Tsit5" if not stiff else "Rodas5P" if problem.n <= ROSENBROCK_LIMIT else "FBDF")
 
 
-def check_algorithms(algorithms: Any, problem: ODEProblem, stiff: bool) -> tuple[Algorithm, ...]:
+def check_algorithms(algorithms: Any, problem: Problem, stiff: bool) -> tuple[Algorithm, ...]:
     """The solvers to compare with; by default one, by stiffness.
 
     Raises
@@ -148,7 +148,7 @@ def _several(x: Any, name: str) -> Iterable[Any]:
 
 
 def entries(
-    problem: ODEProblem,
+    problem: Problem,
     differentiated: int,
     algorithms: Sequence[Algorithm],
     sensealgs: Sequence[SensitivityAlgorithm] | None,
@@ -184,7 +184,7 @@ def _entry(algorithm: Algorithm, sensealg: SensitivityAlgorithm, vjp: str | None
     return Entry(replace(contestant, sensealg=chosen), skipped)
 
 
-def _too_expensive(problem: ODEProblem, differentiated: int, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> str | None:
+def _too_expensive(problem: Problem, differentiated: int, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> str | None:
     scalars = problem.n + problem.layout.size
     equations = problem.n * (1 + differentiated)
     if sensealg.forward and differentiated > FORWARD_LIMIT:

@@ -10,7 +10,7 @@ import numpy as np
 from ...engines.base import Engine, SolveOptions, SolveRequest
 from ...methods.adjoints import GaussAdjoint, ReverseDiffAdjoint
 from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from ...solving.solution import SUCCESS
 
 HORIZONS = (0.25, 0.5, 0.75, 1.0)
@@ -60,7 +60,7 @@ class Growth:
         )
 
 
-def measure_growth(engine: Engine, problem: ODEProblem, algorithm: Algorithm, rtol: float, atol: float, seed: int) -> Growth | None:
+def measure_growth(engine: Engine, problem: Problem, algorithm: Algorithm, rtol: float, atol: float, seed: int) -> Growth | None:
     """Norms of ``(∂u(t)/∂u0)ᵀ w`` for a random unit vector `w`, one adjoint solve for each horizon; None if one fails.
 
     They are divided by the growth of the solution, so that a solution which itself grows does not count as unstable.
@@ -73,14 +73,16 @@ def measure_growth(engine: Engine, problem: ODEProblem, algorithm: Algorithm, rt
     u0 = problem.flat_u0().astype(np.float64)
     options = SolveOptions(rtol=rtol, atol=atol)
     sensealg = ReverseDiffAdjoint() if engine.name == "embedded" else GaussAdjoint()
-    request = SolveRequest(problem, u0, problem.flat_p().astype(np.float64), problem.tspan, algorithm, options, sensealg, frozenset({"u0"}))
+    request = SolveRequest(
+        problem, {"u0": u0, "p": problem.flat_p().astype(np.float64)}, problem.tspan, algorithm, options, sensealg, frozenset({"u0"})
+    )
     decades = []
     for t in times:
         try:
             raw, pullback = engine.solve_with_pullback(replace(request, options=replace(options, saveat=np.array([t]))))
             if raw.retcode not in SUCCESS:
                 return None
-            norm = float(np.linalg.norm(pullback(w[None])[0]))
+            norm = float(np.linalg.norm(pullback(w[None])["u0"]))
         except Exception:
             return None
         size = float(np.linalg.norm(u0))

@@ -53,7 +53,7 @@ class JuliaContestant(Contestant):
         problem = task.problem
         options = SolveOptions(saveat=task.saveat, rtol=task.rtol, atol=task.atol, maxiters=task.maxiters)
         blocks = Blocks.of(problem)
-        request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, self.algorithm, options, sensealg, blocks.wants)
+        request = SolveRequest(problem, problem.flat_values(), problem.tspan, self.algorithm, options, sensealg, blocks.wants)
         return JuliaRun(get_engine("julia"), request, blocks)
 
 
@@ -107,7 +107,7 @@ class JuliaRun(GradientRun):
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
         dtype = self._request.u0.dtype
         flat = np.ascontiguousarray(cotangent.numpy(), dtype).reshape(len(self._raw.t), -1)
-        gradient = self._blocks.split(*self._pullback(flat))
+        gradient = self._blocks.split(**self._pullback(flat))
         if not all(np.isfinite(x).all() for x in gradient.values()):
             raise GradientFailed(self._request.sensealg.name, "the gradient is not finite")
         return gradient

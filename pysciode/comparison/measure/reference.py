@@ -11,7 +11,7 @@ from ...arrays.parameters import is_tensor
 from ...engines.base import Engine
 from ...graphs.captured_model import CallbackModel
 from ...methods.adjoints import ForwardDiffSensitivity, GaussAdjoint, ReverseDiffAdjoint, SensitivityAlgorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from .blocks import Blocks
 from .directional import discrepancy, scales
 from .grid import default_algorithm
@@ -139,7 +139,7 @@ def _flat(x: Any, size: int, name: str) -> np.ndarray:
     return array
 
 
-def reference_solver(engine: Engine, problem: ODEProblem, blocks: Blocks, loss: LossFunction, stiff: bool) -> TightSolver:
+def reference_solver(engine: Engine, problem: Problem, blocks: Blocks, loss: LossFunction, stiff: bool) -> TightSolver:
     """The solver of the reference: the one that is compiled ahead of time, with many small steps.
 
     Solvers of higher order take fewer, but GaussAdjoint over Vern9's long steps is off by 4e-8 on a small network where over

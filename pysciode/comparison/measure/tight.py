@@ -12,7 +12,7 @@ from ...engines.base import Engine, SolveOptions, SolveRequest
 from ...errors import SolveFailed
 from ...methods.adjoints import SensitivityAlgorithm
 from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from ...solving.solution import SUCCESS
 from .blocks import Blocks
 from .losses import LossFunction
@@ -31,7 +31,7 @@ class TightSolver:
     """
 
     engine: Engine
-    problem: ODEProblem
+    problem: Problem
     blocks: Blocks
     loss: LossFunction
     algorithm: Algorithm
@@ -68,7 +68,7 @@ class TightSolver:
         """
         raw, pullback = self.engine.solve_with_pullback(self._request(*self._values(), sensealg))
         _, cotangent = self.loss(self._states(raw))
-        gradient = self.blocks.join(self.blocks.split(*pullback(cotangent.reshape(len(raw.t), -1).numpy())))
+        gradient = self.blocks.join(self.blocks.split(**pullback(cotangent.reshape(len(raw.t), -1).numpy())))
         if not np.isfinite(gradient).all():
             raise ArithmeticError(f"{sensealg.name} gave a gradient that is not finite")
         return gradient
@@ -83,7 +83,7 @@ class TightSolver:
     def _request(self, u0: np.ndarray, p: np.ndarray, sensealg: SensitivityAlgorithm | None) -> SolveRequest:
         options = SolveOptions(saveat=self.loss.times, rtol=self.rtol, atol=self.atol, maxiters=self.maxiters)
         wants = frozenset() if sensealg is None else self.blocks.wants
-        return SolveRequest(self.problem, u0, p, self.problem.tspan, self.algorithm, options, sensealg, wants)
+        return SolveRequest(self.problem, {"u0": u0, "p": p}, self.problem.tspan, self.algorithm, options, sensealg, wants)
 
     def _states(self, raw: Any) -> torch.Tensor:
         if raw.retcode not in SUCCESS:

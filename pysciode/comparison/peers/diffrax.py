@@ -14,7 +14,7 @@ import torch
 from ...arrays.parameters import flat_array, is_tensor
 from ...errors import PysciodeError
 from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from ..measure.blocks import STATE, Blocks
 from ..measure.contestants import Contestant, GradientRun, Task
 from .peer_solvers import peer_solvers, refuse_mass_matrix
@@ -33,7 +33,7 @@ def diffrax_is_installed() -> bool:
     return find_spec("jax") is not None and find_spec("diffrax") is not None
 
 
-def diffrax_contestants(problem: ODEProblem, algorithms: Sequence[Algorithm | None]) -> list[Contestant]:
+def diffrax_contestants(problem: Problem, algorithms: Sequence[Algorithm | None]) -> list[Contestant]:
     """diffrax's adjoints with its solvers that are nearest to `algorithms`; none where it is not installed."""
     if not diffrax_is_installed():
         return []
@@ -63,7 +63,7 @@ class DiffraxContestant(Contestant):
         return DiffraxRun(task, self.peer, self.method)
 
 
-def precision(problem: ODEProblem) -> AbstractContextManager:
+def precision(problem: Problem) -> AbstractContextManager:
     """What JAX must run in: its double precision is off by default, and others in this process may want it so."""
     import jax
 
@@ -144,7 +144,7 @@ class DiffraxRun(GradientRun):
         return found
 
 
-def problem_rhs(problem: ODEProblem) -> Callable[..., Any]:
+def problem_rhs(problem: Problem) -> Callable[..., Any]:
     """The right-hand side in JAX, made once for a model.
 
     Raises
@@ -166,7 +166,7 @@ def problem_rhs(problem: ODEProblem) -> Callable[..., Any]:
     return found
 
 
-def diffrax_solve(problem: ODEProblem, solver: str, max_steps: int, adjoint: Any = None) -> Callable[..., Any]:
+def diffrax_solve(problem: Problem, solver: str, max_steps: int, adjoint: Any = None) -> Callable[..., Any]:
     """``solve(u0, p, (times, rtol, atol)) -> (states, (result, statistics))``, `times` being start, end and what to save at."""
     import diffrax
 
@@ -200,7 +200,7 @@ class ForwardSolve:
     Calling it gives the states, shape ``(k, n)``, and diffrax's statistics.
     """
 
-    def __init__(self, problem: ODEProblem, solver: str, saveat: np.ndarray, rtol: float, atol: float, maxiters: int) -> None:
+    def __init__(self, problem: Problem, solver: str, saveat: np.ndarray, rtol: float, atol: float, maxiters: int) -> None:
         import jax.numpy as jnp
 
         problem_rhs(problem)
@@ -254,7 +254,7 @@ def _with_enough_steps(attempt: Callable[[int], Any], max_steps: int, maxiters: 
         max_steps = min(16 * max_steps, maxiters)
 
 
-def _differentiable(problem: ODEProblem, solver: str, method: str, max_steps: int) -> Callable[..., Any]:
+def _differentiable(problem: Problem, solver: str, method: str, max_steps: int) -> Callable[..., Any]:
     import diffrax
     import jax.numpy as jnp
 
@@ -271,7 +271,7 @@ def _differentiable(problem: ODEProblem, solver: str, method: str, max_steps: in
     return of_inputs
 
 
-def _reverse_mode(problem: ODEProblem, solver: str, method: str, max_steps: int) -> tuple[Callable, Callable]:
+def _reverse_mode(problem: Problem, solver: str, method: str, max_steps: int) -> tuple[Callable, Callable]:
     import jax
 
     solve = _differentiable(problem, solver, method, max_steps)
@@ -282,7 +282,7 @@ def _reverse_mode(problem: ODEProblem, solver: str, method: str, max_steps: int)
     return jax.jit(forward), jax.jit(lambda pull, cotangent: pull(cotangent)[0])
 
 
-def _forward_mode(problem: ODEProblem, solver: str, method: str, max_steps: int) -> tuple[Callable, Callable]:
+def _forward_mode(problem: Problem, solver: str, method: str, max_steps: int) -> tuple[Callable, Callable]:
     """All tangents at once in the forward pass; the backward one contracts them."""
     import jax
     import jax.numpy as jnp

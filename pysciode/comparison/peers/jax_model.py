@@ -23,13 +23,13 @@ from ...graphs.scalar_graph import Scalar, ScalarGraph
 from ...lowering.ops.backend import Array, AxisMap, Backend, Kind, ScalarFunction, kind_of, run_scalar
 from ...lowering.ops.interpreter import interpret
 from ...lowering.scalars.unroll import grid
-from ...problems.ode import ODEProblem
+from ...problems.base import FIRST_ORDER, Problem
 
 JaxRhs = Callable[[Any, Any, Any], Any]
 """``f(t, u, p) -> du`` on flat JAX arrays."""
 
 
-def jax_rhs(problem: ODEProblem) -> JaxRhs:
+def jax_rhs(problem: Problem) -> JaxRhs:
     """The problem's right-hand side in JAX, ``f(t, u, p)`` on the flat state and the flat parameters of ``problem.layout``.
 
     Call it with x64 enabled where the problem is in double precision.
@@ -53,14 +53,14 @@ def _no_form(what: str) -> EngineUnavailable:
     return EngineUnavailable("diffrax", f"no JAX form of {what}", mend=None)
 
 
-def _array_form(problem: ODEProblem) -> ArrayModel | None:
+def _array_form(problem: Problem) -> ArrayModel | None:
     """A small torch model, which was unrolled into scalars for Julia, as the arrays that its JAX twin would be written in."""
     from ...capture.reach import mentions_torch
     from ...capture.torch.array_capture import capture_torch
     from ...capture.torch.transforms import captured_outside
 
     f = problem.f
-    if problem.kind != "ode" or not isinstance(problem.model, ScalarModel) or not callable(f):
+    if problem.form is not FIRST_ORDER or not isinstance(problem.model, ScalarModel) or not callable(f):
         return None
     if not (is_module(f) or mentions_torch(f)):
         return None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ...errors import EngineUnavailable
 from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 
 Peer = Literal["torchdiffeq", "diffrax", "scipy"]
 
@@ -62,7 +62,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names if len(names) <= 3 else [*names[:2], "…"])
 
 
-def refuse_mass_matrix(problem: ODEProblem, peer: str) -> None:
+def refuse_mass_matrix(problem: Problem, peer: str) -> None:
     """Peers solve ``du/dt = f`` alone.
 
     Raises

@@ -15,7 +15,7 @@ from ...engines.base import SolveOptions, SolveRequest
 from ...errors import EngineUnavailable, PysciodeError, SolveFailed
 from ...graphs.captured_model import CallbackModel, JuliaModel, ScalarModel
 from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from ...solving.solution import SUCCESS
 from ..measure.rows import Counts
 from .peer_solvers import peer_solvers, refuse_mass_matrix
@@ -35,7 +35,7 @@ class SolverTask:
         Whether SciML's solvers take a step to each of these times, instead of interpolating.
     """
 
-    problem: ODEProblem
+    problem: Problem
     saveat: np.ndarray
     rtol: float
     atol: float
@@ -92,7 +92,7 @@ class EngineSolver(SolverContestant):
         engine, problem = get_engine(self.engine), task.problem
         tstops = task.saveat if task.step_on_times else None
         options = SolveOptions(task.saveat, tstops, rtol=task.rtol, atol=task.atol, maxiters=task.maxiters)
-        request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, self.algorithm, options)
+        request = SolveRequest(problem, problem.flat_values(), problem.tspan, self.algorithm, options)
 
         def run() -> Solved:
             raw = engine.solve(request)
@@ -187,7 +187,7 @@ def peer_contestants(algorithms: Sequence[Algorithm | None]) -> list[SolverConte
     return out
 
 
-def _numpy_rhs(problem: ODEProblem) -> Callable[[float, np.ndarray], np.ndarray]:
+def _numpy_rhs(problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
     """``f(t, u)`` on flat NumPy arrays."""
     model, p, dtype = problem.model, problem.flat_p(), problem.dtype
     if isinstance(model, JuliaModel):

@@ -19,7 +19,7 @@ from ...arrays.parameters import is_module, is_tensor
 from ...engines.torch_rhs import torch_rhs
 from ...errors import PysciodeError
 from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import FIRST_ORDER, Problem
 from ..measure.blocks import STATE, Blocks
 from ..measure.contestants import Contestant, GradientRun, Task
 from ..measure.rows import Counts
@@ -32,7 +32,7 @@ all of them in memory."""
 TorchRhs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def embedded_contestants(problem: ODEProblem, algorithms: Sequence[Algorithm | None]) -> list[Contestant]:
+def embedded_contestants(problem: Problem, algorithms: Sequence[Algorithm | None]) -> list[Contestant]:
     """torchdiffeq's two ways to a gradient, with its solvers that are nearest to `algorithms`.
 
     It has no stiff solver: what stands for one is its dopri5, so that the table shows what happens then.
@@ -193,7 +193,7 @@ class CountedRhs:
             raise PysciodeError(f"torchdiffeq's {self._solver} gave up: {reason[:100]}") from None
 
 
-def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
+def user_rhs(problem: Problem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
     """``f(t, u)`` on tensors of the state's own shape.
 
     The user's own function where it is written in torch, and otherwise the captured model printed as torch.
@@ -207,7 +207,7 @@ def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
     from ...capture.torch.arguments import infer_signature
 
     f, shape = problem.f, tuple(problem.u0.shape)
-    if problem.kind == "ode" and callable(f) and (is_module(f) or mentions_torch(f)):
+    if problem.form is FIRST_ORDER and callable(f) and (is_module(f) or mentions_torch(f)):
         roles = infer_signature(f)
         p = problem.layout.rebuild(leaves[: problem.layout.n_leaves])
 
@@ -232,12 +232,12 @@ def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
     return printed
 
 
-def own_leaves(problem: ODEProblem) -> list[torch.Tensor]:
+def own_leaves(problem: Problem) -> list[torch.Tensor]:
     """The problem's parameters as tensors without history; those of modules are the ones that the user's function reaches."""
     return [_own_leaf(x, problem, i) for i, x in enumerate(problem.leaves)]
 
 
-def _own_leaf(x: Any, problem: ODEProblem, i: int) -> torch.Tensor:
+def _own_leaf(x: Any, problem: Problem, i: int) -> torch.Tensor:
     if i >= problem.layout.n_leaves:
         return x
     if is_tensor(x):

@@ -126,7 +126,7 @@ function write_states(out::Ptr{T}, a::Answer{T}) where {T}
     return nothing
 end
 
-"""Choose by the sensitivity method; the adjoint methods live in the extension of SciMLSensitivity."""
+"""Solve as the sensitivity method has it; the adjoint methods live in the extension of SciMLSensitivity."""
 function dispatch(plan::Plan, u0, p, tspan, saveat, hooks, event_p)
     start = nothing
     if plan.algebraic !== nothing
@@ -138,18 +138,17 @@ function dispatch(plan::Plan, u0, p, tspan, saveat, hooks, event_p)
     s === nothing && return run(plan, u0, p, tspan, saveat, hooks, event_p)
     start === nothing || can_differentiate(start.algebraic) || throw(GradientFailed(
         "the mass matrix is singular, without rows and columns of zeros for its algebraic equations and variables: write it so"))
-    s.name === :ForwardDiffSensitivity && return at_runtime(run_forward_mode, plan, u0, p, tspan, saveat, hooks, start)
-    s.name === :ForwardSensitivity && return at_runtime(run_forward_sensitivity, plan, u0, p, tspan, saveat, hooks, start)
-    result = at_runtime(run_adjoint, plan, u0, p, tspan, saveat, hooks)
-    if start !== nothing && !(result.pullback isa Refusal)
-        pull = result.pullback
-        result.pullback = du -> at_runtime(through, start, plan, p, at_runtime(pull, du)...)
-    end
-    return result
+    return at_runtime(differentiate, s.method, plan, u0, p, tspan, saveat, hooks, start)
 end
 
-"""Defined by the extension of SciMLSensitivity."""
-function run_adjoint end
+"""The same answer, whose pullback goes on through what made the initial values consistent."""
+through_start(result, ::Nothing, plan, p) = result
+function through_start(result, start, plan, p)
+    result.pullback isa Refusal && return result
+    pull = result.pullback
+    result.pullback = du -> at_runtime(through, start, plan, p, at_runtime(pull, du)...)
+    return result
+end
 
 """    c_fetch(answer, t_out, u_out) -> status: copy the saved times and states."""
 function c_fetch(id::Int64, t_out::Ptr{Float64}, u_out::Ptr{Cvoid})::Cint

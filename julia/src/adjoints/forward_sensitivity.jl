@@ -1,6 +1,9 @@
 # ForwardSensitivity: the sensitivity equations of SciMLSensitivity's method of that name, with the generated Jacobians, for
 # initial values as well as for parameters.
 
+differentiate(::Methods.ForwardSensitivity, plan, u0, p, tspan, saveat, hooks, start) =
+    run_forward_sensitivity(plan, u0, p, tspan, saveat, hooks, start)
+
 """
 The state and its sensitivities as one system: `M u' = f`, `M s_j' = J s_j + ∂f/∂p_j` (Hindmarsh & Serban 2005, CVODES, eq. 2.9),
 where `s_j` is the derivative by a parameter times that one's scale.

@@ -10,6 +10,7 @@ struct Generated
     mod::Module
     n::Int
     np::Int
+    m::Int          # numbers that `f!` computes
     functions::Dict{Symbol,Any}
     sparsity::Union{Nothing,Tuple{Vector{Int},Vector{Int}}}
     branches::Bool  # whether the source may take one of several ways by the values of its arguments
@@ -22,11 +23,11 @@ const FUNCTION_NAMES = (
 )
 
 """
-    generate(source, n, np; constants, sparsity, on_device, given) -> Generated
+    generate(source, n, np; outputs, constants, sparsity, on_device, given) -> Generated
 
 Evaluate `source` in a fresh module, with each of `constants` (name => vector) bound in it first.
 """
-function generate(source::AbstractString, n::Integer, np::Integer; constants=(), sparsity=nothing, on_device=false,
+function generate(source::AbstractString, n::Integer, np::Integer; outputs=n, constants=(), sparsity=nothing, on_device=false,
                   given=nothing, filename="generated model")
     mod = Module(gensym(:PySciODEModel))
     Core.eval(mod, :(const Kernels = $Kernels))
@@ -39,11 +40,11 @@ function generate(source::AbstractString, n::Integer, np::Integer; constants=(),
         name => Base.invokelatest(getfield, mod, name) for name in FUNCTION_NAMES if isdefined(mod, name)
     )
     branches = occursin(r"\b(if|ifelse|while)\b|\?|&&|\|\|", source)
-    return Generated(mod, n, np, functions, sparsity, branches, given)
+    return Generated(mod, n, np, outputs, functions, sparsity, branches, given)
 end
 
 """The same functions with other constants: nothing is compiled again."""
-with_constants(g::Generated, given, sparsity) = Generated(g.mod, g.n, g.np, g.functions, sparsity, g.branches, given)
+with_constants(g::Generated, given, sparsity) = Generated(g.mod, g.n, g.np, g.m, g.functions, sparsity, g.branches, given)
 
 lookup(g::Generated, name::Symbol) = get(() -> throw(MissingFunction(name)), g.functions, name)
 
@@ -70,7 +71,7 @@ struct Call{K,G,W}
     w::W
     n::Int
     np::Int
-    m::Int  # length of the output where it is neither n nor np
+    m::Int  # length of the output of `f!` and of matrices
     Call{K}(g::G, w::W, n, np, m=0) where {K,G,W} = new{K,G,W}(g, w, n, np, m)
 end
 
@@ -78,7 +79,7 @@ end
 
 # f!(du, u, p, t)
 (c::Call{:f})(du, u, p, t) =
-    (@inline c.g(PtrVector(du, c.n), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
+    (@inline c.g(PtrVector(du, c.m), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
 # jac!, paramjac!, jac_sparse!, tgrad!: an output of m numbers
 (c::Call{:matrix})(J, u, p, t) =
     (@inline c.g(PtrVector(J, c.m), PtrVector(u, c.n), PtrVector(p, c.np), t, c.w); nothing)
@@ -217,7 +218,7 @@ end
 """The right-hand side for element type `S`, compiled now if it is the first time."""
 function closure(inst::Instance, ::Type{S}) where {S}
     found = get(inst.closures, S, nothing)
-    return found === nothing ? (inst.closures[S] = at_runtime(make_closure, inst, S, :f, :f!, g -> 0)) : found
+    return found === nothing ? (inst.closures[S] = at_runtime(make_closure, inst, S, :f, :f!, g -> g.m)) : found
 end
 
 function reset!(inst::AbstractInstance{T}) where {T}

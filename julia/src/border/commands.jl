@@ -21,15 +21,16 @@ function command(::Val{:register}, a::Arguments, source::String)
     constants = read_constants(a["constants"])
     sparsity = haskey(a, "colptr") ? (Vector{Int}(a["colptr"]), Vector{Int}(a["rowval"])) : nothing
     T = eltype_of(a["dtype"])
+    outputs = get(a, "outputs", a["n"])::Int
     if haskey(a, "device")
-        generated = generate(source, a["n"]::Int, a["np"]::Int; constants, on_device=true)
+        generated = generate(source, a["n"]::Int, a["np"]::Int; outputs, constants, on_device=true)
         return hold!(MODELS, DeviceModel{T}(generated, at_runtime(find_device, Val(Symbol(a["device"])), a["index"]::Int)))
     end
-    haskey(a, "like") || return hold!(MODELS, Model{T}(generate(source, a["n"]::Int, a["np"]::Int; constants, sparsity)))
+    haskey(a, "like") || return hold!(MODELS, Model{T}(generate(source, a["n"]::Int, a["np"]::Int; outputs, constants, sparsity)))
     given = NamedTuple(Symbol(name) => value for (name, value) in constants)
     like = a["like"]::Int
     generated = if like == 0
-        generate(source, a["n"]::Int, a["np"]::Int; sparsity, given)
+        generate(source, a["n"]::Int, a["np"]::Int; outputs, sparsity, given)
     else
         with_constants((get_object(MODELS, like)::Model{T}).generated, given, sparsity)
     end
@@ -78,7 +79,7 @@ function command(::Val{:register_callback}, a::Arguments, _)
         functions[:vjp!] = (dl, l, u, p, t, w) -> both(dl, zeros(T, np), l, u, p, t, w)
         functions[:vjp_p!] = (dp, l, u, p, t, w) -> both(zeros(T, n), dp, l, u, p, t, w)
     end
-    return hold!(MODELS, Model{T}(Generated(@__MODULE__, n, np, functions, nothing, true, nothing)))
+    return hold!(MODELS, Model{T}(Generated(@__MODULE__, n, np, n, functions, nothing, true, nothing)))
 end
 
 struct PythonFunction{T}
@@ -112,11 +113,11 @@ function command(::Val{:plan}, a::Arguments, _)
     n = model.generated.n
     reverse = haskey(a, "reverse") ? algorithm(a["reverse"]::String, a["reverse_packages"]) : alg
     sensitivity === nothing || (reverse = at_runtime(for_reverse, reverse))
-    sensitivity !== nothing && sensitivity.name === :ForwardDiffSensitivity && (alg = for_duals(alg, n, a))
+    sensitivity !== nothing && Methods.duals(sensitivity.method) && (alg = for_duals(alg, n, a))
     # Consistent initial values of an algebraic equation are found by its solvers.
     haskey(a, "mass_matrix") && require("OrdinaryDiffEqNonlinearSolve")
     return hold!(PLANS, at_runtime(plan, model, alg;
-        reverse, kind=ProblemKind(get(a, "kind", 0)), other=haskey(a, "other") ? get_object(MODELS, a["other"]) : nothing,
+        reverse, form=at_runtime(form, Val(Symbol(get(a, "form", "first_order")))), parts=read_parts(model, get(a, "parts", ())),
         odekind=Symbol(a["odekind"]), options=read_options(a), sensitivity, mass_matrix=read_matrix(a, n), algebraic=read_algebraic(a, n),
         events=read_events(typeof(model), get(a, "events", ()))))
 end
@@ -133,6 +134,9 @@ function for_duals(alg, n, a::Arguments)
     a["odekind"] in ("full", "implicit") || return alg
     return at_runtime(remake, alg; linsolve=at_runtime(getfield(loaded("LinearSolve"), :GenericLUFactorization)))
 end
+
+read_parts(::AbstractModel{T}, given) where {T} =
+    Dict{Symbol,Model{T}}(Symbol(name) => get_object(MODELS, handle) for (name, handle) in given)
 
 read_events(::Type{<:AbstractModel{T}}, given) where {T} = Event{T}[read_event(Model{T}, e) for e in given]
 
@@ -154,12 +158,11 @@ end
 
 function read_sensitivity(a::Arguments)
     name = Symbol(a["name"])
-    needs_adjoints = !(name in (:ForwardDiffSensitivity, :ForwardSensitivity))
-    needs_adjoints && isempty(methods(run_adjoint)) && require("SciMLSensitivity")
+    method = sensitivity_method(Val(name))
+    Methods.package(method) === nothing || require(Methods.package(method))
+    foreach(require, get(a, "packages", ()))
     autojacvec = Symbol(get(a, "autojacvec", "generated"))
-    # SciMLSensitivity has this as an extension only.
-    (name === :MooncakeAdjoint || autojacvec === :MooncakeVJP) && require("Mooncake")
-    return Sensitivity(; name, autojacvec, options=symbolic_pairs(get(a, "options", ())),
+    return Sensitivity(; name, method, autojacvec, options=symbolic_pairs(get(a, "options", ())),
                        abstol=Float64(get(a, "abstol", NaN)), reltol=Float64(get(a, "reltol", NaN)), u0=a["u0"]::Bool, p=a["p"]::Bool)
 end
 

@@ -98,42 +98,6 @@ function finish(inst::AbstractInstance{T}, integrator) where {T}
     return sol
 end
 
-function odeproblem(plan::Plan{T}, inst::Instance{T}, u0::Vector{S}, p::Vector{S}, tspan) where {T,S}
-    if plan.kind == dynamical
-        n = length(u0) ÷ 2
-        return DynamicalODEProblem{true}(Half(RHS{T,S}(inst), true), Half(RHS{T,S}(inst), false), u0[1:n], u0[(n + 1):end], tspan, p)
-    elseif plan.kind == split
-        second = companion(inst, plan.other)
-        S <: DualOf{T} && prepare_duals!(second, S)
-        f = SplitFunction{true,FullSpecialize}(odefunction(inst, plan.odekind, S), ODEFunction{true,FullSpecialize}(RHS{T,S}(second)))
-        return SplitODEProblem(f, u0, tspan, p)
-    end
-    return odeproblem(with_mass_matrix(plan, odefunction(inst, plan.odekind, S), u0), u0, tspan, p)
-end
-
-"""The instance of a split problem's second right-hand side that goes with `inst`."""
-companion(inst::Instance{T}, other::Model{T}) where {T} =
-    get!(() -> Instance{T}(other.generated), inst.odefunctions, other)::Instance{T}
-
-# A function barrier: `odefunction` is not inferred.
-odeproblem(f::F, u0, tspan, p) where {F<:ODEFunction} = ODEProblem(f, u0, tspan, p)
-
-"""
-One half of a partitioned system: the model computes the derivatives of velocities and positions together, from both.
-"""
-struct Half{T,S} <: Function
-    f::RHS{T,S}
-    first::Bool
-end
-function (h::Half)(out, v, u, p, t)
-    S = promote_type(eltype(out), eltype(v), eltype(u))
-    z, dz = vcat(v, u), Vector{S}(undef, 2length(v))
-    h.f(dz, z, p, t)
-    n = length(v)
-    copyto!(out, 1, dz, h.first ? 1 : n + 1, n)
-    return nothing
-end
-
 flat(u::Vector) = u
 flat(u::AbstractVector) = collect(u)
 """A state as a vector of the plan's kind, without any structure of SciML's."""

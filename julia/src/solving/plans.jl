@@ -20,10 +20,11 @@ end
 """
     Sensitivity
 
-How to differentiate: SciML's method by `name`, the choice of VJP, and the options.
+How to differentiate: the method (by SciML's `name`), the choice of VJP, and the options.
 """
 Base.@kwdef struct Sensitivity
     name::Symbol
+    method::Methods.Method = sensitivity_method(Val(name))
     autojacvec::Symbol = :generated
     options::Vector{Pair{Symbol,Any}} = Pair{Symbol,Any}[]
     abstol::Float64 = NaN     # NaN: as the forward solve
@@ -32,8 +33,15 @@ Base.@kwdef struct Sensitivity
     p::Bool = true
 end
 
-"""What kind of problem the model is: a first-order ODE, a partitioned one (velocities first), or a sum of two right-hand sides."""
-@enum ProblemKind first_order=0 dynamical=1 split=2
+"""
+In which form SciML solves a problem. Each is a type of its own with two methods:
+
+    form(::Val{name})                              the form that Python calls by this name
+    problem(form, plan, inst, u0, p, tspan)        SciML's problem
+
+`plan.parts` are the models of the functions that the form takes on their own, by name; see `part`.
+"""
+abstract type Form end
 
 """
 An event of a plan: it occurs where the first output of `condition` changes its sign.
@@ -76,9 +84,9 @@ can_differentiate(a::Algebraic) = length(a.variables) == length(a.equations) == 
 A model, an algorithm and everything else that does not change from one solve to the next.
 """
 struct Plan{T,A,R,O<:Options,M<:AbstractModel{T}}
-    kind::ProblemKind
+    form::Form
     model::M
-    other::Union{Nothing,Model{T}}  # the second right-hand side of a split problem
+    parts::Dict{Symbol,Model{T}}    # functions of the form beside the model
     alg::A
     reverse::R                      # the same algorithm, as the reverse solve of an adjoint takes it
     odekind::Symbol
@@ -191,15 +199,15 @@ catch
 end
 
 """
-    plan(model, alg; kind, other, odekind, options, sensitivity, mass_matrix, algebraic, events)
+    plan(model, alg; form, parts, odekind, options, sensitivity, mass_matrix, algebraic, events)
 
 Bundle and check; `dt` is asked for where the method has fixed steps.
 """
-function plan(model::AbstractModel{T}, alg; reverse=alg, kind=first_order, other=nothing, odekind=:full, options=Options(), sensitivity=nothing,
+function plan(model::AbstractModel{T}, alg; reverse=alg, form=FirstOrder(), parts=Dict{Symbol,Model{T}}(), odekind=:full, options=Options(), sensitivity=nothing,
               mass_matrix=nothing, algebraic=nothing, events=Event{T}[]) where {T}
     if (!isadaptive(alg) || !options.adaptive) && options.dt == 0 && isempty(options.tstops)
         throw(ArgumentError("$(nameof(typeof(alg))) has fixed steps here: give dt"))
     end
-    return Plan{T,typeof(alg),typeof(reverse),typeof(options),typeof(model)}(kind, model, other, alg, reverse, odekind, options, sensitivity, mass_matrix,
+    return Plan{T,typeof(alg),typeof(reverse),typeof(options),typeof(model)}(form, model, parts, alg, reverse, odekind, options, sensitivity, mass_matrix,
                                                                                            algebraic, events)
 end

@@ -12,6 +12,9 @@ function dual_width(s::Sensitivity, n)
     return n <= 4 ? 4 : 8
 end
 
+differentiate(::Methods.ForwardDiffSensitivity, plan, u0, p, tspan, saveat, hooks, start) =
+    run_forward_mode(plan, u0, p, tspan, saveat, hooks, start)
+
 """
     run_forward_mode(plan, u0, p, tspan, saveat) -> Answer
 
