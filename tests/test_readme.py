@@ -12,7 +12,7 @@ import pytest
 from pysciode import engines
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *(f"docs/{page}.md" for page in ("quick_start", "comparing", "fitting", "discovery", "neural_families"))]
+PAGES = ["README.md", *(f"docs/{page}.md" for page in ("quick_start", "models", "comparing", "fitting", "discovery", "neural_families"))]
 
 
 def blocks(page: str) -> list[str]:

@@ -473,3 +473,83 @@ def test_an_attribute_of_a_scripted_module(chosen_engine):
         net.k = k
         sol = ps.solve(ps.ODEProblem(net, torch.ones(2, dtype=torch.float64), (0.0, 1.0)))
         np.testing.assert_allclose(sol.u[-1], np.full(2, math.exp(-k)), rtol=1e-4)
+
+
+EXECUTED = """
+import dataclasses
+import sys
+
+class Attribute:
+    rate = 2.0
+    def __call__(self, u, p, t):
+        return -self.rate * u
+    def put(self, value):
+        self.rate = value
+
+class OfTheClass(Attribute):
+    def put(self, value):
+        type(self).rate = value
+
+class Property(Attribute):
+    def __init__(self):
+        self.kept = [2.0]
+    @property
+    def rate(self):
+        return self.kept[0]
+    def put(self, value):
+        self.kept[0] = value
+
+class Inner:
+    def __init__(self):
+        self.rate = 2.0
+
+if __name__ in sys.modules:  # dataclasses look their module up
+    @dataclasses.dataclass
+    class Inner:
+        rate: float = 2.0
+
+class Nested:
+    def __init__(self):
+        self.inner = Inner()
+    def __call__(self, u, p, t):
+        return -self.inner.rate * u
+    def put(self, value):
+        self.inner.rate = value
+
+class Data:
+    rate = 2.0
+
+class Closed:
+    def __init__(self):
+        self.data = data = Data()
+        self.f = lambda u, p, t: -data.rate * u
+    def put(self, value):
+        self.data.rate = value
+
+rate = 2.0
+class Global:
+    def __call__(self, u, p, t):
+        return -rate * u
+    def put(self, value):
+        globals()["rate"] = value
+"""
+NAMESPACES = {
+    "none": dict,
+    "a name that nobody knows": lambda: {"__name__": "nowhere"},
+    "the main module's": lambda: {"__name__": "__main__"},
+    "a module without a file": lambda: vars(sys.modules["without_a_file"]),
+}
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+@pytest.mark.parametrize("kind", ["Attribute", "OfTheClass", "Property", "Nested", "Closed", "Global"])
+def test_code_that_was_executed_from_text(chosen_engine, monkeypatch, kind, namespace):
+    monkeypatch.setitem(sys.modules, "without_a_file", type(sys)("without_a_file"))
+    names = NAMESPACES[namespace]()
+    exec(EXECUTED, names)
+    kept = names[kind]()
+    model = getattr(kept, "f", kept)
+    for value in (2.0, 0.5, 0.7, 2.0):
+        kept.put(value)
+        found = ps.solve(ps.ODEProblem(model, [1.0], (0.0, 1.0)), saveat=[1.0], rtol=1e-8, atol=1e-8).u[0, 0]
+        assert found == pytest.approx(math.exp(-value), rel=1e-6)
