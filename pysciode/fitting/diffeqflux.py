@@ -17,7 +17,8 @@ from ..engines.julia.commands import array, where
 from ..engines.julia.installation import require_extra
 from ..errors import JuliaError
 from ..methods.algorithms import Algorithm, check_algorithm
-from ..problems.base import FIRST_ORDER, Problem, check_problem
+from ..problems.base import Problem, check_problem
+from ..problems.declarations import FIRST_ORDER
 from ..solving.options import solve_options
 
 Kernel = Literal[

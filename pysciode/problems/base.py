@@ -6,15 +6,11 @@ solves it. Nothing else asks which kind it carries.
 
 from __future__ import annotations
 
-import inspect
 import os
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from typing_extensions import Self
 
 from ..arrays.checks import TimeSpan, check_leaves, check_matrix, check_resolution, check_time_span, state_of
 from ..arrays.devices import device_of, torch_device
@@ -24,58 +20,14 @@ from ..capture.model_cache import Captured, store
 from ..capture.parts import Same
 from ..capture.reach import Reached, reached_by
 from ..capture.state_changes import counted, left_as_they_were, place_id
+from .declarations import FIRST_ORDER, Form, Signature
+from .functions import out_of_place, stacked
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ..arrays.tensors import DeviceValues, TensorValues
     from ..graphs.captured_model import CapturedModel
-    from ..methods.algorithms import Algorithm
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a function of a problem takes and returns.
-
-    Attributes
-    ----------
-    inputs
-        Names of its arguments, in their order; in place, the result comes before them.
-    output
-        What it returns: something of the state's shape, of half of a state ``[v, u]``, or one number.
-    """
-
-    inputs: tuple[str, ...] = ("u", "p", "t")
-    output: Literal["state", "half", "number"] = "state"
-
-    def shape(self, state: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of what it returns, for a state of this shape."""
-        return {"state": state, "half": state[1:], "number": ()}[self.output]
-
-
-@dataclass(frozen=True)
-class Form:
-    """In which form SciML solves a kind of problem.
-
-    Attributes
-    ----------
-    name
-        Of the form on the Julia side (``julia/src/forms``).
-    families
-        Families of algorithms that take this form; every other algorithm takes the first-order system.
-    parts
-        Functions that are captured on their own for it, by their names.
-    """
-
-    name: str
-    families: frozenset[str] = frozenset()
-    parts: tuple[str, ...] = ()
-
-    def takes(self, algorithm: Algorithm | None) -> bool:
-        """Whether `algorithm` solves this form, rather than the first-order system."""
-        return algorithm is not None and algorithm.family in self.families
-
-
-FIRST_ORDER = Form("first_order")
-"""``du/dt = f(u, p, t)``, which all algorithms take."""
 
 
 class Problem:
@@ -510,47 +462,3 @@ def _as_floats_of(leaves: list[Any], u0: Any) -> Any:
             if array.dtype.kind in "iuf":
                 return array.astype(str(x.dtype).removeprefix("torch."))
     return u0
-
-
-def check_python(f: Any, name: str) -> None:
-    if not callable(f):
-        raise TypeError(f"{name} must be a Python function for this kind of problem, not {type(f).__name__}")
-
-
-def out_of_place(f: Callable[..., Any], n_arguments: int) -> Callable[..., Any]:
-    """`f` itself, or where it takes one argument more, a function that returns what `f` writes into it."""
-    try:
-        positional = [x for x in inspect.signature(f).parameters.values() if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
-    except (TypeError, ValueError):
-        return f
-    if len(positional) != n_arguments + 1 or positional[-1].default is not inspect.Parameter.empty:
-        return f
-
-    def out_of_place(*arguments: Any) -> Any:
-        like = arguments[0]
-        out = like.new_zeros(like.shape) if is_tensor(like) else np.zeros_like(like)
-        f(out, *arguments)
-        return out
-
-    return out_of_place
-
-
-def stack(a: Any, b: Any) -> Any:
-    if is_tensor(a) or is_tensor(b):
-        torch = sys.modules["torch"]  # not imported: what reads a model would take one for NumPy as one for torch
-        return torch.stack((torch.as_tensor(a), torch.as_tensor(b)))
-    return np.stack([np.asarray(a), np.asarray(b)])
-
-
-def stacked(v0: Any, u0: Any, velocity: str) -> Any:
-    """``[v0, u0]`` as one state."""
-    for x, name in ((v0, velocity), (u0, "u0")):
-        if x is None:
-            raise TypeError(f"{name} is missing")
-    if tuple(np.shape(v0)) != tuple(np.shape(u0)):
-        raise ValueError(f"{velocity} has shape {tuple(np.shape(v0))} and u0 {tuple(np.shape(u0))}; they must be the same")
-    if is_tensor(v0) and is_tensor(u0) and v0.dtype != u0.dtype:
-        raise TypeError(f"{velocity} is {v0.dtype} and u0 {u0.dtype}; they must be the same")
-    if is_tensor(v0) or is_tensor(u0):
-        return stack(v0, u0)
-    return np.stack([np.asarray(v0), np.asarray(u0)])

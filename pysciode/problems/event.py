@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from .base import Problem, Signature
+from .base import Problem
+from .declarations import Signature
 
 
 class EventFunction(Problem):

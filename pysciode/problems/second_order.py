@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 from ..arrays.torch_compile import opaque
 from ..methods.algorithms import PARTITIONED
-from .base import Form, Problem, Signature, check_python, stack, stacked
+from .base import Problem
+from .declarations import Form, Signature
+from .functions import check_python, stack, stacked
 
 PARTITIONED_FORM = Form("partitioned", PARTITIONED)
 _HALF = Signature(("v", "u", "p", "t"), "half")

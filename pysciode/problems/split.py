@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays.torch_compile import opaque
-from .base import Form, Problem, Signature, check_python
+from .base import Problem
+from .declarations import Form, Signature
+from .functions import check_python
 
 
 class SplitODEProblem(Problem):

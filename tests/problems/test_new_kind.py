@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode.problems.base import Form, Problem, Signature
+from pysciode.problems.base import Problem
+from pysciode.problems.declarations import Form, Signature
 
 F64 = torch.float64
 

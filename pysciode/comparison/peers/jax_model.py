@@ -23,7 +23,8 @@ from ...graphs.scalar_graph import Scalar, ScalarGraph
 from ...lowering.ops.backend import Array, AxisMap, Backend, Kind, ScalarFunction, kind_of, run_scalar
 from ...lowering.ops.interpreter import interpret
 from ...lowering.scalars.unroll import grid
-from ...problems.base import FIRST_ORDER, Problem
+from ...problems.base import Problem
+from ...problems.declarations import FIRST_ORDER
 
 JaxRhs = Callable[[Any, Any, Any], Any]
 """``f(t, u, p) -> du`` on flat JAX arrays."""

@@ -19,7 +19,8 @@ from ...arrays.parameters import is_module, is_tensor
 from ...engines.torch_rhs import torch_rhs
 from ...errors import PysciodeError
 from ...methods.algorithms import Algorithm
-from ...problems.base import FIRST_ORDER, Problem
+from ...problems.base import Problem
+from ...problems.declarations import FIRST_ORDER
 from ..measure.blocks import STATE, Blocks
 from ..measure.contestants import Contestant, GradientRun, Task
 from ..measure.rows import Counts

@@ -19,7 +19,7 @@ from ...lowering.numbers_apart import with_numbers_apart
 from ...methods.adjoints import SensitivityAlgorithm
 from ...methods.algorithms import STIFF, Algorithm, Tsit5, is_coarse
 from ...methods.initialization import dense
-from ...problems.base import FIRST_ORDER
+from ...problems.declarations import FIRST_ORDER
 from ..base import EventRequest, SolveOptions, SolveRequest
 from .callback import PythonFunctions
 from .devices import device_arguments
