@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Literal
+
+Status = Literal["ok", "failed", "unavailable"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,12 @@ class GradientRow:
         ``"RecursiveCheckpointAdjoint"``).
     vjp
         How vector-Jacobian products are made (``"generated"``, ``"ZygoteVJP"``, …); None where the method needs none.
-    options
-        The method's other options that differ from its defaults, as ``{"checkpointing": True}``.
     engine
         What ran: ``"julia"``, ``"embedded"`` (torchdiffeq) or ``"diffrax"``.
     rtol, atol
         Tolerances of the solve (and of the reverse solve).
+    options
+        The method's other options that differ from its defaults, as ``{"checkpointing": True}``.
     status
         ``"ok"``, ``"failed"`` (an error, or no gradient that can be trusted) or ``"unavailable"`` (a package that does not load, a
         model that this peer can't express).
@@ -67,7 +70,7 @@ class GradientRow:
     loss
         Value of the loss.
     forward, backward, total
-        Wall times of the solve, of its pullback, and of both with the loss between them; None where one can't be had apart.
+        Wall times of the solve, of its pullback, and of both with the loss between them.
     first_call
         Seconds that the first call took, compilation included.
     peak_memory
@@ -89,7 +92,7 @@ class GradientRow:
     rtol: float
     atol: float
     options: Mapping[str, object] = field(default_factory=dict)
-    status: Literal["ok", "failed", "unavailable"] = "ok"
+    status: Status = "ok"
     reason: str | None = None
     error: float | None = None
     block_errors: Mapping[str, float] = field(default_factory=dict)
@@ -112,6 +115,50 @@ class GradientRow:
         inside += [f"{key}={value}" for key, value in self.options.items()]
         name = self.method if self.engine == "julia" else f"{self.engine}: {self.method}"
         return f"{name}({', '.join(inside)})" if inside else name
+
+    @property
+    def timing(self) -> Timing | None:
+        """Of solve and gradient together."""
+        return self.total
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes kept between the passes, or the peak where those are unknown."""
+        return self.peak_memory if self.kept_memory is None else self.kept_memory
+
+
+@dataclass(frozen=True)
+class SolveRow:
+    """One solver at one tolerance, without derivatives; the fields are those of `GradientRow`.
+
+    Attributes
+    ----------
+    error
+        Largest relative error of the saved states, ``max |u - u_ref| / max |u_ref|`` per entry of the state.
+    """
+
+    solver: str
+    engine: str
+    rtol: float
+    atol: float
+    status: Status = "ok"
+    reason: str | None = None
+    error: float | None = None
+    time: Timing | None = None
+    first_call: float | None = None
+    counts: Counts = Counts()
+    steps: int | None = None
+    rejected: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The solver, with a peer's name before it."""
+        return self.solver if self.engine == "julia" else f"{self.engine}: {self.solver}"
+
+    @property
+    def timing(self) -> Timing | None:
+        """Of the solve."""
+        return self.time
 
 
 @dataclass(frozen=True)
@@ -138,26 +185,12 @@ class Reference:
     blocks: Mapping[str, int]
     norm: float
 
+    def hides(self, row: GradientRow | SolveRow) -> bool:
+        """Whether the row's error is less than the reference's own, so that it says nothing but "at most"."""
+        return row.error is not None and row.error < self.estimated_error
 
-@dataclass(frozen=True)
-class SolveRow:
-    """One solver at one tolerance, without derivatives; the fields are those of `GradientRow`.
-
-    Attributes
-    ----------
-    error
-        Largest relative error of the saved states, ``max |u - u_ref| / max |u_ref|`` per entry of the state.
-    """
-
-    solver: str
-    engine: str
-    rtol: float
-    atol: float
-    status: Literal["ok", "failed", "unavailable"] = "ok"
-    reason: str | None = None
-    error: float | None = None
-    time: Timing | None = None
-    first_call: float | None = None
-    counts: Counts = Counts()
-    steps: int | None = None
-    rejected: int | None = None
+    def proven_error(self, row: GradientRow) -> float | None:
+        """The error that the comparison can vouch for: the row's, or the reference's own where that is larger."""
+        if row.status != "ok" or row.error is None or not math.isfinite(row.error):
+            return None
+        return max(row.error, self.estimated_error)
