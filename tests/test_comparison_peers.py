@@ -10,7 +10,7 @@ from torch_models import ACTIVATIONS, LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, 
 import pysciode as ps
 from pysciode.comparison.measure.contestants import Task
 from pysciode.comparison.peers.diffrax import diffrax_contestants, diffrax_is_installed
-from pysciode.comparison.peers.peer_solvers import peer_solvers
+from pysciode.comparison.peers.peer_contestants import peer_solvers
 from pysciode.comparison.peers.torchdiffeq import embedded_contestants
 
 T = 0.3
@@ -153,7 +153,7 @@ def test_peers_have_the_exact_states_and_gradients(make, algorithm):
         assert found.keys() == wanted.keys(), contestant
         for key, gradient in zip(wanted, gradients, strict=True):
             np.testing.assert_allclose(found[key], gradient.reshape(-1).numpy(), rtol=1e-6, err_msg=str(contestant))
-        assert run.steps() > 3
+        assert run.steps > 3
 
 
 def test_evaluations_and_steps_are_those_that_took_place():
@@ -171,14 +171,14 @@ def test_evaluations_and_steps_are_those_that_took_place():
         states = run.forward()
         n_forward = len(calls)
         run.backward(torch.ones_like(states))
-        forward, backward = run.counts()
+        forward, backward = run.forward_counts, run.backward_counts
         assert forward.f == n_forward
         assert backward.f == len(calls) - n_forward
         # Dormand and Prince's method has six evaluations a step, and two more choose the first one.
-        assert run.steps() * 6 <= n_forward - 2
+        assert run.steps * 6 <= n_forward - 2
         if contestant.method == "odeint":
             assert backward.f == 0
-            assert run.steps() * 6 <= backward.vjp <= forward.f
+            assert run.steps * 6 <= backward.vjp <= forward.f
         else:
             assert backward.vjp == backward.f > 0
 
@@ -230,4 +230,3 @@ def test_peers_solvers_say_what_they_stand_for():
         ("Tsit5", "Tsit5 (for Tsit5, the default)"),
         ("Dopri8", "Dopri8 (for Vern9)"),
     ]
-    assert peer_solvers("scipy", [ps.DP5(), ps.BS3()]) == [("RK45", "RK45 (for DP5)"), ("RK23", "RK23 (for BS3)")]

@@ -11,7 +11,10 @@ from ..errors import PysciodeError
 from ..methods.algorithms import Algorithm
 from ..problems.ode import ODEProblem
 from ..solving.solution import Solution
-from .peers.solver_contestants import EngineSolver, ScipySolver, SolverContestant, SolverTask
+from .measure.contestants import Contestant, Task
+from .measure.engine_contestant import EngineContestant
+from .measure.measurement import one_line
+from .peers.scipy_solvers import scipy_solver
 
 MAX_STEPS = 1_000_000
 
@@ -69,12 +72,7 @@ def given_reference(problem: ODEProblem, times: np.ndarray, reference: Any) -> S
 def solve_reference(problem: ODEProblem, times: np.ndarray, engine: str, stiff: bool) -> SolutionReference:
     """Two solvers of high order at a tight tolerance; their difference estimates the error.
 
-    The tolerance is loosened twice where no two of them come to the end.
-
-    Parameters
-    ----------
-    stiff
-        Whether to try stiff solvers first.
+    The tolerance is loosened twice where no two of them come to the end; stiff solvers are tried first where `stiff`.
 
     Raises
     ------
@@ -82,41 +80,36 @@ def solve_reference(problem: ODEProblem, times: np.ndarray, engine: str, stiff: 
         If fewer than two solvers came to the end.
     """
     tightest = 1e-13 if problem.dtype == np.float64 else 1e-6
-    last: Exception | None = None
+    said = "nothing finite"
     for rtol in (tightest, 10 * tightest, 1000 * tightest):
         for pool in _pools(engine, stiff):
             found: list[tuple[str, np.ndarray]] = []
             for contestant in pool:
                 # A thousandth, so that states which stay small are resolved, too.
-                task = SolverTask(problem, times, rtol, 1e-3 * rtol, MAX_STEPS, step_on_times=True)
+                task = Task(problem, times, rtol, 1e-3 * rtol, MAX_STEPS, step_on_times=True)
                 try:
-                    states = np.array(contestant.prepare(task)().states, np.float64)
+                    states = contestant.prepare(task).forward().numpy().astype(np.float64).reshape(len(times), -1)
                 except Exception as error:  # SciML's own, Julia's or SciPy's: the next may do
-                    last = error
+                    said = one_line(error)[:120]
                     if pool[0] is contestant:
                         break  # the first is the one that is trusted
                     continue
                 if np.isfinite(states).all():
-                    found.append((contestant.solver, states))
+                    peer = "SciPy's " if contestant.engine == "scipy" else ""
+                    found.append((f"{peer}{contestant.solver}", states))
                 if len(found) == 2:
-                    return _checked(found, rtol, pool[0].engine)
+                    (name, states), (other, check) = found
+                    error = max(solution_error(check, states), float(np.finfo(np.float64).eps))
+                    return SolutionReference(states, f"{name} at rtol = {rtol:g}; {other} is off by {error:.1g}", error)
     raise PysciodeError(
         "no two solvers of high order came to the end at a tight tolerance, so there is nothing to hold errors against; pass "
-        f"reference=… (the last one said: {str(last).splitlines()[0][:120] if last else 'nothing finite'})"
+        f"reference=… (the last one said: {said})"
     )
 
 
-def _pools(engine: str, stiff: bool) -> list[list[SolverContestant]]:
+def _pools(engine: str, stiff: bool) -> list[list[Contestant]]:
     if engine == "julia":
-        pools = [[EngineSolver.of(Algorithm(name), engine) for name in names] for names in (_EXPLICIT, _STIFF)]
+        pools = [[EngineContestant.of(Algorithm(name)) for name in names] for names in (_EXPLICIT, _STIFF)]
     else:
-        pools = [[ScipySolver(name, "scipy") for name in names] for names in (_EXPLICIT_SCIPY, _STIFF_SCIPY)]
+        pools = [[scipy_solver(name) for name in names] for names in (_EXPLICIT_SCIPY, _STIFF_SCIPY)]
     return pools[::-1] if stiff else pools
-
-
-def _checked(found: list[tuple[str, np.ndarray]], rtol: float, engine: str) -> SolutionReference:
-    (name, states), (other, check) = found
-    error = max(solution_error(check, states), float(np.finfo(np.float64).eps))
-    peer = "SciPy's " if engine == "scipy" else ""
-    words = f"{peer}{name} at rtol = {rtol:g}; {peer}{other} is off by {error:.1g}"
-    return SolutionReference(states, words, error)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..engines import get_engine
-from ..errors import EngineUnavailable
 from ..methods.algorithms import Algorithm, check_algorithm
 from ..problems.ode import ODEProblem
 from ..solving.options import save_times
-from .arguments import check_tolerances
-from .measure.machine import machine
-from .measure.measurement import one_line
+from .arguments import check_time_limit, check_tolerances
+from .measure.contestants import Contestant, Run, Task
+from .measure.engine_contestant import EngineContestant
+from .measure.measurement import last_row, repeated
+from .measure.process import machine
+from .measure.process import time_limit as limited
 from .measure.rows import SolveRow, Timing
-from .measure.time_limit import OutOfTime
-from .measure.time_limit import time_limit as limited
-from .peers.solver_contestants import EngineSolver, SolverContestant, SolverRun, SolverTask, peer_contestants
+from .peers.scipy_solvers import peer_contestants
 from .solution_reference import SolutionReference, given_reference, solution_error, solve_reference
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def work_precision(
         raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats!r}")
+    limit = check_time_limit(time_limit)
     engine = get_engine(engine).name
     chosen = _algorithms(algorithms, engine)
     grid = sorted(check_tolerances(tolerances, TOLERANCES), reverse=True)
@@ -106,31 +108,25 @@ def work_precision(
         known = given_reference(problem, times, reference)
     else:
         known = solve_reference(problem, times, engine, stiff=all(x is not None and x.is_stiff for x in chosen))
-    field = [EngineSolver.of(x, engine) for x in chosen] + (peer_contestants(chosen) if peers else [])
+    field = [EngineContestant.of(x, engine=engine) for x in chosen] + (peer_contestants(chosen) if peers else [])
     rows: list[SolveRow] = []
-    given_up: dict[SolverContestant, str] = {}
+    given_up: dict[int, str] = {}
     with tqdm(total=len(field) * len(grid), disable=not progress, desc="solvers", leave=False, mininterval=0.5) as bar:
         for rtol, atol in grid:
-            for contestant in field:
+            for i, contestant in enumerate(field):
                 bar.set_postfix_str(f"{contestant.engine} {contestant.solver} rtol={rtol:g}")
-                if contestant in given_up:
-                    rows.append(_row(contestant, rtol, atol, status="failed", reason=given_up[contestant]))
+                row = SolveRow(contestant.solver, contestant.engine, rtol, atol)
+                if i in given_up:
+                    rows.append(replace(row, status="failed", reason=given_up[i]))
                 else:
                     start = time.perf_counter()
-                    task = SolverTask(problem, times, rtol, atol, maxiters)
-                    rows.append(_measure(contestant, task, known, repeats, time_limit))
+                    rows.append(_measure(row, contestant, Task(problem, times, rtol, atol, maxiters), known, repeats, limit))
                     took = time.perf_counter() - start
                     if rows[-1].status == "failed" and took > _BUDGET:
-                        given_up[contestant] = f"not tried: failed at rtol = {rtol:g}, after {took:.0f} s"
+                        given_up[i] = f"not tried: failed at rtol = {rtol:g}, after {took:.0f} s"
                 bar.update()
-    settings = {
-        "saved_times": len(times),
-        "repeats": repeats,
-        "maxiters": maxiters,
-        "reference_error": known.estimated_error,
-        **machine(),
-    }
-    return SolverReport(tuple(rows), known.words, repr(problem)[1:-1], settings)
+    settings = {"saved_times": len(times), "repeats": repeats, "maxiters": maxiters, "reference_error": known.estimated_error}
+    return SolverReport(tuple(rows), known.words, repr(problem)[1:-1], settings | machine())
 
 
 def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> list[Algorithm | None]:
@@ -147,42 +143,28 @@ def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str
     return found
 
 
-def _measure(contestant: SolverContestant, task: SolverTask, known: SolutionReference, repeats: int, limit: float | None) -> SolveRow:
-    def row(**fields: Any) -> SolveRow:
-        return _row(contestant, task.rtol, task.atol, **fields)
+def _measure(row: SolveRow, contestant: Contestant, task: Task, known: SolutionReference, repeats: int, limit: float | None) -> SolveRow:
+    """The row, with what the contestant's solve took or how it failed."""
 
-    try:
+    def stages(row: SolveRow) -> Iterator[SolveRow]:
         with limited(limit):
             run = contestant.prepare(task)
             start = time.perf_counter()
-            solved = run()
+            states = run.forward()
             first_call = time.perf_counter() - start
-    except OutOfTime as error:
-        return row(status="failed", reason=str(error))
-    except (EngineUnavailable, ImportError) as error:
-        return row(status="unavailable", reason=one_line(error))
-    except Exception as error:  # whatever a solver may throw: the others go on
-        return row(status="failed", reason=one_line(error))
-    if solved.states.shape != known.states.shape or not np.isfinite(solved.states).all():
-        return row(status="failed", reason="the solution is not finite", first_call=first_call)
-    return row(
-        error=solution_error(solved.states, known.states),
-        time=_timed(run, repeats),
-        first_call=first_call,
-        counts=solved.counts,
-        steps=solved.steps,
-        rejected=solved.rejected,
-    )
+        flat = states.reshape(len(states), -1).numpy()
+        if flat.shape != known.states.shape or not np.isfinite(flat).all():
+            yield replace(row, status="failed", reason="the solution is not finite", first_call=first_call)
+            return
+        row = replace(row, error=solution_error(flat, known.states), first_call=first_call)
+        row = replace(row, counts=run.forward_counts, steps=run.steps, rejected=run.rejected)
+        yield row
+        yield replace(row, time=Timing(tuple(repeated(lambda: _lap(run), repeats, _BUDGET))))
+
+    return last_row(row, stages)
 
 
-def _timed(run: SolverRun, repeats: int) -> Timing:
-    found: list[float] = []
-    while len(found) < repeats and (not found or sum(found) < _BUDGET):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return Timing(tuple(found))
-
-
-def _row(contestant: SolverContestant, rtol: float, atol: float, **fields: Any) -> SolveRow:
-    return SolveRow(contestant.solver, contestant.engine, rtol, atol, **fields)
+def _lap(run: Run) -> float:
+    start = time.perf_counter()
+    run.forward()
+    return time.perf_counter() - start

@@ -41,7 +41,10 @@ class Blocks:
         places: dict[str, slice] = {}
         for (name, _, _), leaf, place in zip(problem.layout.entries, problem.leaves, problem.layout.slices, strict=True):
             if is_tensor(leaf) and leaf.requires_grad:
-                places[_unused(f"p.{name}" if name == STATE else name, places)] = place
+                name = f"p.{name}" if name == STATE else name
+                while name in places:  # a parameter and a module's parameter may share a name
+                    name += "'"
+                places[name] = place
         return cls(problem.n, bool(problem.u0.requires_grad), places)
 
     @property
@@ -86,27 +89,21 @@ class Blocks:
         return u0, p
 
 
-def _unused(name: str, taken: Mapping[str, Any]) -> str:
-    """A parameter and a module's parameter may share a name."""
-    while name in taken:
-        name += "'"
-    return name
-
-
 def differentiable(problem: ODEProblem) -> ODEProblem:
     """`problem`, if something in it requires grad; otherwise a torch problem like it whose parameters do.
 
     Without parameters it is the initial state that does.
     """
-    tensors = [x for x in (problem.u0, *problem.leaves) if is_tensor(x)]
-    if any(x.requires_grad for x in tensors):
+    if any(is_tensor(x) and x.requires_grad for x in (problem.u0, *problem.leaves)):
         return problem
     layout = problem.layout
-    if layout.n_leaves == 0:
-        changes: dict[str, Any] = _state(problem)
+    if layout.n_leaves:
+        changes = {"p": layout.rebuild([_variable(x, problem.dtype) for x in problem.leaves[: layout.n_leaves]])}
     else:
-        leaves = [_variable(x, problem.dtype) for x in problem.leaves[: layout.n_leaves]]
-        changes = {"p": layout.rebuild(leaves)}
+        changes = {"u0": _variable(problem.u0, problem.dtype)}
+        if problem.kind in ("second_order", "dynamical"):
+            velocity, position = changes["u0"]
+            changes = {"du0" if problem.kind == "second_order" else "v0": velocity, "u0": position}
     changed = remake(problem, **changes)
     # Torch might not capture what was written for NumPy.
     return changed if problem.is_torch else with_model_of(changed, problem)
@@ -115,11 +112,3 @@ def differentiable(problem: ODEProblem) -> ODEProblem:
 def _variable(x: Any, dtype: np.dtype) -> torch.Tensor:
     array = x.detach().numpy() if is_tensor(x) else np.asarray(x)
     return torch.from_numpy(np.array(array, dtype)).requires_grad_()
-
-
-def _state(problem: ODEProblem) -> dict[str, torch.Tensor]:
-    """The initial state as `remake` takes it."""
-    u0 = _variable(problem.u0, problem.dtype)
-    if problem.kind in ("second_order", "dynamical"):
-        return {"du0" if problem.kind == "second_order" else "v0": u0[0], "u0": u0[1]}
-    return {"u0": u0}

@@ -1,4 +1,4 @@
-"""What takes part in a comparison: a solver with a sensitivity method, on one engine."""
+"""What takes part in a comparison: a solver, alone or with a sensitivity method, of SciML or of a peer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ class Task:
     Attributes
     ----------
     problem
-        A torch problem in which ``u0`` and parameters that are differentiated require grad.
+        Where gradients are compared, a torch problem in which ``u0`` and parameters that are differentiated require grad.
     saveat
         Times to save at, float64, shape ``(k,)``.
+    step_on_times
+        Whether SciML's solvers take a step to each of these times, instead of interpolating.
     """
 
     problem: ODEProblem
@@ -30,10 +32,27 @@ class Task:
     rtol: float
     atol: float
     maxiters: int = 100_000
+    step_on_times: bool = False
 
 
-class GradientRun(ABC):
-    """A contestant made ready for one task. `forward` and `backward` are timed, in this order, many times over."""
+class Run(ABC):
+    """A contestant made ready for one task. `forward` and, for gradients, `backward` are timed, in this order, many times over.
+
+    Attributes
+    ----------
+    forward_counts, backward_counts
+        Evaluations in the last `forward` and the last `backward`.
+    steps, rejected
+        Accepted and rejected steps of the last `forward`.
+    allocated
+        Bytes that Julia allocated in the last `forward` and `backward`.
+    """
+
+    forward_counts: Counts = Counts()
+    backward_counts: Counts = Counts()
+    steps: int | None = None
+    rejected: int | None = None
+    allocated: int | None = None
 
     @abstractmethod
     def forward(self) -> torch.Tensor:
@@ -45,7 +64,6 @@ class GradientRun(ABC):
             If the solver gave up.
         """
 
-    @abstractmethod
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
         """The gradient ``∂L/∂(u0, p)`` for ``cotangent = ∂L/∂u`` of the last `forward`: a flat float64 array for each block.
 
@@ -54,18 +72,7 @@ class GradientRun(ABC):
         PysciodeError
             If the method can't vouch for a gradient.
         """
-
-    def counts(self) -> tuple[Counts, Counts]:
-        """Evaluations in the last `forward` and the last `backward`."""
-        return Counts(), Counts()
-
-    def steps(self) -> int | None:
-        """Accepted steps of the last `forward`."""
-        return None
-
-    def allocated(self) -> int | None:
-        """Bytes that Julia allocated in the last `forward` and `backward`."""
-        return None
+        raise NotImplementedError
 
     def kept_memory(self) -> int | None:
         """Bytes that are held now, between `forward` and `backward`."""
@@ -74,16 +81,19 @@ class GradientRun(ABC):
 
 @dataclass(frozen=True)
 class Contestant(ABC):
-    """A solver, a sensitivity method and a choice of VJP; see :class:`~pysciode.comparison.measure.rows.GradientRow` for the fields."""
+    """A solver, a sensitivity method (None: a solve alone) and a choice of VJP.
+
+    See :class:`~pysciode.comparison.measure.rows.GradientRow` for the fields.
+    """
 
     solver: str
-    method: str
+    method: str | None
     vjp: str | None
     engine: str
     options: Mapping[str, object] = field(default_factory=dict)
 
     @abstractmethod
-    def prepare(self, task: Task) -> GradientRun:
+    def prepare(self, task: Task) -> Run:
         """Make ready for `task`; cheap, nothing is solved or compiled yet.
 
         Raises

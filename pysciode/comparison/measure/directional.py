@@ -42,21 +42,13 @@ def scales(parameters: np.ndarray, blocks: Blocks) -> np.ndarray:
 
 
 def discrepancy(
-    gradient: np.ndarray,
-    loss_at: Callable[[np.ndarray], float],
-    scale: np.ndarray,
-    rng: np.random.Generator,
-    directions: int = 3,
+    gradient: np.ndarray, loss_at: Callable[[np.ndarray], float], scale: np.ndarray, rng: np.random.Generator, directions: int = 3
 ) -> float:
     """Relative error of a gradient, as differences of the loss along random directions show it.
 
     With ``ξ`` of independent normal entries, the mean of ``(e·ξ)²`` is ``‖e‖²``: the root mean square over some directions
-    estimates the norm of the error, here in the variables divided by `scale`.
-
-    Parameters
-    ----------
-    loss_at
-        The loss as a function of the step from the present parameters.
+    estimates the norm of the error, here in the variables divided by `scale`. `loss_at` is a function of the step from the
+    present parameters.
     """
     scaled = gradient * scale
     size = float(np.linalg.norm(scaled))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, get_args
 
 from ...engines.julia.installation import require_packages
 from ...errors import PysciodeError
@@ -29,7 +29,7 @@ from ...methods.adjoints import (
 from ...methods.algorithms import STIFF, Algorithm, check_algorithm
 from ...problems.ode import ODEProblem
 from .contestants import Contestant
-from .julia_contestant import JuliaContestant
+from .engine_contestant import EngineContestant
 from .measurement import one_line
 
 DEFAULT_SENSEALGS: tuple[SensitivityAlgorithm, ...] = (
@@ -55,6 +55,11 @@ FORWARD_LIMIT = 2_000
 DENSE_LIMIT = 500
 """Equations of ForwardSensitivity's system above which an implicit solver, with its dense Jacobian of all of them, takes minutes."""
 
+ROSENBROCK_LIMIT = 200
+"""States up to which a Rosenbrock method, which factorises a dense Jacobian in each step, is taken for stiff problems."""
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -64,35 +69,29 @@ class Entry:
     skipped: str | None = None
 
 
-ROSENBROCK_LIMIT = 200
-"""States up to which a Rosenbrock method, which factorises a dense Jacobian in each step, is taken for stiff problems."""
-
-
 def default_algorithm(problem: ODEProblem, stiff: bool) -> Algorithm:
     """The solver where the user names none."""
     return Algorithm("Tsit5" if not stiff else "Rodas5P" if problem.n <= ROSENBROCK_LIMIT else "FBDF")
 
 
-def check_algorithms(algorithms: Any, problem: ODEProblem, stiff: bool) -> tuple[Algorithm, ...]:
-    """The solvers to compare with; by default one, by stiffness.
+def check_algorithms(algorithms: Any) -> tuple[Algorithm, ...] | None:
+    """The solvers to compare with; None for the default.
 
     Raises
     ------
     TypeError, ValueError
         For what is no algorithm, or not known.
     """
-    if algorithms is None:
-        return (default_algorithm(problem, stiff),)
-    found = [_algorithm(x) for x in _several(algorithms, "algorithms")]
-    if not found:
+
+    def check(x: object) -> Algorithm:
+        found = check_algorithm(x)
+        if found is None:
+            raise ValueError("algorithms can't hold 'auto' or None: name the solvers, so that the rows can be told apart")
+        return found
+
+    found = _each(algorithms, "algorithms", check)
+    if found == ():
         raise ValueError("algorithms is empty; there is nothing to compare")
-    return tuple(dict.fromkeys(found))
-
-
-def _algorithm(x: object) -> Algorithm:
-    found = check_algorithm(x)
-    if found is None:
-        raise ValueError("algorithms can't hold 'auto' or None: name the solvers, so that the rows can be told apart")
     return found
 
 
@@ -104,10 +103,8 @@ def check_sensealgs(sensealgs: Any) -> tuple[SensitivityAlgorithm, ...] | None:
     TypeError, ValueError
         For what is no method.
     """
-    if sensealgs is None:
-        return None
-    found: list[SensitivityAlgorithm] = []
-    for x in _several(sensealgs, "sensealgs"):
+
+    def check(x: object) -> SensitivityAlgorithm:
         if isinstance(x, str):
             if x not in SENSITIVITY_ALGORITHMS:
                 raise ValueError(f"sensealgs: there is no method {x!r}; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
@@ -115,8 +112,9 @@ def check_sensealgs(sensealgs: Any) -> tuple[SensitivityAlgorithm, ...] | None:
         if not isinstance(x, SensitivityAlgorithm):
             check_sensealg(x)
             raise TypeError("sensealgs holds None; leave it out for the default")
-        found.append(x)
-    return tuple(dict.fromkeys(found))
+        return x
+
+    return _each(sensealgs, "sensealgs", check)
 
 
 def check_vjps(vjps: Any) -> tuple[str, ...] | None:
@@ -127,30 +125,31 @@ def check_vjps(vjps: Any) -> tuple[str, ...] | None:
     ValueError
         For a name that there is not.
     """
-    if vjps is None:
-        return None
     known = get_args(AutoJacVec)
-    if vjps == "all":
-        return known
-    found = tuple(dict.fromkeys(_several(vjps, "vjps")))
-    for x in found:
+
+    def check(x: object) -> str:
         if x not in known:
             raise ValueError(f"vjps: there is no {x!r}; there are {', '.join(known)}, or 'all' for all of them")
-    return found
+        return x
+
+    return known if vjps == "all" else _each(vjps, "vjps", check)
 
 
-def _several(x: Any, name: str) -> Iterable[Any]:
-    if isinstance(x, (str, Algorithm, SensitivityAlgorithm)):
-        return [x]
-    if not isinstance(x, Sequence):
-        raise TypeError(f"{name} must be a list, not {x!r}")
-    return x
+def _each(given: Any, name: str, check: Callable[[object], T]) -> tuple[T, ...] | None:
+    """What was given, one or several, each checked and once."""
+    if given is None:
+        return None
+    if isinstance(given, (str, Algorithm, SensitivityAlgorithm)):
+        given = [given]
+    if not isinstance(given, Sequence):
+        raise TypeError(f"{name} must be a list, not {given!r}")
+    return tuple(dict.fromkeys(map(check, given)))
 
 
 def entries(
     problem: ODEProblem,
     differentiated: int,
-    algorithms: Sequence[Algorithm],
+    algorithms: Iterable[Algorithm],
     sensealgs: Sequence[SensitivityAlgorithm] | None,
     vjps: Sequence[str] | None,
 ) -> list[Entry]:
@@ -165,8 +164,8 @@ def entries(
     for algorithm in algorithms:
         for sensealg in DEFAULT_SENSEALGS if sensealgs is None else sensealgs:
             reason = _too_expensive(problem, differentiated, algorithm, sensealg) if sensealgs is None else None
-            takes_vjp = any(x.name == "autojacvec" for x in fields(sensealg))
-            for vjp in vjps if vjps and takes_vjp else (sensealg.options.get("autojacvec"),):
+            own = sensealg.options.get("autojacvec")
+            for vjp in vjps if vjps and own is not None else (own,):
                 entry = _entry(algorithm, sensealg, vjp, reason)
                 x = entry.contestant
                 found.setdefault((algorithm, x.method, x.vjp, repr(x.options)), entry)
@@ -174,7 +173,7 @@ def entries(
 
 
 def _entry(algorithm: Algorithm, sensealg: SensitivityAlgorithm, vjp: str | None, skipped: str | None) -> Entry:
-    contestant = replace(JuliaContestant.of(algorithm, sensealg), vjp=vjp)
+    contestant = replace(EngineContestant.of(algorithm, sensealg), vjp=vjp)
     try:
         chosen = sensealg if vjp is None else replace(sensealg, autojacvec=vjp)
         check_sensealg(chosen)

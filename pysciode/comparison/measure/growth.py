@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ...engines.base import Engine, SolveOptions, SolveRequest
+from ...engines.base import SolveOptions
 from ...methods.adjoints import GaussAdjoint, ReverseDiffAdjoint
-from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
-from ...solving.solution import SUCCESS
+from ...solving.options import DEFAULT_TOLERANCES
+from .blocks import STATE, Blocks
+from .engine_contestant import EngineRun
+from .reference import TightSolver
 
-HORIZONS = (0.25, 0.5, 0.75, 1.0)
+HORIZONS = np.array([0.25, 0.5, 0.75, 1.0])
 """Parts of the time span after which the growth is measured."""
 
 LEAST = 4.0
@@ -22,24 +23,21 @@ LEAST = 4.0
 
 @dataclass(frozen=True)
 class Growth:
-    """Growth of ``‖∂u(t)/∂u0‖`` beyond that of the solution itself.
+    """Growth of ``‖∂u(t)/∂u0‖`` beyond that of the solution itself, over the length of the time span.
 
     Attributes
     ----------
-    times
-        After the start, shape ``(k,)``.
     decades
-        ``log10`` of the growth at these times.
+        ``log10`` of the growth at each of `HORIZONS`.
     """
 
-    times: np.ndarray
+    length: float
     decades: np.ndarray
 
     @property
-    def rate(self) -> float:
-        """Decades per unit of time, over the later half: the largest Lyapunov exponent over ``ln 10``, roughly."""
-        middle = len(self.times) // 2 - 1
-        return float((self.decades[-1] - self.decades[middle]) / abs(self.times[-1] - self.times[middle]))
+    def late(self) -> float:
+        """Decades in the later half."""
+        return float(self.decades[-1] - self.decades[1])
 
     @property
     def is_exponential(self) -> bool:
@@ -48,42 +46,37 @@ class Growth:
         A power ``t^k`` gains ``0.3 k`` decades in the later half. Along a chaotic trajectory the pace varies: a sixth of the
         decades may be all that the later half has.
         """
-        early = self.decades[len(self.decades) // 2 - 1]
-        late = self.decades[-1] - early
-        return bool(self.decades[-1] > LEAST and late > max(1.0, self.decades[-1] / 6))
+        return bool(self.decades[-1] > LEAST and self.late > max(1.0, self.decades[-1] / 6))
 
     def __str__(self) -> str:
+        # The rate over the later half is the largest Lyapunov exponent over ``ln 10``, roughly.
         return (
-            f"gradients of this problem grow by 10^{self.rate:.2g} per unit time (10^{self.decades[-1]:.0f} over the time span), as "
-            "those of chaotic systems do: no method's gradient is useful for optimisation over so long a time; fit over shorter "
-            "intervals, as multiple shooting does"
+            f"gradients of this problem grow by 10^{self.late / (self.length / 2):.2g} per unit time (10^{self.decades[-1]:.0f} over the "
+            "time span), as those of chaotic systems do: no method's gradient is useful for optimisation over so long a time; fit over "
+            "shorter intervals, as multiple shooting does"
         )
 
 
-def measure_growth(engine: Engine, problem: ODEProblem, algorithm: Algorithm, rtol: float, atol: float, seed: int) -> Growth | None:
+def measure_growth(tight: TightSolver, seed: int) -> Growth | None:
     """Norms of ``(∂u(t)/∂u0)ᵀ w`` for a random unit vector `w`, one adjoint solve for each horizon; None if one fails.
 
     They are divided by the growth of the solution, so that a solution which itself grows does not count as unstable.
     """
-    rng = np.random.default_rng(seed)
+    problem, (u0, p) = tight.problem, tight.values()
     start, end = problem.tspan
-    times = start + (end - start) * np.array(HORIZONS)
-    w = rng.standard_normal(problem.n)
+    rtol, atol = DEFAULT_TOLERANCES[np.dtype(np.float64)]
+    w = np.random.default_rng(seed).standard_normal(problem.n)
     w /= np.linalg.norm(w)
-    u0 = problem.flat_u0().astype(np.float64)
-    options = SolveOptions(rtol=rtol, atol=atol)
-    sensealg = ReverseDiffAdjoint() if engine.name == "embedded" else GaussAdjoint()
-    request = SolveRequest(problem, u0, problem.flat_p().astype(np.float64), problem.tspan, algorithm, options, sensealg, frozenset({"u0"}))
+    sensealg = ReverseDiffAdjoint() if tight.engine.name == "embedded" else GaussAdjoint()
     decades = []
-    for t in times:
+    for t in start + (end - start) * HORIZONS:
+        options = SolveOptions(saveat=np.array([t]), rtol=rtol, atol=atol)
+        run = EngineRun(tight.engine, problem, tight.algorithm, options, sensealg, blocks=Blocks(problem.n, True, {}), values=(u0, p))
         try:
-            raw, pullback = engine.solve_with_pullback(replace(request, options=replace(options, saveat=np.array([t]))))
-            if raw.retcode not in SUCCESS:
-                return None
-            norm = float(np.linalg.norm(pullback(w[None])[0]))
+            states = run.forward()
+            norm = np.linalg.norm(run.backward(states.new_tensor(w[None]))[STATE])
         except Exception:
             return None
-        size = float(np.linalg.norm(u0))
-        grown = float(np.linalg.norm(raw.u[-1])) / size if size > 0 else 1.0
+        grown = np.linalg.norm(states) / (np.linalg.norm(u0) or math.inf)
         decades.append(math.log10(max(norm, 1e-300) / max(grown, 1.0)))
-    return Growth(np.abs(times - start), np.array(decades))
+    return Growth(abs(end - start), np.array(decades))

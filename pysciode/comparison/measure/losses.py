@@ -60,17 +60,7 @@ class LossNotFinite(PysciodeError):
 
 @dataclass(frozen=True)
 class LossFunction:
-    """A loss with its derivative with respect to the saved states.
-
-    Attributes
-    ----------
-    loss
-        The user's function.
-    times
-        Saved times, float64, shape ``(k,)``.
-    partitioned
-        See :class:`SavedStates`.
-    """
+    """A user's loss with its derivative with respect to the states at `times`; see :class:`SavedStates` for `partitioned`."""
 
     loss: Loss
     times: np.ndarray
@@ -88,7 +78,7 @@ class LossFunction:
         """
         leaf = states.detach().clone().requires_grad_()
         with torch.enable_grad():
-            value = self.loss(SavedStates(torch.from_numpy(self.times).to(leaf.dtype), leaf, self.partitioned))
+            value = self._of(leaf)
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"loss must return a torch tensor, not {type(value).__name__}: compute it with torch from sol.u")
         if value.numel() != 1:
@@ -103,4 +93,7 @@ class LossFunction:
     def value(self, states: torch.Tensor) -> float:
         """The value alone."""
         with torch.no_grad():
-            return float(self.loss(SavedStates(torch.from_numpy(self.times).to(states.dtype), states, self.partitioned)))
+            return float(self._of(states))
+
+    def _of(self, states: torch.Tensor) -> torch.Tensor:
+        return self.loss(SavedStates(torch.from_numpy(self.times).to(states.dtype), states, self.partitioned))

@@ -6,17 +6,20 @@ import gc
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ...errors import EngineUnavailable, GradientFailed, PysciodeError, SolveFailed
-from .contestants import Contestant, GradientRun, Task
+from .contestants import Contestant, Run, Task
 from .losses import LossFunction
-from .memory import peak_growth
-from .rows import GradientRow, Timing
-from .time_limit import OutOfTime, time_limit
+from .process import peak_growth, time_limit
+from .rows import GradientRow, SolveRow, Timing
+
+Row = TypeVar("Row", GradientRow, SolveRow)
+T = TypeVar("T")
 
 WORTHLESS = 1.0
 """A gradient with this relative error is as far from the right one as no gradient at all."""
@@ -54,9 +57,8 @@ class Target:
             raise ValueError(f"a contestant gave gradients of {sorted(gradient)}, the reference has {sorted(self.blocks)}")
         off = {name: float(np.linalg.norm(gradient[name] - x)) for name, x in self.blocks.items()}
         size = {name: float(np.linalg.norm(x)) for name, x in self.blocks.items()}
-        whole, whole_off = math.hypot(*size.values()), math.hypot(*off.values())
-        blocks = {name: _relative(off[name], size[name] or whole) for name in off}
-        return _relative(whole_off, whole), blocks
+        whole = math.hypot(*size.values())
+        return _relative(math.hypot(*off.values()), whole), {name: _relative(off[name], size[name] or whole) for name in off}
 
 
 def _relative(off: float, size: float) -> float:
@@ -79,7 +81,13 @@ class Effort:
 
     repeats: int
     time_limit: float | None
-    memory: bool
+    memory: bool = False
+
+
+def unmeasured(contestant: Contestant, task: Task) -> GradientRow:
+    """The contestant's row, without figures."""
+    x = contestant
+    return GradientRow(x.solver, x.method, x.vjp, x.engine, task.rtol, float(np.min(task.atol)), dict(x.options))
 
 
 def measure(contestant: Contestant, task: Task, loss: LossFunction, target: Target | None, effort: Effort) -> GradientRow:
@@ -90,64 +98,62 @@ def measure(contestant: Contestant, task: Task, loss: LossFunction, target: Targ
     KeyboardInterrupt
         If the user pressed Ctrl-C.
     """
-    row = GradientRow(
-        contestant.solver,
-        contestant.method,
-        contestant.vjp,
-        contestant.engine,
-        task.rtol,
-        float(np.min(task.atol)),
-        options=dict(contestant.options),
-    )
-    gc.collect()  # solutions that others kept
-    try:
+
+    def stages(row: GradientRow) -> Iterator[GradientRow]:
         run = contestant.prepare(task)
-        row = _first_call(row, run, loss, target, effort)
-        return _repeated(row, run, loss, effort)
-    except EngineUnavailable as error:
-        return replace(row, status="unavailable", reason=one_line(error))
-    except OutOfTime as error:
-        return replace(row, status="failed", reason=str(error))
-    except Exception as error:
-        status = "unavailable" if _is_not_offered(error) else "failed"
-        return replace(row, status=status, reason=one_line(error))
+        with time_limit(effort.time_limit):
+            began = time.perf_counter()
+            value, cotangent = loss(run.forward())
+            gradient = run.backward(cotangent)
+            first_call = time.perf_counter() - began
+        row = replace(row, first_call=first_call, loss=value, steps=run.steps, **_judged(gradient, target))
+        row = replace(row, forward_counts=run.forward_counts, backward_counts=run.backward_counts)
+        yield row
+        with time_limit(effort.time_limit):
+            if effort.memory:
+                # A run of its own: collections of garbage and the counting of pages would disturb the times.
+                row = _with_memory(row, run, loss)
+            laps = repeated(lambda: _lap(run, loss), effort.repeats, math.inf if effort.time_limit is None else effort.time_limit / 2)
+        forward, backward, total = (Timing(seconds) for seconds in zip(*laps, strict=True))
+        yield replace(row, forward=forward, backward=backward, total=total)
+
+    gc.collect()  # solutions that others kept
+    return last_row(unmeasured(contestant, task), stages)
 
 
-def _first_call(row: GradientRow, run: GradientRun, loss: LossFunction, target: Target | None, effort: Effort) -> GradientRow:
-    began = time.perf_counter()
-    with time_limit(effort.time_limit):
-        states = run.forward()
-        value, cotangent = loss(states)
-        gradient = run.backward(cotangent)
-    row = replace(row, first_call=time.perf_counter() - began, loss=value)
-    forward, backward = run.counts()
-    row = replace(row, forward_counts=forward, backward_counts=backward, steps=run.steps())
-    if not all(np.isfinite(x).all() for x in gradient.values()):
-        return replace(row, status="failed", reason="the gradient is not finite")
-    if target is None:
-        return row
-    error, blocks = target.errors(gradient)
-    row = replace(row, error=error, block_errors=blocks)
-    if error >= WORTHLESS and target.estimated_error <= CERTAIN:
-        return replace(row, status="failed", reason=f"the gradient is wrong: its relative error is {error:.2g}")
+def last_row(row: Row, stages: Callable[[Row], Iterator[Row]]) -> Row:
+    """The last of the rows that the stages of a measurement give; where a stage fails, the row before it with the reason."""
+    try:
+        for row in stages(row):  # noqa: B007, B020  (each stage adds to the row)
+            pass
+    except Exception as error:  # whatever a solver may throw: the others go on
+        return replace(row, status="unavailable" if _is_not_offered(error) else "failed", reason=one_line(error))
     return row
 
 
-def _repeated(row: GradientRow, run: GradientRun, loss: LossFunction, effort: Effort) -> GradientRow:
-    """The row with the memory of one more run, and the times of those after it."""
-    with time_limit(effort.time_limit):
-        if effort.memory:
-            # A run of its own: collections of garbage and the counting of pages would disturb the times.
-            row = _with_memory(row, run, loss)
-        laps: list[tuple[float, float, float]] = []
-        stop = time.perf_counter() + (math.inf if effort.time_limit is None else effort.time_limit / 2)
-        while len(laps) < effort.repeats and (not laps or time.perf_counter() < stop):
-            laps.append(_lap(run, loss))
-    forward, backward, total = (Timing(seconds) for seconds in zip(*laps, strict=True))
-    return replace(row, forward=forward, backward=backward, total=total)
+def repeated(lap: Callable[[], T], repeats: int, seconds: float) -> list[T]:
+    """What `lap` returns so many times; at least once, and no more after so many seconds."""
+    found: list[T] = []
+    stop = time.perf_counter() + seconds
+    while len(found) < repeats and (not found or time.perf_counter() < stop):
+        found.append(lap())
+    return found
 
 
-def _lap(run: GradientRun, loss: LossFunction) -> tuple[float, float, float]:
+def _judged(gradient: Mapping[str, np.ndarray], target: Target | None) -> dict[str, Any]:
+    """The fields of a row that say how good its gradient is."""
+    if not all(np.isfinite(x).all() for x in gradient.values()):
+        return {"status": "failed", "reason": "the gradient is not finite"}
+    if target is None:
+        return {}
+    error, blocks = target.errors(gradient)
+    judged: dict[str, Any] = {"error": error, "block_errors": blocks}
+    if error >= WORTHLESS and target.estimated_error <= CERTAIN:
+        judged |= {"status": "failed", "reason": f"the gradient is wrong: its relative error is {error:.2g}"}
+    return judged
+
+
+def _lap(run: Run, loss: LossFunction) -> tuple[float, float, float]:
     began = time.perf_counter()
     states = run.forward()
     solved = time.perf_counter()
@@ -158,12 +164,9 @@ def _lap(run: GradientRun, loss: LossFunction) -> tuple[float, float, float]:
     return solved - began, ended - pulling, ended - began
 
 
-def _with_memory(row: GradientRow, run: GradientRun, loss: LossFunction) -> GradientRow:
-    def whole_run() -> None:
-        run.backward(loss(run.forward())[1])
-
-    peak = peak_growth(whole_run)
-    allocated = run.allocated()
+def _with_memory(row: GradientRow, run: Run, loss: LossFunction) -> GradientRow:
+    peak = peak_growth(lambda: run.backward(loss(run.forward())[1]))
+    allocated = run.allocated
     run.forward()
     return replace(row, peak_memory=peak, allocated=allocated, kept_memory=run.kept_memory())
 
@@ -176,7 +179,8 @@ _NOT_OFFERED = ("is not supported by", "is not installed in this Julia environme
 
 
 def _is_not_offered(error: Exception) -> bool:
-    return isinstance(error, PysciodeError) and any(text in str(error) for text in _NOT_OFFERED)
+    said = isinstance(error, PysciodeError) and any(text in str(error) for text in _NOT_OFFERED)
+    return said or isinstance(error, (EngineUnavailable, ImportError))
 
 
 def one_line(error: BaseException) -> str:

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torchdiffeq import odeint, odeint_adjoint
 
-from ...arrays.parameters import is_module, is_tensor
+from ...arrays.parameters import is_tensor
+from ...capture.torch.arguments import infer_signature
 from ...engines.torch_rhs import torch_rhs
 from ...errors import PysciodeError
 from ...methods.algorithms import Algorithm
 from ...problems.ode import ODEProblem
 from ..measure.blocks import STATE, Blocks
-from ..measure.contestants import Contestant, GradientRun, Task
+from ..measure.contestants import Contestant, Run, Task
 from ..measure.rows import Counts
-from .peer_solvers import peer_solvers, refuse_mass_matrix
+from .peer_contestants import PeerContestant, peer_solvers, torch_function
 
 MAX_STEPS = 10_000
 """Steps at most in one direction: a stiff problem would keep an explicit solver busy for hours, and backpropagation keeps
@@ -38,86 +38,62 @@ def embedded_contestants(problem: ODEProblem, algorithms: Sequence[Algorithm | N
     It has no stiff solver: what stands for one is its dopri5, so that the table shows what happens then.
     """
     return [
-        EmbeddedContestant(label, method, None, "embedded", peer=solver)
+        PeerContestant(label, method, None, "embedded", peer=solver, make=TorchdiffeqRun)
         for solver, label in peer_solvers("torchdiffeq", algorithms)
         for method in ("odeint_adjoint", "odeint")
     ]
 
 
-@dataclass(frozen=True)
-class EmbeddedContestant(Contestant):
-    """One of torchdiffeq's functions.
+class TorchdiffeqRun(Run):
+    """One of torchdiffeq's functions, or where that is None ``odeint`` without gradients."""
 
-    Attributes
-    ----------
-    peer
-        torchdiffeq's name of the solver.
-    """
-
-    peer: str = "dopri5"
-
-    def prepare(self, task: Task) -> GradientRun:
-        refuse_mass_matrix(task.problem, "torchdiffeq")
-        return _Run(self, task)
-
-
-class _Run(GradientRun):
-    def __init__(self, contestant: EmbeddedContestant, task: Task) -> None:
-        problem = task.problem
-        self._through_solver = contestant.method == "odeint"
-        self._u0 = problem.u0.detach().clone().requires_grad_(problem.u0.requires_grad)
-        leaves = own_leaves(problem)
-        differentiated = [x for x in leaves if x.requires_grad]
-        self._wanted = dict(zip(Blocks.of(problem).places, differentiated, strict=True))
-        self._rhs = CountedRhs(user_rhs(problem, leaves), min(MAX_STEPS, task.maxiters), contestant.peer)
-        start = problem.tspan[0]
+    def __init__(self, task: Task, solver: str, method: str | None) -> None:
+        problem, start = task.problem, task.problem.tspan[0]
+        leaves = _own_leaves(problem)
+        self._u0 = torch.from_numpy(problem.flat_u0().copy()).reshape(tuple(problem.u0.shape))
+        self._method = method
+        self._wanted: dict[str, torch.Tensor] = {}
+        if method is not None:
+            blocks = Blocks.of(problem)
+            self._wanted = dict(zip(blocks.places, (x for x in leaves if x.requires_grad), strict=True))
+            self._u0.requires_grad_(blocks.wants_u0)
+        self._rhs = CountedRhs(user_rhs(problem, leaves), min(MAX_STEPS, task.maxiters), solver)
         self._skip = int(task.saveat[0] != start)
         self._times = torch.from_numpy(np.concatenate([[start] * self._skip, task.saveat]))
-        self._options = {"rtol": task.rtol, "atol": float(np.min(task.atol)), "method": contestant.peer}
+        self._options = {"rtol": task.rtol, "atol": task.atol, "method": solver}
         self._states: torch.Tensor | None = None
-        self._forward_counts = self._backward_counts = Counts()
-        self._steps: int | None = None
 
     def forward(self) -> torch.Tensor:
         self._states = None  # frees the last graph
         self._rhs.restart()
         self._states = self._rhs.guard(self._solve)[self._skip :]
-        self._forward_counts = Counts(f=self._rhs.nf)
-        self._steps = self._rhs.accepted
+        self.forward_counts = Counts(f=self._rhs.nf)
+        self.steps, self.rejected = self._rhs.accepted, self._rhs.rejected
         return self._states.detach()
 
     def _solve(self) -> torch.Tensor:
-        if len(self._times) == 1:
-            return self._u0[None] * 1
-        if self._through_solver:
-            with torch.enable_grad():
-                return odeint(self._rhs, self._u0, self._times, **self._options)
-        with torch.enable_grad():
-            parameters = tuple(self._wanted.values())
-            return odeint_adjoint(self._rhs, self._u0, self._times, adjoint_params=parameters, **self._options)
+        with torch.set_grad_enabled(self._method is not None):
+            if len(self._times) == 1:
+                return self._u0[None] * 1
+            if self._method == "odeint_adjoint":
+                parameters = tuple(self._wanted.values())
+                return odeint_adjoint(self._rhs, self._u0, self._times, adjoint_params=parameters, **self._options)
+            return odeint(self._rhs, self._u0, self._times, **self._options)
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
-        wanted = dict(self._wanted)
-        if self._u0.requires_grad:
-            wanted[STATE] = self._u0
+        wanted = self._wanted | ({STATE: self._u0} if self._u0.requires_grad else {})
         self._rhs.restart()
 
         def pull() -> tuple[torch.Tensor, ...]:
             return torch.autograd.grad(self._states, list(wanted.values()), cotangent, allow_unused=True, materialize_grads=True)
 
         found = self._rhs.guard(pull)
-        self._backward_counts = Counts(f=self._rhs.nf, vjp=self._rhs.pulled)
+        self.backward_counts = Counts(f=self._rhs.nf, vjp=self._rhs.pulled)
         gradients = {name: np.array(x.reshape(-1).numpy(), np.float64) for name, x in zip(wanted, found, strict=True)}
         for name, gradient in gradients.items():
             if not np.isfinite(gradient).all():
                 raise PysciodeError(f"torchdiffeq: the gradient with respect to {name} is not finite")
         return gradients
-
-    def counts(self) -> tuple[Counts, Counts]:
-        return self._forward_counts, self._backward_counts
-
-    def steps(self) -> int | None:
-        return self._steps
 
     def kept_memory(self) -> int:
         """Bytes of the tensors that the graph saves for its backward pass, each once; solves once more to see them."""
@@ -179,13 +155,7 @@ class CountedRhs:
         self.rejected += 1
 
     def guard(self, run: Callable[[], Any]) -> Any:
-        """``run()``; torchdiffeq's failed assertions become errors of ours.
-
-        Raises
-        ------
-        PysciodeError
-            If the solver gave up.
-        """
+        """``run()``; torchdiffeq's failed assertions, by which its solvers give up, become errors of ours."""
         try:
             return run()
         except AssertionError as error:
@@ -194,52 +164,35 @@ class CountedRhs:
 
 
 def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
-    """``f(t, u)`` on tensors of the state's own shape.
+    """``f(t, u)`` on tensors of the state's own shape, with `leaves` for the problem's parameters.
 
     The user's own function where it is written in torch, and otherwise the captured model printed as torch.
-
-    Parameters
-    ----------
-    leaves
-        Tensors for the problem's parameters, those of modules being the modules' own.
     """
-    from ...capture.reach import mentions_torch
-    from ...capture.torch.arguments import infer_signature
+    f, shape = torch_function(problem), tuple(problem.u0.shape)
+    if f is None:
+        flat_rhs = torch_rhs(problem)
 
-    f, shape = problem.f, tuple(problem.u0.shape)
-    if problem.kind == "ode" and callable(f) and (is_module(f) or mentions_torch(f)):
-        roles = infer_signature(f)
-        p = problem.layout.rebuild(leaves[: problem.layout.n_leaves])
+        def printed(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+            p = torch.cat([x.reshape(-1) for x in leaves]) if leaves else u.new_zeros(0)
+            return flat_rhs(u.reshape(-1), p, t).reshape(shape)
 
-        def own(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-            given = {"t": t, "u": u, "p": p}
-            if roles[0] == "du":
-                given["du"] = torch.zeros_like(u)
-            out = f(*(given[role] for role in roles))
-            if out is None:
-                out = given["du"]
-            if isinstance(out, (list, tuple)):
-                out = torch.stack([torch.as_tensor(x, dtype=u.dtype) for x in out])
-            return out
+        return printed
+    roles = infer_signature(f)
+    p = problem.layout.rebuild(leaves[: problem.layout.n_leaves])
 
-        return own
-    flat_rhs = torch_rhs(problem)
+    def own(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        given = {"t": t, "u": u, "p": p} | ({"du": torch.zeros_like(u)} if "du" in roles else {})
+        out = f(*(given[role] for role in roles))
+        if out is None:
+            out = given["du"]
+        return torch.stack([torch.as_tensor(x, dtype=u.dtype) for x in out]) if isinstance(out, (list, tuple)) else out
 
-    def printed(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        p = torch.cat([x.reshape(-1) for x in leaves]) if leaves else u.new_zeros(0)
-        return flat_rhs(u.reshape(-1), p, t).reshape(shape)
-
-    return printed
+    return own
 
 
-def own_leaves(problem: ODEProblem) -> list[torch.Tensor]:
+def _own_leaves(problem: ODEProblem) -> list[torch.Tensor]:
     """The problem's parameters as tensors without history; those of modules are the ones that the user's function reaches."""
-    return [_own_leaf(x, problem, i) for i, x in enumerate(problem.leaves)]
-
-
-def _own_leaf(x: Any, problem: ODEProblem, i: int) -> torch.Tensor:
-    if i >= problem.layout.n_leaves:
-        return x
-    if is_tensor(x):
-        return x.detach().clone().requires_grad_(x.requires_grad)
-    return torch.from_numpy(np.array(x, problem.dtype))
+    n, found = problem.layout.n_leaves, []
+    for x in problem.leaves[:n]:
+        found.append(x.detach().clone().requires_grad_(x.requires_grad) if is_tensor(x) else torch.from_numpy(np.array(x, problem.dtype)))
+    return [*found, *problem.leaves[n:]]

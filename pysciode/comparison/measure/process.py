@@ -1,27 +1,39 @@
-"""A limit on the time of one call, also of one into Julia, which looks for signals ten times a second while it solves."""
+"""The process that measures: a limit on the time of a call, memory at its highest, and the machine that it runs on."""
 
 from __future__ import annotations
 
 import _thread
+import os
+import platform
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 
+import torch
 
-class OutOfTime(Exception):
+from ...errors import PysciodeError
+
+_PROCESS = Path("/proc/self")
+
+
+class OutOfTime(PysciodeError):
     """The call ran over its limit."""
 
 
 class _Watch:
-    """A timer that presses Ctrl-C, and remembers that it was not the user."""
+    """A timer that presses Ctrl-C, and remembers that it was not the user.
+
+    It ends calls into Julia, too, which looks for signals ten times a second while it solves.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self.expired = False
-        self._undelivered = False
-        self._over = False
+        self.expired = self._undelivered = self._over = False
         self._lock = threading.Lock()
         self._previous = signal.signal(signal.SIGINT, self._handle)
         self._timer = threading.Timer(seconds, self._press)
@@ -64,7 +76,7 @@ class _Watch:
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Stop what runs inside after so many seconds.
+    """Stop what runs inside after so many seconds; None is no limit.
 
     What can't be interrupted (Julia's compiler) runs on, and counts as over the limit when it ends. Signals reach only the main
     thread: in others there is no limit.
@@ -89,3 +101,42 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         watch.close()
     if watch.expired:
         raise OutOfTime(f"over the time limit of {seconds:g} s")
+
+
+def peak_growth(call: Callable[[], object]) -> int | None:
+    """Bytes by which resident memory rose above where it stood, at its highest, during `call`.
+
+    Memory that was free but not given back to the system is not seen when it is used again, so small runs show 0. None where
+    the system has no resettable high-water mark (Linux has: proc(5), ``/proc/pid/clear_refs``).
+    """
+    try:
+        (_PROCESS / "clear_refs").write_text("5")
+        before = _status("VmRSS")
+    except (OSError, KeyError):
+        call()
+        return None
+    call()
+    return max(_status("VmHWM") - before, 0)
+
+
+def _status(key: str) -> int:
+    lines = (_PROCESS / "status").read_text().splitlines()
+    return int(dict(line.split(":", 1) for line in lines)[key].split()[0]) * 1024
+
+
+def machine() -> dict[str, object]:
+    """Processor, cores, threads of torch, and versions; Julia's where it runs."""
+    versions = {"pysciode": version("pysciode"), "python": platform.python_version(), "torch": torch.__version__}
+    if "juliacall" in sys.modules:
+        versions["julia"] = str(sys.modules["juliacall"].Main.VERSION)
+    for name in ("torchdiffeq", "diffrax", "jax"):
+        if name in sys.modules:
+            versions[name] = version(name)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    # Linux tells the name, other systems may.
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    cpu = next(named, platform.processor() or platform.machine())
+    return {"cpu": cpu, "cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "versions": versions}
