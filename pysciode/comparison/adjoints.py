@@ -18,12 +18,20 @@ from ..errors import INSTALL_COMMAND
 from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
 from ..problems.ode import ODEProblem
 from ..solving.options import DEFAULT_TOLERANCES, save_times
-from .arguments import check_time_limit, check_tolerances
 from .measure.blocks import Blocks, differentiable
 from .measure.contestants import Contestant, Task
 from .measure.engine_contestant import EngineRun
-from .measure.grid import Entry, check_algorithms, check_sensealgs, check_vjps, default_algorithm, entries
-from .measure.growth import measure_growth
+from .measure.grid import (
+    Entry,
+    check_algorithms,
+    check_sensealgs,
+    check_time_limit,
+    check_tolerances,
+    check_vjps,
+    default_algorithm,
+    entries,
+)
+from .measure.growth import exponential_growth
 from .measure.losses import Loss, LossFunction, LossNotFinite, sum_of_squares
 from .measure.measurement import Effort, Target, measure, one_line, unmeasured
 from .measure.process import OutOfTime, machine
@@ -176,7 +184,7 @@ def compare_adjoints(
         "seed": seed,
     }
     comparison = _Comparison(reference_solver(engine, problem, blocks, function, stiff), effort, maxiters, seed)
-    comparison.note(trouble)
+    comparison.warnings += trouble
 
     def report() -> AdjointReport:
         from .report.reports import AdjointReport
@@ -191,10 +199,15 @@ def compare_adjoints(
             bar.update()
             comparison.run(who, grid, bar)
     except KeyboardInterrupt:
-        print(report(), file=sys.stderr)
-        raise ComparisonInterrupted(report()) from None
-    if stiff:
-        comparison.note(_backwards_warning(comparison.rows))
+        interrupted = ComparisonInterrupted(report())
+        print(interrupted.report, file=sys.stderr)
+        raise interrupted from None
+    failed = [row for row in comparison.rows if row.status == "failed" and _solves_states_backwards(row.method)]
+    if stiff and failed:
+        comparison.warnings.append(
+            f"the problem is stiff (SciML's default solver takes an implicit method), and {failed[0].method}, which solves the states "
+            f"backwards in time, fails on it: {failed[0].reason}"
+        )
     return report()
 
 
@@ -212,10 +225,6 @@ class _Comparison:
     reference: Reference | None = None
     target: Target | None = None
 
-    def note(self, warning: str | None) -> None:
-        if warning:
-            self.warnings.append(warning)
-
     def find_reference(self, given: Any, tightest: float) -> None:
         """The reference, and what there is to say about it and about gradients of this problem at all."""
         limit = self.effort.time_limit
@@ -224,15 +233,23 @@ class _Comparison:
             with limited(None if limit is None else 5 * limit):
                 self.reference, self.target = find_reference(self.solver, given, self.seed)
         except (NoReference, OutOfTime) as error:
-            self.note(f"there is no reference, so rows have no error: {error}")
+            self.warnings.append(f"there is no reference, so rows have no error: {error}")
         growth = None
         with suppress(OutOfTime), limited(limit):
-            growth = measure_growth(self.solver, self.seed)
-        if growth is not None and growth.is_exponential:
-            self.growth = float(growth.decades[-1])
-            self.note(str(growth))
-        if self.reference is not None:
-            self.note(_doubt(self.reference, tightest))
+            growth = exponential_growth(self.solver, self.seed)
+        if growth is not None:
+            self.growth, warning = growth
+            self.warnings.append(warning)
+        if self.reference is None:
+            return
+        error = self.reference.estimated_error
+        if self.reference.norm == 0:
+            self.warnings.append("the gradient is 0: relative errors mean nothing")
+        elif not error <= tightest:
+            self.warnings.append(
+                f"the reference itself has an estimated error of {error:.1e}, which is more than the tightest tolerance: methods whose "
+                "errors are below it can't be told apart"
+            )
 
     def run(self, who: Sequence[Entry], grid: Sequence[tuple[float, float]], bar: tqdm) -> None:
         """All rows; what is not there at one tolerance, or takes too long, is not tried at the next."""
@@ -254,9 +271,8 @@ class _Comparison:
                 bar.update()
 
 
-def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int, limit: float | None) -> tuple[bool, str | None]:
-    """Whether the problem is stiff, and what is wrong with a plain solve by the engine's default, which takes Jacobians only where
-    it finds the problem stiff.
+def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int, limit: float | None) -> tuple[bool, list[str]]:
+    """Whether the problem is stiff, and warnings: a plain solve by the engine's default takes Jacobians only where it finds it stiff.
 
     In double precision, for which SciML's default solver is compiled ahead of time. A loss that is written wrongly is an error here;
     one that is not finite is the methods' matter.
@@ -266,12 +282,12 @@ def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int
     problem.model  # captured here, so that what can't be captured is told before anything runs
     values = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
     run = EngineRun(engine, problem, None, options, values=values)
-    trouble = None
+    trouble = []
     try:
         with limited(limit):
             states = run.forward()
     except Exception as error:
-        trouble = f"a plain solve by the default solver failed: {one_line(error)}"
+        trouble.append(f"a plain solve by the default solver failed: {one_line(error)}")
     else:
         with suppress(LossNotFinite):
             loss(states.to(problem.u0.dtype))
@@ -292,24 +308,6 @@ def _describe(problem: ODEProblem) -> str:
     return f"{name}: state {tuple(problem.u0.shape)}, {problem.layout.size} parameters, t from {start:g} to {end:g}, {problem.dtype}"
 
 
-def _doubt(reference: Reference, tightest: float) -> str | None:
-    if reference.norm == 0:
-        return "the gradient is 0: relative errors mean nothing"
-    if reference.estimated_error <= tightest:
-        return None
-    return (
-        f"the reference itself has an estimated error of {reference.estimated_error:.1e}, which is more than the tightest "
-        "tolerance: methods whose errors are below it can't be told apart"
-    )
-
-
-def _backwards_warning(rows: Sequence[GradientRow]) -> str | None:
-    """Of a stiff problem, where methods that solve the states backwards failed."""
-    for row in rows:
-        method = SENSITIVITY_ALGORITHMS.get(row.method)
-        if row.status == "failed" and method is not None and method.solves_states_backwards:
-            return (
-                f"the problem is stiff (SciML's default solver takes an implicit method), and {row.method}, which solves the states "
-                f"backwards in time, fails on it: {row.reason}"
-            )
-    return None
+def _solves_states_backwards(name: str) -> bool:
+    method = SENSITIVITY_ALGORITHMS.get(name)
+    return method is not None and method.solves_states_backwards

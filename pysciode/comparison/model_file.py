@@ -22,10 +22,7 @@ class ModelFileError(ValueError):
 def load_module(path: Path) -> ModuleType:
     """Import the file under its own name, with its directory first on ``sys.path``, as where it is run.
 
-    Raises
-    ------
-    ModelFileError
-        If there is no such file, its name is taken by another module, or it raises.
+    Raises `ModelFileError` if there is no such file, its name is taken by another module, or it raises.
     """
     if not path.is_file():
         raise ModelFileError(f"there is no file {path}")
@@ -44,101 +41,74 @@ def load_module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ModelFileError(f"{path} can't be imported: {_where(error, path)}{type(error).__name__}: {error}") from error
+        raise ModelFileError(f"{path} can't be imported: {_told(error, path)}") from error
     return module
 
 
-def _where(error: BaseException, path: Path) -> str:
+def _told(error: BaseException, path: Path) -> str:
+    """What an error says, with its line in the file."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"line {lines[-1]}: " if lines else ""
+    return f"{f'line {lines[-1]}: ' if lines else ''}{type(error).__name__}: {error}"
 
 
 def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, ODEProblem]:
-    """The module's problems by name.
+    """The module's problems by name; `names` are problems, or functions without arguments that return one, by default all problems.
 
-    Parameters
-    ----------
-    names
-        Problems, or functions without arguments that return one; all problems of the module where empty.
-
-    Raises
-    ------
-    ModelFileError
-        If there is none, or a name is neither.
+    Raises `ModelFileError` if there is none, or a name is neither.
     """
-    problems = {name: x for name, x in _public(module).items() if isinstance(x, ODEProblem)}
-    if not names:
-        if not problems:
-            raise ModelFileError(
-                f"{module.__file__} has no ODEProblem among its names; name a function that returns one: --problem NAME{_functions(module)}"
-            )
-        first = {id(x): name for name, x in reversed(problems.items())}
-        return {name: x for name, x in problems.items() if first[id(x)] == name}
-    return {name: _problem(module, name, problems) for name in names}
+    problems = {name: x for name, x in vars(module).items() if isinstance(x, ODEProblem) and not name.startswith("_")}
+    if names:
+        return {name: _problem(module, name, problems) for name in names}
+    if not problems:
+        raise ModelFileError(
+            f"{module.__file__} has no ODEProblem among its names; name a function that returns one: --problem NAME{_functions(module)}"
+        )
+    first = {id(x): name for name, x in reversed(problems.items())}
+    return {name: x for name, x in problems.items() if first[id(x)] == name}
 
 
 def _problem(module: ModuleType, name: str, problems: dict[str, ODEProblem]) -> ODEProblem:
     found = getattr(module, name, None)
     if isinstance(found, ODEProblem):
         return found
-    if found is None or not callable(found):
+    if not callable(found):
         there = f"; there are {', '.join(problems)}" if problems else ""
         raise ModelFileError(f"{module.__file__} has no problem {name!r}{there}{_functions(module)}")
     try:
         made = found()
     except Exception as error:
-        place = _where(error, Path(module.__file__))
-        raise ModelFileError(f"{name}() failed: {place}{type(error).__name__}: {error}") from error
+        raise ModelFileError(f"{name}() failed: {_told(error, Path(module.__file__))}") from error
     if not isinstance(made, ODEProblem):
         raise ModelFileError(f"{name}() returned a {type(made).__name__}, not an ODEProblem")
     return made
 
 
 def find_loss(module: ModuleType, name: str) -> Callable[..., Any]:
-    """The module's function called `name`.
-
-    Raises
-    ------
-    ModelFileError
-        If there is none.
-    """
+    """The module's function called `name`; raises `ModelFileError` if there is none."""
     found = getattr(module, name, None)
-    if found is None or not callable(found):
+    if not callable(found):
         raise ModelFileError(f"{module.__file__} has no function {name!r} for a loss{_functions(module)}")
     return found
 
 
-def _public(module: ModuleType) -> dict[str, Any]:
-    return {name: x for name, x in vars(module).items() if not name.startswith("_")}
-
-
 def _functions(module: ModuleType) -> str:
-    own = [n for n, x in _public(module).items() if callable(x) and getattr(x, "__module__", None) == module.__name__]
+    public = {name: x for name, x in vars(module).items() if not name.startswith("_")}
+    own = [name for name, x in public.items() if callable(x) and getattr(x, "__module__", None) == module.__name__]
     return f" (functions there: {', '.join(own)})" if own else ""
 
 
 def parse_sensealg(text: str) -> SensitivityAlgorithm:
     """``"GaussAdjoint"``, or with options ``"InterpolatingAdjoint(checkpointing=True)"``.
 
-    Raises
-    ------
-    ValueError
-        If it is no method or has no such option.
+    Raises ValueError if it is no method or has no such option.
     """
-    wrong = ValueError(f"{text!r} is no sensitivity method; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
+    name, bracket, _ = text.partition("(")
+    if name.strip() not in SENSITIVITY_ALGORITHMS:
+        raise ValueError(f"{text!r} is no sensitivity method; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
     try:
-        tree = ast.parse(text, mode="eval").body
-    except SyntaxError:
-        raise wrong from None
-    called = tree.func if isinstance(tree, ast.Call) else tree
-    if not isinstance(called, ast.Name) or called.id not in SENSITIVITY_ALGORITHMS:
-        raise wrong
-    if not isinstance(tree, ast.Call):
-        return SENSITIVITY_ALGORITHMS[called.id]()
-    try:
-        if tree.args:
+        call = ast.parse(text if bracket else f"{text}()", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
             raise TypeError("its options have names")
-        options = {x.arg: ast.literal_eval(x.value) for x in tree.keywords}
-        return SENSITIVITY_ALGORITHMS[called.id](**options)
-    except (TypeError, ValueError) as error:
+        return SENSITIVITY_ALGORITHMS[name.strip()](**{x.arg: ast.literal_eval(x.value) for x in call.keywords})
+    except (TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"{text!r}: {error}") from None

@@ -35,26 +35,14 @@ class SolutionReference:
 
 
 def solution_error(states: np.ndarray, reference: np.ndarray) -> float:
-    """Largest deviation over times and entries, relative to the largest magnitude of each entry.
-
-    Parameters
-    ----------
-    states, reference
-        Shape ``(k, n)``.
-    """
+    """Largest deviation over times and entries, relative to the largest magnitude of each entry; shapes are ``(k, n)``."""
     scale = np.abs(reference).max(0)
     scale[scale == 0] = 1.0
     return float((np.abs(states - reference) / scale).max())
 
 
 def given_reference(problem: ODEProblem, times: np.ndarray, reference: Any) -> SolutionReference:
-    """A user's reference, checked.
-
-    Raises
-    ------
-    ValueError
-        If it has another shape or other times, or is not finite.
-    """
+    """A user's reference; raises ValueError if it has another shape or other times, or is not finite."""
     if isinstance(reference, Solution):
         t, u = reference.to_numpy()
         if len(t) != len(times) or not np.allclose(t, times, rtol=1e-12, atol=0):

@@ -19,17 +19,8 @@ STATE = "u0"
 
 @dataclass(frozen=True)
 class Blocks:
-    """The differentiated part of ``(u0, p)``, in this order.
-
-    Attributes
-    ----------
-    n
-        Entries of the state; its block is there where `wants_u0`.
-    wants_u0
-        Whether the initial state is differentiated.
-    places
-        Where each block of parameters that is differentiated lies in the flat parameters.
-    """
+    """The differentiated part of ``(u0, p)``, in this order: the state's `n` entries where `wants_u0`, and named parts of the flat
+    parameters by their places."""
 
     n: int
     wants_u0: bool

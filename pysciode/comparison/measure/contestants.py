@@ -15,16 +15,9 @@ from .rows import Counts
 
 @dataclass(frozen=True)
 class Task:
-    """What all contestants are given: the same problem, saved times and tolerances.
+    """What all contestants are given; for gradients, a torch problem in which what is differentiated requires grad.
 
-    Attributes
-    ----------
-    problem
-        Where gradients are compared, a torch problem in which ``u0`` and parameters that are differentiated require grad.
-    saveat
-        Times to save at, float64, shape ``(k,)``.
-    step_on_times
-        Whether SciML's solvers take a step to each of these times, instead of interpolating.
+    Times to save at are float64; with `step_on_times` SciML's solvers take a step to each of them, instead of interpolating.
     """
 
     problem: ODEProblem
@@ -38,14 +31,7 @@ class Task:
 class Run(ABC):
     """A contestant made ready for one task. `forward` and, for gradients, `backward` are timed, in this order, many times over.
 
-    Attributes
-    ----------
-    forward_counts, backward_counts
-        Evaluations in the last `forward` and the last `backward`.
-    steps, rejected
-        Accepted and rejected steps of the last `forward`.
-    allocated
-        Bytes that Julia allocated in the last `forward` and `backward`.
+    The attributes are about the last of each: evaluations, steps accepted and rejected, and bytes that Julia allocated.
     """
 
     forward_counts: Counts = Counts()
@@ -56,21 +42,12 @@ class Run(ABC):
 
     @abstractmethod
     def forward(self) -> torch.Tensor:
-        """Solve; the states, detached, shape ``(k, *shape of u0)``. Keeps what `backward` needs.
-
-        Raises
-        ------
-        PysciodeError
-            If the solver gave up.
-        """
+        """Solve; the states, detached, shape ``(k, *shape of u0)``. Raises a PysciodeError if the solver gave up."""
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
-        """The gradient ``∂L/∂(u0, p)`` for ``cotangent = ∂L/∂u`` of the last `forward`: a flat float64 array for each block.
+        """The gradient for ``cotangent = ∂L/∂u`` of the last `forward`: a flat float64 array for each block.
 
-        Raises
-        ------
-        PysciodeError
-            If the method can't vouch for a gradient.
+        Raises a PysciodeError if the method can't vouch for it.
         """
         raise NotImplementedError
 
@@ -81,10 +58,7 @@ class Run(ABC):
 
 @dataclass(frozen=True)
 class Contestant(ABC):
-    """A solver, a sensitivity method (None: a solve alone) and a choice of VJP.
-
-    See :class:`~pysciode.comparison.measure.rows.GradientRow` for the fields.
-    """
+    """A solver, a sensitivity method (None: a solve alone) and a choice of VJP; the fields are those of a `GradientRow`."""
 
     solver: str
     method: str | None
@@ -96,8 +70,5 @@ class Contestant(ABC):
     def prepare(self, task: Task) -> Run:
         """Make ready for `task`; cheap, nothing is solved or compiled yet.
 
-        Raises
-        ------
-        EngineUnavailable
-            If a package is not installed, or this engine can't express the model; the reason is one line.
+        Raises EngineUnavailable if a package is not installed, or this engine can't express the model.
         """

@@ -26,13 +26,7 @@ _COUNTS_MODEL_CALLS = ("generated", "ReverseDiffVJP")
 
 @dataclass(frozen=True)
 class EngineContestant(Contestant):
-    """A solver, alone or with one of SciML's sensitivity methods, on one of pysciode's engines.
-
-    Attributes
-    ----------
-    algorithm, sensealg
-        As `solve` takes them. A `QuadratureAdjoint` without tolerances of its own takes those of the solve.
-    """
+    """A solver, alone or with one of SciML's sensitivity methods, on one of pysciode's engines."""
 
     algorithm: Algorithm | None = None
     sensealg: SensitivityAlgorithm | None = None
@@ -60,13 +54,7 @@ class EngineContestant(Contestant):
 
 @cache
 def _load(package: str) -> None:
-    """Load a Julia package that a method needs.
-
-    Raises
-    ------
-    EngineUnavailable
-        If it does not load.
-    """
+    """Load a Julia package that a method needs; raises EngineUnavailable if it does not load."""
     from ...engines.julia.runtime import start_julia
 
     julia = start_julia()
@@ -91,14 +79,8 @@ def _live_bytes() -> Any:
 class EngineRun(Run):
     """One request, solved and differentiated as `solve` and its backward pass would, without torch between.
 
-    Parameters
-    ----------
-    sensealg
-        None where no gradient is wanted.
-    blocks
-        What is differentiated; by default what requires grad.
-    values
-        Flat state and parameters, where they are not the problem's own.
+    Without `sensealg` there is no gradient; `blocks` are by default what requires grad, and `values` the problem's own flat state and
+    parameters.
     """
 
     def __init__(
@@ -128,6 +110,7 @@ class EngineRun(Run):
             self.raw, self._pullback = self._engine.solve_with_pullback(self._request)
         if self.raw.retcode not in SUCCESS:
             raise SolveFailed(self.raw.retcode, self.raw.t_reached, None)
+        self.steps, self.rejected = self.raw.stats.get("naccept") or None, self.raw.stats.get("nreject")
         return torch.from_numpy(self.raw.u).view(len(self.raw.t), *self._request.problem.u0.shape)
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
@@ -151,14 +134,6 @@ class EngineRun(Run):
         if not sensealg.continuous or sensealg.options["autojacvec"] not in _COUNTS_MODEL_CALLS:
             return Counts()
         return Counts(stats.get("nf_reverse"), stats.get("nvjp") if sensealg.generated else None, stats.get("njacs_reverse"))
-
-    @property
-    def steps(self) -> int | None:
-        return self.raw.stats.get("naccept") or None
-
-    @property
-    def rejected(self) -> int | None:
-        return self.raw.stats.get("nreject")
 
     @property
     def allocated(self) -> int | None:

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
 from ...engines.julia.installation import require_packages
 from ...errors import PysciodeError
-from ...methods.adjoints import (
-    SENSITIVITY_ALGORITHMS,
-    AutoJacVec,
-    BacksolveAdjoint,
-    EnzymeAdjoint,
-    ForwardDiffSensitivity,
-    ForwardSensitivity,
-    GaussAdjoint,
-    GaussKronrodAdjoint,
-    InterpolatingAdjoint,
-    MooncakeAdjoint,
-    QuadratureAdjoint,
-    ReverseDiffAdjoint,
-    SensitivityAlgorithm,
-    TrackerAdjoint,
-    ZygoteAdjoint,
-    check_sensealg,
-)
+from ...methods.adjoints import SENSITIVITY_ALGORITHMS, AutoJacVec, InterpolatingAdjoint, SensitivityAlgorithm, check_sensealg
 from ...methods.algorithms import STIFF, Algorithm, check_algorithm
 from ...problems.ode import ODEProblem
 from .contestants import Contestant
 from .engine_contestant import EngineContestant
 from .measurement import one_line
 
-DEFAULT_SENSEALGS: tuple[SensitivityAlgorithm, ...] = (
-    ForwardDiffSensitivity(),
-    ForwardSensitivity(),
-    GaussAdjoint(),
-    GaussKronrodAdjoint(),
-    InterpolatingAdjoint(),
-    InterpolatingAdjoint(checkpointing=True),
-    QuadratureAdjoint(),
-    BacksolveAdjoint(),
-    ReverseDiffAdjoint(),
-    TrackerAdjoint(),
-    ZygoteAdjoint(),
-    EnzymeAdjoint(),
-    MooncakeAdjoint(),
-)
+DEFAULT_SENSEALGS = (*(kind() for kind in SENSITIVITY_ALGORITHMS.values()), InterpolatingAdjoint(checkpointing=True))
 """What is compared where the user names no methods."""
 
 FORWARD_LIMIT = 2_000
@@ -59,6 +29,8 @@ ROSENBROCK_LIMIT = 200
 """States up to which a Rosenbrock method, which factorises a dense Jacobian in each step, is taken for stiff problems."""
 
 T = TypeVar("T")
+Tolerances = tuple[tuple[float, float], ...]
+"""Pairs ``(rtol, atol)``."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +47,7 @@ def default_algorithm(problem: ODEProblem, stiff: bool) -> Algorithm:
 
 
 def check_algorithms(algorithms: Any) -> tuple[Algorithm, ...] | None:
-    """The solvers to compare with; None for the default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For what is no algorithm, or not known.
-    """
+    """The solvers to compare with, objects or names; None for the default."""
 
     def check(x: object) -> Algorithm:
         found = check_algorithm(x)
@@ -96,19 +62,13 @@ def check_algorithms(algorithms: Any) -> tuple[Algorithm, ...] | None:
 
 
 def check_sensealgs(sensealgs: Any) -> tuple[SensitivityAlgorithm, ...] | None:
-    """The methods to compare, objects or names; None for the default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For what is no method.
-    """
+    """The methods to compare, objects or names; None for the default."""
 
     def check(x: object) -> SensitivityAlgorithm:
         if isinstance(x, str):
             if x not in SENSITIVITY_ALGORITHMS:
                 raise ValueError(f"sensealgs: there is no method {x!r}; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
-            x = SENSITIVITY_ALGORITHMS[x]()
+            return SENSITIVITY_ALGORITHMS[x]()
         if not isinstance(x, SensitivityAlgorithm):
             check_sensealg(x)
             raise TypeError("sensealgs holds None; leave it out for the default")
@@ -118,13 +78,7 @@ def check_sensealgs(sensealgs: Any) -> tuple[SensitivityAlgorithm, ...] | None:
 
 
 def check_vjps(vjps: Any) -> tuple[str, ...] | None:
-    """Choices of VJP by name; ``"all"`` is all of them, None leaves each method as it is given.
-
-    Raises
-    ------
-    ValueError
-        For a name that there is not.
-    """
+    """Choices of VJP by name; ``"all"`` is all of them, None leaves each method as it is given."""
     known = get_args(AutoJacVec)
 
     def check(x: object) -> str:
@@ -136,7 +90,7 @@ def check_vjps(vjps: Any) -> tuple[str, ...] | None:
 
 
 def _each(given: Any, name: str, check: Callable[[object], T]) -> tuple[T, ...] | None:
-    """What was given, one or several, each checked and once."""
+    """What was given, one or several, each checked and once; raises TypeError or ValueError for what can't be right."""
     if given is None:
         return None
     if isinstance(given, (str, Algorithm, SensitivityAlgorithm)):
@@ -146,6 +100,36 @@ def _each(given: Any, name: str, check: Callable[[object], T]) -> tuple[T, ...] 
     return tuple(dict.fromkeys(map(check, given)))
 
 
+def check_tolerances(tolerances: Any, default: Tolerances) -> Tolerances:
+    """Pairs ``(rtol, atol)``; a number is `rtol`, and a hundredth of it `atol`; None is `default`."""
+    if tolerances is None:
+        return default
+    if isinstance(tolerances, (int, float)):
+        tolerances = [tolerances]
+    try:
+        pairs = [x if isinstance(x, (tuple, list)) else (x, x / 100) for x in tolerances]
+        found = tuple(dict.fromkeys((float(rtol), float(atol)) for rtol, atol in pairs))
+    except (TypeError, ValueError):
+        raise TypeError(f"tolerances must be pairs (rtol, atol) or numbers rtol, not {tolerances!r}") from None
+    if not found:
+        raise ValueError("tolerances is empty; there is nothing to compare")
+    for rtol, atol in found:
+        if not (0 < rtol < math.inf and 0 <= atol < math.inf):
+            raise ValueError(f"tolerances must be positive and finite, not ({rtol:g}, {atol:g})")
+    return found
+
+
+def check_time_limit(x: Any) -> float | None:
+    """Seconds, or None for no limit."""
+    if x is None:
+        return None
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise TypeError(f"time_limit must be a number of seconds or None, not {x!r}")
+    if not 0 < x < math.inf:
+        raise ValueError(f"time_limit must be positive and finite, not {x!r}")
+    return float(x)
+
+
 def entries(
     problem: ODEProblem,
     differentiated: int,
@@ -153,34 +137,25 @@ def entries(
     sensealgs: Sequence[SensitivityAlgorithm] | None,
     vjps: Sequence[str] | None,
 ) -> list[Entry]:
-    """All combinations; of the default methods, those too expensive for the problem are there with the reason.
-
-    Parameters
-    ----------
-    differentiated
-        Scalars that are differentiated.
-    """
+    """All combinations; of the default methods, those too expensive for a problem of so many differentiated scalars are there with
+    the reason."""
     found: dict[tuple[object, ...], Entry] = {}
     for algorithm in algorithms:
         for sensealg in DEFAULT_SENSEALGS if sensealgs is None else sensealgs:
-            reason = _too_expensive(problem, differentiated, algorithm, sensealg) if sensealgs is None else None
             own = sensealg.options.get("autojacvec")
             for vjp in vjps if vjps and own is not None else (own,):
-                entry = _entry(algorithm, sensealg, vjp, reason)
-                x = entry.contestant
-                found.setdefault((algorithm, x.method, x.vjp, repr(x.options)), entry)
+                contestant, skipped = replace(EngineContestant.of(algorithm, sensealg), vjp=vjp), None
+                try:
+                    chosen = sensealg if vjp is None else replace(sensealg, autojacvec=vjp)
+                    check_sensealg(chosen)
+                    require_packages(chosen.name, chosen.packages)
+                    contestant = replace(contestant, sensealg=chosen)
+                    skipped = _too_expensive(problem, differentiated, algorithm, chosen) if sensealgs is None else None
+                except (ValueError, PysciodeError) as error:  # a choice that the method does not have, or what can't work here
+                    skipped = one_line(error)
+                key = (algorithm, contestant.method, vjp, repr(contestant.options))
+                found.setdefault(key, Entry(contestant, skipped))
     return list(found.values())
-
-
-def _entry(algorithm: Algorithm, sensealg: SensitivityAlgorithm, vjp: str | None, skipped: str | None) -> Entry:
-    contestant = replace(EngineContestant.of(algorithm, sensealg), vjp=vjp)
-    try:
-        chosen = sensealg if vjp is None else replace(sensealg, autojacvec=vjp)
-        check_sensealg(chosen)
-        require_packages(chosen.name, chosen.packages)
-    except (ValueError, PysciodeError) as error:  # a choice that the method does not have, or what can't work here
-        return Entry(contestant, one_line(error))
-    return Entry(replace(contestant, sensealg=chosen), skipped)
 
 
 def _too_expensive(problem: ODEProblem, differentiated: int, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> str | None:

@@ -13,16 +13,9 @@ from ...errors import PysciodeError
 
 @dataclass(frozen=True)
 class SavedStates:
-    """What a loss is given: the saved times and states, the same for whatever solved.
+    """What a loss is given: saved times, shape ``(k,)``, and states, shape ``(k, *shape of u0)``, the same for whatever solved.
 
-    Attributes
-    ----------
-    t
-        Saved times, shape ``(k,)``.
-    states
-        Shape ``(k, *shape of u0)``; of a second-order or dynamical problem, velocities and positions.
-    partitioned
-        Whether it is such a problem.
+    Those of a second-order or dynamical problem (`partitioned`) are velocities and positions.
     """
 
     t: torch.Tensor
@@ -60,7 +53,7 @@ class LossNotFinite(PysciodeError):
 
 @dataclass(frozen=True)
 class LossFunction:
-    """A user's loss with its derivative with respect to the states at `times`; see :class:`SavedStates` for `partitioned`."""
+    """A user's loss, as a function of the states at `times` with its derivative."""
 
     loss: Loss
     times: np.ndarray
@@ -69,12 +62,7 @@ class LossFunction:
     def __call__(self, states: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Value and cotangent, of the shape of `states`.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If the loss does not give one number that depends on the states.
-        LossNotFinite
-            If value or cotangent are not finite.
+        Raises TypeError or ValueError if the loss does not give one number that depends on the states, and LossNotFinite.
         """
         leaf = states.detach().clone().requires_grad_()
         with torch.enable_grad():

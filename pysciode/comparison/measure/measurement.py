@@ -30,15 +30,7 @@ CERTAIN = 0.1
 
 @dataclass(frozen=True)
 class Target:
-    """What the gradients of contestants are held against.
-
-    Attributes
-    ----------
-    blocks
-        The reference gradient, a flat array for each block.
-    estimated_error
-        Its own relative error.
-    """
+    """The reference gradient, a flat array for each block, and its own relative error."""
 
     blocks: Mapping[str, np.ndarray]
     estimated_error: float
@@ -47,11 +39,6 @@ class Target:
         """Relative errors of the whole gradient and of each block, in the 2-norm.
 
         A block that the loss does not depend on has no error relative to itself: its error is relative to the whole.
-
-        Raises
-        ------
-        ValueError
-            If the blocks of `gradient` are others.
         """
         if {name: x.size for name, x in gradient.items()} != {name: x.size for name, x in self.blocks.items()}:
             raise ValueError(f"a contestant gave gradients of {sorted(gradient)}, the reference has {sorted(self.blocks)}")
@@ -67,16 +54,9 @@ def _relative(off: float, size: float) -> float:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure.
+    """How much to measure: timed runs after the warm-up, and seconds for the first call and again for all that follows it.
 
-    Attributes
-    ----------
-    repeats
-        Timed runs after the warm-up.
-    time_limit
-        Seconds for the first call, and again for all that follows it; None for no limit.
-    memory
-        Whether memory is measured, which takes two more solves and two full collections of Julia's garbage for each row.
+    Memory takes two more solves and two full collections of Julia's garbage for each row.
     """
 
     repeats: int
@@ -91,13 +71,7 @@ def unmeasured(contestant: Contestant, task: Task) -> GradientRow:
 
 
 def measure(contestant: Contestant, task: Task, loss: LossFunction, target: Target | None, effort: Effort) -> GradientRow:
-    """The contestant's row; whatever goes wrong with it is told there.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If the user pressed Ctrl-C.
-    """
+    """The contestant's row; whatever goes wrong with it is told there."""
 
     def stages(row: GradientRow) -> Iterator[GradientRow]:
         run = contestant.prepare(task)

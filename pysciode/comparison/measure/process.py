@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -26,80 +26,62 @@ class OutOfTime(PysciodeError):
     """The call ran over its limit."""
 
 
-class _Watch:
-    """A timer that presses Ctrl-C, and remembers that it was not the user.
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Stop what runs inside after so many seconds, and raise `OutOfTime`; None is no limit.
 
-    It ends calls into Julia, too, which looks for signals ten times a second while it solves.
+    A timer presses Ctrl-C, which ends calls into Julia, too: while it solves it looks for signals ten times a second. What can't be
+    interrupted (Julia's compiler) runs on, and counts as over the limit when it ends. Signals reach only the main thread: in others
+    there is no limit. Where the user presses Ctrl-C, KeyboardInterrupt goes on as ever.
     """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = delivered = over = False
+    lock = threading.Lock()
 
-    def __init__(self, seconds: float) -> None:
-        self.expired = self._undelivered = self._over = False
-        self._lock = threading.Lock()
-        self._previous = signal.signal(signal.SIGINT, self._handle)
-        self._timer = threading.Timer(seconds, self._press)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _press(self) -> None:
-        with self._lock:
-            if self._over:
+    def press() -> None:
+        nonlocal pressed
+        with lock:
+            if over:
                 return
-            self.expired = self._undelivered = True
+            pressed = True
             if hasattr(signal, "pthread_kill"):
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # ends a sleep, too
             else:
                 _thread.interrupt_main()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._undelivered:
-            self._undelivered = False
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal delivered
+        if pressed and not delivered:
+            delivered = True
             raise KeyboardInterrupt
-        if callable(self._previous):
-            self._previous(number, frame)
-        elif self._previous is not signal.SIG_IGN:
+        if callable(previous):
+            previous(number, frame)
+        elif previous is not signal.SIG_IGN:
             raise KeyboardInterrupt
 
-    def close(self) -> None:
-        self._timer.cancel()
-        with self._lock:
-            self._over = True
-        try:
-            # Pressed, but not yet handled: that takes no more than a few instructions of Python.
-            for _ in range(1000):
-                if not self._undelivered:
-                    break
-                time.sleep(0.001)
-        except KeyboardInterrupt:
-            pass
-        signal.signal(signal.SIGINT, self._previous)
-
-
-@contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Stop what runs inside after so many seconds; None is no limit.
-
-    What can't be interrupted (Julia's compiler) runs on, and counts as over the limit when it ends. Signals reach only the main
-    thread: in others there is no limit.
-
-    Raises
-    ------
-    OutOfTime
-        If the limit was passed.
-    KeyboardInterrupt
-        If the user pressed Ctrl-C.
-    """
-    if seconds is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    watch = _Watch(seconds)
+    previous = signal.signal(signal.SIGINT, handle)
+    timer = threading.Timer(seconds, press)
+    timer.daemon = True
+    timer.start()
     try:
         yield
     except KeyboardInterrupt:
-        if not watch.expired:
+        if not pressed:
             raise
     finally:
-        watch.close()
-    if watch.expired:
+        with suppress(KeyboardInterrupt):
+            timer.cancel()
+            with lock:
+                over = True
+            # Pressed, but not yet handled: that takes no more than a few instructions of Python.
+            for _ in range(1000):
+                if delivered or not pressed:
+                    break
+                time.sleep(0.001)
+        signal.signal(signal.SIGINT, previous)
+    if pressed:
         raise OutOfTime(f"over the time limit of {seconds:g} s")
 
 

@@ -45,24 +45,18 @@ class GradientRow:
 
     Attributes
     ----------
-    solver
-        Name of the algorithm, as ``"Tsit5"``.
-    method
-        Name of the sensitivity method: SciML's name (``"GaussAdjoint"``), or a peer's function (``"odeint_adjoint"``,
-        ``"RecursiveCheckpointAdjoint"``).
-    vjp
-        How vector-Jacobian products are made (``"generated"``, ``"ZygoteVJP"``, …); None where the method needs none.
+    solver, method, vjp
+        Names: of the algorithm (``"Tsit5"``), of SciML's sensitivity method (``"GaussAdjoint"``) or a peer's function
+        (``"odeint_adjoint"``), and of what makes vector-Jacobian products (``"generated"``, ``"ZygoteVJP"``), None where none is needed.
     engine
         What ran: ``"julia"``, ``"embedded"`` (torchdiffeq) or ``"diffrax"``.
     rtol, atol
         Tolerances of the solve (and of the reverse solve).
     options
         The method's other options that differ from its defaults, as ``{"checkpointing": True}``.
-    status
+    status, reason
         ``"ok"``, ``"failed"`` (an error, or no gradient that can be trusted) or ``"unavailable"`` (a package that does not load, a
-        model that this peer can't express).
-    reason
-        One line that says how it failed.
+        model that this peer can't express), and one line that says why.
     error
         Relative error of the whole gradient in the 2-norm, ``‖g - g_ref‖ / ‖g_ref‖``.
     block_errors
@@ -73,12 +67,9 @@ class GradientRow:
         Wall times of the solve, of its pullback, and of both with the loss between them.
     first_call
         Seconds that the first call took, compilation included.
-    peak_memory
-        Growth of the process's resident memory at its highest, in bytes.
-    kept_memory
-        Bytes that are held between the forward and the backward pass, where the engine can say.
-    allocated
-        Bytes allocated by Julia in both passes.
+    peak_memory, kept_memory, allocated
+        Bytes: growth of the process's resident memory at its highest, what is held between the passes where the engine can say,
+        and what Julia allocated in both.
     forward_counts, backward_counts
         Evaluations in each pass.
     steps
@@ -131,10 +122,7 @@ class GradientRow:
 class SolveRow:
     """One solver at one tolerance, without derivatives; the fields are those of `GradientRow`.
 
-    Attributes
-    ----------
-    error
-        Largest relative error of the saved states, ``max |u - u_ref| / max |u_ref|`` per entry of the state.
+    The error is the largest relative one of the saved states, ``max |u - u_ref| / max |u_ref|`` per entry of the state.
     """
 
     solver: str
@@ -167,16 +155,12 @@ class Reference:
 
     Attributes
     ----------
-    method
-        How it was made, in words: method, solver, tolerances.
-    check
-        What it was cross-checked by, in words.
+    method, check
+        How it was made and what it was cross-checked by, in words.
     estimated_error
         Its own relative error as that check shows it; errors of rows below it mean nothing.
-    blocks
-        Names and sizes of the blocks of parameters.
-    norm
-        2-norm of the gradient.
+    blocks, norm
+        Names and sizes of the blocks of parameters, and the 2-norm of the whole.
     """
 
     method: str

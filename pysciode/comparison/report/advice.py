@@ -37,18 +37,14 @@ class Recommendation:
 
     Attributes
     ----------
-    method
-        Its name; None where none can be recommended, and `reasons` says why.
-    row
-        The row that speaks for it.
+    method, row
+        Its name and the row that speaks for it; None where none can be recommended, and `reasons` says why.
     expression
         What to paste: ``solve``'s arguments, or the call of the peer's function.
-    reasons
-        Sentences, each with a figure of the table.
+    reasons, caveats
+        Sentences with figures of the table, and what to beware of.
     runner_up
         The next best method.
-    caveats
-        What to beware of.
     """
 
     method: str | None
@@ -84,21 +80,7 @@ class _Nothing(Exception):
 
 
 def recommend(report: AdjointReport, accuracy: float | None = None, memory_limit: float | None = None) -> Recommendation:
-    """The fastest method that is accurate enough, and of those within its noise the more accurate or the smaller one.
-
-    Parameters
-    ----------
-    accuracy
-        Relative error of the gradient that suffices. By default `MARGIN` times the tightest tolerance compared, or `MARGIN`
-        times the best error where that is larger, but at most `WORST`.
-    memory_limit
-        Bytes that it may hold; methods whose memory was not measured are left out then.
-
-    Raises
-    ------
-    ValueError
-        If `accuracy` or `memory_limit` is not positive.
-    """
+    """See :meth:`~pysciode.comparison.report.reports.AdjointReport.recommend`."""
     for name, value in (("accuracy", accuracy), ("memory_limit", memory_limit)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, not {value!r}")

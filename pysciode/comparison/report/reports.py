@@ -10,15 +10,16 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ..measure.rows import GradientRow, Reference, SolveRow
+from .advice import Recommendation, recommend
+from .plain_values import data_frame, plain, restored
+from .rendering import table_to_html, table_to_latex, table_to_markdown, table_to_rich, to_text
+from .tables import Table, gradient_table, solve_table
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
     from rich.console import Console, ConsoleOptions, RenderableType
     from typing_extensions import Self
-
-    from .advice import Recommendation
-    from .tables import Table
 
 
 class _Report(ABC):
@@ -34,8 +35,6 @@ class _Report(ABC):
 
     def to_text(self, width: int | None = None) -> str:
         """The report as plain text, as wide as the terminal unless `width` (characters) says otherwise."""
-        from .rendering import to_text
-
         return to_text(self, width)
 
     def __str__(self) -> str:
@@ -45,19 +44,13 @@ class _Report(ABC):
         return f"<{type(self).__name__}: {len(self.rows)} rows; print it for the table>"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        from .rendering import table_to_rich
-
         return table_to_rich(self._table(), options.max_width)
 
     def _repr_html_(self) -> str:
-        from .rendering import table_to_html
-
         return table_to_html(self._table())
 
     def to_markdown(self) -> str:
         """The report in Markdown: facts, warnings, a table with all columns, and failures with their reasons."""
-        from .rendering import table_to_markdown
-
         return table_to_markdown(self._table())
 
     def to_latex(self, caption: str | None = None, label: str | None = None) -> str:
@@ -70,8 +63,6 @@ class _Report(ABC):
         label
             For ``\ref``; taken as it is.
         """
-        from .rendering import table_to_latex
-
         return table_to_latex(self._table(), caption, label)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
@@ -90,8 +81,6 @@ class _Report(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON's types."""
-        from .plain_values import plain
-
         return {"kind": type(self).__name__, **plain(self)}
 
     @classmethod
@@ -103,8 +92,6 @@ class _Report(ABC):
         ValueError
             If `data` is something else.
         """
-        from .plain_values import restored
-
         kind = data.get("kind") if isinstance(data, Mapping) else type(data).__name__
         if kind != cls.__name__:
             raise ValueError(f"data: expected a saved {cls.__name__}, not {kind!r}")
@@ -157,8 +144,6 @@ class AdjointReport(_Report):
     growth: float | None = None
 
     def _table(self) -> Table:
-        from .tables import gradient_table
-
         return gradient_table(self)
 
     def _figure(self) -> Figure:
@@ -167,7 +152,8 @@ class AdjointReport(_Report):
         return adjoint_figure(self)
 
     def recommend(self, accuracy: float | None = None, memory_limit: float | None = None) -> Recommendation:
-        """One method for this model, with reasons from the table; see :func:`pysciode.comparison.report.advice.recommend`.
+        """One method for this model, with reasons from the table: the fastest that is accurate enough, and of those within its
+        noise the more accurate or the smaller one.
 
         Parameters
         ----------
@@ -175,22 +161,18 @@ class AdjointReport(_Report):
             Relative error of the gradient that suffices. By default ten times the tightest tolerance compared, or ten times
             the best error where that is larger, but at most 0.1.
         memory_limit
-            Bytes that the method may hold.
+            Bytes that the method may hold; methods whose memory was not measured are left out then.
 
         Raises
         ------
         ValueError
             If either is not positive.
         """
-        from .advice import recommend
-
         return recommend(self, accuracy, memory_limit)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row for each of `rows`: times in seconds (``total_s`` with quartiles ``total_q1_s``, ``total_q3_s``), memory in
         bytes, errors by block as ``error[name]``; ``below_reference`` tells errors that mean no more than "at most"."""
-        from .plain_values import data_frame
-
         return data_frame(GradientRow, self.rows, self.reference)
 
 
@@ -204,8 +186,6 @@ class SolverReport(_Report):
     settings: dict[str, object] = field(default_factory=dict)
 
     def _table(self) -> Table:
-        from .tables import solve_table
-
         return solve_table(self)
 
     def _figure(self) -> Figure:
@@ -215,6 +195,4 @@ class SolverReport(_Report):
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row for each of `rows`, times in seconds (``time_s`` with quartiles ``time_q1_s``, ``time_q3_s``)."""
-        from .plain_values import data_frame
-
         return data_frame(SolveRow, self.rows, None)
