@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import EngineUnavailable, GradientFailed, PysciodeError, SolveFailed
 from .contestants import Contestant, Run, Task
 from .losses import LossFunction
-from .process import peak_growth, time_limit
+from .process import OutOfTime, peak_growth, time_limit
 from .rows import GradientRow, SolveRow, Timing
 
 Row = TypeVar("Row", GradientRow, SolveRow)
@@ -165,7 +165,7 @@ def one_line(error: BaseException) -> str:
         text = f"the solver stopped at t = {error.t:g} with retcode {error.retcode}"
     else:
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        if not isinstance(error, PysciodeError):
+        if not isinstance(error, (PysciodeError, OutOfTime)):
             text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     text = " ".join(_NOISE.sub("", text).split())
     return text if len(text) <= 250 else text[:249] + "…"

@@ -17,12 +17,10 @@ from types import FrameType
 
 import torch
 
-from ...errors import PysciodeError
-
 _PROCESS = Path("/proc/self")
 
 
-class OutOfTime(PysciodeError):
+class OutOfTime(Exception):
     """The call ran over its limit."""
 
 

@@ -6,8 +6,8 @@ itself, so that a comparison shows what it gives.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,19 +45,22 @@ def embedded_contestants(problem: ODEProblem, algorithms: Sequence[Algorithm | N
 
 
 class TorchdiffeqRun(Run):
-    """One of torchdiffeq's functions, or where that is None ``odeint`` without gradients."""
+    """One of torchdiffeq's functions, or where that is None ``odeint`` without gradients.
+
+    torchdiffeq gets the run itself as the right-hand side: it counts, and knows the callbacks that tell of steps.
+    """
 
     def __init__(self, task: Task, solver: str, method: str | None) -> None:
         problem, start = task.problem, task.problem.tspan[0]
         leaves = _own_leaves(problem)
         self._u0 = torch.from_numpy(problem.flat_u0().copy()).reshape(tuple(problem.u0.shape))
-        self._method = method
+        self._method, self._solver, self._max_steps = method, solver, min(MAX_STEPS, task.maxiters)
         self._wanted: dict[str, torch.Tensor] = {}
         if method is not None:
             blocks = Blocks.of(problem)
             self._wanted = dict(zip(blocks.places, (x for x in leaves if x.requires_grad), strict=True))
             self._u0.requires_grad_(blocks.wants_u0)
-        self._rhs = CountedRhs(user_rhs(problem, leaves), min(MAX_STEPS, task.maxiters), solver)
+        self._f = user_rhs(problem, leaves)
         self._skip = int(task.saveat[0] != start)
         self._times = torch.from_numpy(np.concatenate([[start] * self._skip, task.saveat]))
         self._options = {"rtol": task.rtol, "atol": task.atol, "method": solver}
@@ -65,11 +68,9 @@ class TorchdiffeqRun(Run):
 
     def forward(self) -> torch.Tensor:
         self._states = None  # frees the last graph
-        self._rhs.restart()
-        self._states = self._rhs.guard(self._solve)[self._skip :]
-        self.forward_counts = Counts(f=self._rhs.nf)
-        self.steps, self.rejected = self._rhs.accepted, self._rhs.rejected
-        return self._states.detach()
+        self.steps = self.rejected = 0
+        self._states, self.forward_counts = self._counted(self._solve)
+        return self._states.detach()[self._skip :]
 
     def _solve(self) -> torch.Tensor:
         with torch.set_grad_enabled(self._method is not None):
@@ -77,23 +78,19 @@ class TorchdiffeqRun(Run):
                 return self._u0[None] * 1
             if self._method == "odeint_adjoint":
                 parameters = tuple(self._wanted.values())
-                return odeint_adjoint(self._rhs, self._u0, self._times, adjoint_params=parameters, **self._options)
-            return odeint(self._rhs, self._u0, self._times, **self._options)
+                return odeint_adjoint(self, self._u0, self._times, adjoint_params=parameters, **self._options)
+            return odeint(self, self._u0, self._times, **self._options)
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
         wanted = self._wanted | ({STATE: self._u0} if self._u0.requires_grad else {})
-        self._rhs.restart()
 
         def pull() -> tuple[torch.Tensor, ...]:
-            return torch.autograd.grad(self._states, list(wanted.values()), cotangent, allow_unused=True, materialize_grads=True)
+            states, options = self._states[self._skip :], {"allow_unused": True, "materialize_grads": True}
+            return torch.autograd.grad(states, list(wanted.values()), cotangent, **options)
 
-        found = self._rhs.guard(pull)
-        self.backward_counts = Counts(f=self._rhs.nf, vjp=self._rhs.pulled)
-        gradients = {name: np.array(x.reshape(-1).numpy(), np.float64) for name, x in zip(wanted, found, strict=True)}
-        for name, gradient in gradients.items():
-            if not np.isfinite(gradient).all():
-                raise PysciodeError(f"torchdiffeq: the gradient with respect to {name} is not finite")
-        return gradients
+        found, counts = self._counted(pull)
+        self.backward_counts = replace(counts, vjp=self._pulled)
+        return {name: np.array(x.reshape(-1).numpy(), np.float64) for name, x in zip(wanted, found, strict=True)}
 
     def kept_memory(self) -> int:
         """Bytes of the tensors that the graph saves for its backward pass, each once; solves once more to see them."""
@@ -107,28 +104,17 @@ class TorchdiffeqRun(Run):
             self.forward()
         return sum(storages.values())
 
-
-class CountedRhs:
-    """A right-hand side ``f(t, u)`` that counts, with the callbacks by which torchdiffeq tells of its steps.
-
-    Attributes
-    ----------
-    nf, pulled, accepted, rejected
-        Evaluations, of these the ones that a vector-Jacobian product went through, and steps.
-    """
-
-    def __init__(self, f: TorchRhs, max_steps: int, solver: str) -> None:
-        self._f = f
-        self._max_steps = max_steps
-        self._solver = solver
-        self.restart()
-
-    def restart(self) -> None:
-        self.nf = self.pulled = self.accepted = self.rejected = self._tried = 0
-        self._t: torch.Tensor | float = math.nan  # of the latest evaluation: torchdiffeq's own runs backwards as -t
+    def _counted(self, run: Callable[[], Any]) -> tuple[Any, Counts]:
+        """``run()`` with its evaluations; torchdiffeq's failed assertions, by which its solvers give up, become errors of ours."""
+        self._nf = self._pulled = self._tried = 0
+        try:
+            return run(), Counts(f=self._nf)
+        except AssertionError as error:
+            reason = str(error).splitlines()[0] if str(error) else "a failed assertion"
+            raise PysciodeError(f"torchdiffeq's {self._solver} gave up: {reason[:100]}") from None
 
     def __call__(self, t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        self.nf += 1
+        self._nf += 1
         self._t = t
         du = self._f(t, u)
         if du.requires_grad:
@@ -136,11 +122,11 @@ class CountedRhs:
         return du
 
     def _count_pull(self, grad: torch.Tensor) -> None:
-        self.pulled += 1
+        self._pulled += 1
 
     def callback_step(self, t: torch.Tensor, u: Any, dt: torch.Tensor) -> None:
         if self._tried >= self._max_steps:
-            raise PysciodeError(
+            raise PysciodeError(  # near the latest evaluation: torchdiffeq's own time runs backwards as -t
                 f"torchdiffeq's {self._solver} gave up near t = {float(self._t):g} after {self._tried} steps; it has no "
                 "method for stiff problems"
             )
@@ -149,18 +135,10 @@ class CountedRhs:
     callback_step_adjoint = callback_step
 
     def callback_accept_step(self, t: torch.Tensor, u: Any, dt: torch.Tensor) -> None:
-        self.accepted += 1
+        self.steps += 1
 
     def callback_reject_step(self, t: torch.Tensor, u: Any, dt: torch.Tensor) -> None:
         self.rejected += 1
-
-    def guard(self, run: Callable[[], Any]) -> Any:
-        """``run()``; torchdiffeq's failed assertions, by which its solvers give up, become errors of ours."""
-        try:
-            return run()
-        except AssertionError as error:
-            reason = str(error).splitlines()[0] if str(error) else "a failed assertion"
-            raise PysciodeError(f"torchdiffeq's {self._solver} gave up: {reason[:100]}") from None
 
 
 def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
