@@ -17,11 +17,9 @@ from scipy.linalg import expm
 import pysciode as ps
 from pysciode.comparison.adjoints import ComparisonInterrupted, compare_adjoints
 from pysciode.comparison.measure.blocks import Blocks, differentiable
-from pysciode.comparison.measure.contestants import Contestant
-from pysciode.comparison.measure.directional import ridders
-from pysciode.comparison.measure.engine_contestant import EngineContestant
+from pysciode.comparison.measure.contestants import Contestant, EngineContestant
 from pysciode.comparison.measure.losses import LossFunction, sum_of_squares
-from pysciode.comparison.measure.reference import find_reference, reference_solver
+from pysciode.comparison.measure.reference import find_reference, reference_solver, ridders
 from pysciode.engines import get_engine
 from pysciode.errors import EngineUnavailable
 

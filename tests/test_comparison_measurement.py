@@ -15,10 +15,10 @@ import pysciode as ps
 from pysciode.comparison.adjoints import ComparisonInterrupted, compare_adjoints
 from pysciode.comparison.measure.blocks import Blocks, differentiable
 from pysciode.comparison.measure.contestants import Contestant, Run, Task
-from pysciode.comparison.measure.directional import discrepancy, ridders
 from pysciode.comparison.measure.losses import LossFunction, sum_of_squares
 from pysciode.comparison.measure.measurement import Effort, Target, measure
 from pysciode.comparison.measure.process import OutOfTime, peak_growth, time_limit
+from pysciode.comparison.measure.reference import discrepancy, ridders
 from pysciode.errors import EngineUnavailable, SolveFailed
 
 RATE, START, END = 0.7, 2.0, 1.5

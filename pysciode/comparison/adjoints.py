@@ -19,10 +19,8 @@ from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
 from ..problems.ode import ODEProblem
 from ..solving.options import DEFAULT_TOLERANCES, save_times
 from .measure.blocks import Blocks, differentiable
-from .measure.contestants import Contestant, Task
-from .measure.engine_contestant import EngineRun
+from .measure.contestants import Contestant, EngineRun, Task
 from .measure.grid import (
-    Entry,
     check_algorithms,
     check_sensealgs,
     check_time_limit,
@@ -31,12 +29,11 @@ from .measure.grid import (
     default_algorithm,
     entries,
 )
-from .measure.growth import exponential_growth
 from .measure.losses import Loss, LossFunction, LossNotFinite, sum_of_squares
 from .measure.measurement import Effort, Target, measure, one_line, unmeasured
 from .measure.process import OutOfTime, machine
 from .measure.process import time_limit as limited
-from .measure.reference import NoReference, TightSolver, find_reference, given_reference, reference_solver
+from .measure.reference import NoReference, TightSolver, exponential_growth, find_reference, given_reference, reference_solver
 from .measure.rows import GradientRow, Reference
 
 if TYPE_CHECKING:
@@ -170,7 +167,7 @@ def compare_adjoints(
     who = entries(problem, blocks.size, solvers, named, vjps)
     if engine.name != "julia":
         who = [replace(x, skipped=f"Julia is not installed: {INSTALL_COMMAND}") for x in who]
-    who += [Entry(x) for x in (_peers(problem, solvers) if peers is True else peers or ())]
+    who += _peers(problem, solvers) if peers is True else peers or ()
     settings = {
         "loss": "sum of squares of the saved states" if loss is None else getattr(loss, "__name__", type(loss).__name__),
         "states": problem.n,
@@ -251,20 +248,20 @@ class _Comparison:
                 "errors are below it can't be told apart"
             )
 
-    def run(self, who: Sequence[Entry], grid: Sequence[tuple[float, float]], bar: tqdm) -> None:
+    def run(self, who: Sequence[Contestant], grid: Sequence[tuple[float, float]], bar: tqdm) -> None:
         """All rows; what is not there at one tolerance, or takes too long, is not tried at the next."""
-        for entry in who:
+        for contestant in who:
             hopeless: GradientRow | None = None
             for rtol, atol in grid:
                 task = Task(self.solver.problem, self.solver.loss.times, rtol, atol, self.maxiters)
-                row = unmeasured(entry.contestant, task)
+                row = unmeasured(contestant, task)
                 bar.set_description(f"{row.solver}, {row.label}, rtol {rtol:.0e}")
                 if hopeless is not None:
                     row = replace(hopeless, rtol=rtol, atol=atol)
-                elif entry.skipped is not None:
-                    row = replace(row, status="unavailable", reason=entry.skipped)
+                elif contestant.skipped is not None:
+                    row = replace(row, status="unavailable", reason=contestant.skipped)
                 else:
-                    row = measure(entry.contestant, task, self.solver.loss, self.target, self.effort)
+                    row = measure(contestant, task, self.solver.loss, self.target, self.effort)
                 self.rows.append(row)
                 if row.status == "unavailable" or (row.reason or "").startswith("over the time limit"):
                     hopeless = row

@@ -11,8 +11,7 @@ from ..errors import PysciodeError
 from ..methods.algorithms import Algorithm
 from ..problems.ode import ODEProblem
 from ..solving.solution import Solution
-from .measure.contestants import Contestant, Task
-from .measure.engine_contestant import EngineContestant
+from .measure.contestants import Contestant, EngineContestant, Task
 from .measure.measurement import one_line
 from .peers.scipy_solvers import scipy_solver
 

@@ -14,8 +14,7 @@ from ..engines import get_engine
 from ..methods.algorithms import Algorithm, check_algorithm
 from ..problems.ode import ODEProblem
 from ..solving.options import save_times
-from .measure.contestants import Contestant, Run, Task
-from .measure.engine_contestant import EngineContestant
+from .measure.contestants import Contestant, EngineContestant, Run, Task
 from .measure.grid import check_time_limit, check_tolerances
 from .measure.measurement import last_row, repeated
 from .measure.process import machine

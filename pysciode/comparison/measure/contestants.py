@@ -1,16 +1,28 @@
-"""What takes part in a comparison: a solver, alone or with a sensitivity method, of SciML or of a peer."""
+"""What takes part in a comparison: a solver, alone or with a sensitivity method; those of SciML are here."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
+from ...engines import get_engine
+from ...engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRequest
+from ...errors import EngineUnavailable, GradientFailed, SolveFailed
+from ...methods.adjoints import SensitivityAlgorithm
+from ...methods.algorithms import Algorithm
 from ...problems.ode import ODEProblem
+from ...solving.solution import SUCCESS
+from .blocks import Blocks
 from .rows import Counts
+
+_COUNTS_MODEL_CALLS = ("generated", "ReverseDiffVJP")
+"""VJPs with which the generated functions, which count their calls, are what the solver evaluates."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ class Contestant(ABC):
     vjp: str | None
     engine: str
     options: Mapping[str, object] = field(default_factory=dict)
+    skipped: str | None = field(default=None, kw_only=True)  # why it is left out
 
     @abstractmethod
     def prepare(self, task: Task) -> Run:
@@ -72,3 +85,129 @@ class Contestant(ABC):
 
         Raises EngineUnavailable if a package is not installed, or this engine can't express the model.
         """
+
+
+@dataclass(frozen=True)
+class EngineContestant(Contestant):
+    """A solver, alone or with one of SciML's sensitivity methods, on one of pysciode's engines."""
+
+    algorithm: Algorithm | None = None
+    sensealg: SensitivityAlgorithm | None = None
+
+    @classmethod
+    def of(cls, algorithm: Algorithm | None, sensealg: SensitivityAlgorithm | None = None, engine: str = "julia") -> EngineContestant:
+        """The contestant, with its names and options."""
+        if algorithm is None:
+            solver = "default"
+        else:
+            solver = repr(algorithm) if algorithm.options or algorithm.arguments else algorithm.name
+        if sensealg is None:
+            return cls(solver, None, None, engine, {}, algorithm)
+        options = {x.name: getattr(sensealg, x.name) for x in fields(sensealg) if getattr(sensealg, x.name) != x.default}
+        options.pop("autojacvec", None)
+        return cls(solver, sensealg.name, sensealg.options.get("autojacvec"), engine, options, algorithm, sensealg)
+
+    def prepare(self, task: Task) -> EngineRun:
+        for package in sorted(self.sensealg.packages) if self.sensealg else ():
+            _load(package)
+        tstops = task.saveat if task.step_on_times else None
+        options = SolveOptions(task.saveat, tstops, rtol=task.rtol, atol=task.atol, maxiters=task.maxiters)
+        return EngineRun(get_engine(self.engine), task.problem, self.algorithm, options, self.sensealg)
+
+
+@cache
+def _load(package: str) -> None:
+    """Load a Julia package that a method needs; raises EngineUnavailable if it does not load."""
+    from ...engines.julia.runtime import start_julia
+
+    julia = start_julia()
+    import juliacall
+
+    try:
+        julia.require(package)
+    except juliacall.JuliaError as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        reason = reason.strip().removeprefix("ArgumentError: ")
+        raise EngineUnavailable(f"the Julia package {package}", reason, mend=None) from None
+
+
+@cache
+def _live_bytes() -> Any:
+    """A Julia function: bytes in use after a full collection, and another for what finalisers let go in the first."""
+    import juliacall
+
+    return juliacall.Main.seval("() -> (GC.gc(); GC.gc(); Base.gc_live_bytes())")
+
+
+class EngineRun(Run):
+    """One request, solved and differentiated as `solve` and its backward pass would, without torch between.
+
+    Without `sensealg` there is no gradient; `blocks` are by default what requires grad, and `values` the problem's own flat state and
+    parameters.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        problem: ODEProblem,
+        algorithm: Algorithm | None,
+        options: SolveOptions,
+        sensealg: SensitivityAlgorithm | None = None,
+        *,
+        blocks: Blocks | None = None,
+        values: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        u0, p = values or (problem.flat_u0(), problem.flat_p())
+        self._engine = engine
+        self._blocks = blocks or (Blocks.of(problem) if sensealg else None)
+        wants = self._blocks.wants if sensealg else frozenset()
+        self._request = SolveRequest(problem, u0, p, problem.tspan, algorithm, options, sensealg, wants)
+        self.raw: RawSolution | None = None
+        self._pullback: Pullback | None = None
+
+    def forward(self) -> torch.Tensor:
+        self._pullback = None
+        if self._request.sensealg is None:
+            self.raw = self._engine.solve(self._request)
+        else:
+            self.raw, self._pullback = self._engine.solve_with_pullback(self._request)
+        if self.raw.retcode not in SUCCESS:
+            raise SolveFailed(self.raw.retcode, self.raw.t_reached, None)
+        self.steps, self.rejected = self.raw.stats.get("naccept") or None, self.raw.stats.get("nreject")
+        return torch.from_numpy(self.raw.u).view(len(self.raw.t), *self._request.problem.u0.shape)
+
+    def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
+        flat = np.ascontiguousarray(cotangent.numpy(), self._request.u0.dtype).reshape(len(self.raw.t), -1)
+        gradient = self._blocks.split(*self._pullback(flat))
+        if not all(np.isfinite(x).all() for x in gradient.values()):
+            raise GradientFailed(self._request.sensealg.name, "the gradient is not finite")
+        return gradient
+
+    @property
+    def forward_counts(self) -> Counts:
+        stats = self.raw.stats
+        # A solve evaluates the model at least once: 0 stands for not counted.
+        return Counts(f=stats.get("nf") or None, jacobian=stats.get("njacs") if stats.get("naccept") else None)
+
+    @property
+    def backward_counts(self) -> Counts:
+        stats, sensealg = self.raw.stats, self._request.sensealg
+        if sensealg.forward:
+            return Counts(0, 0, 0)  # a product with derivatives that are there
+        if not sensealg.continuous or sensealg.options["autojacvec"] not in _COUNTS_MODEL_CALLS:
+            return Counts()
+        return Counts(stats.get("nf_reverse"), stats.get("nvjp") if sensealg.generated else None, stats.get("njacs_reverse"))
+
+    @property
+    def allocated(self) -> int | None:
+        passes = (self.raw.stats.get("allocated"), self.raw.stats.get("allocated_reverse"))
+        return None if None in passes else sum(passes)
+
+    def kept_memory(self) -> int | None:
+        """Julia's live bytes now, less those without this solution; solves once more to put things back."""
+        live = _live_bytes()
+        with_solution = live()
+        self.raw = self._pullback = None
+        without = live()
+        self.forward()
+        return max(with_solution - without, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from ...engines.julia.installation import require_packages
@@ -12,8 +12,7 @@ from ...errors import PysciodeError
 from ...methods.adjoints import SENSITIVITY_ALGORITHMS, AutoJacVec, InterpolatingAdjoint, SensitivityAlgorithm, check_sensealg
 from ...methods.algorithms import STIFF, Algorithm, check_algorithm
 from ...problems.ode import ODEProblem
-from .contestants import Contestant
-from .engine_contestant import EngineContestant
+from .contestants import Contestant, EngineContestant
 from .measurement import one_line
 
 DEFAULT_SENSEALGS = (*(kind() for kind in SENSITIVITY_ALGORITHMS.values()), InterpolatingAdjoint(checkpointing=True))
@@ -31,14 +30,6 @@ ROSENBROCK_LIMIT = 200
 T = TypeVar("T")
 Tolerances = tuple[tuple[float, float], ...]
 """Pairs ``(rtol, atol)``."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A contestant, or why it is left out."""
-
-    contestant: Contestant
-    skipped: str | None = None
 
 
 def default_algorithm(problem: ODEProblem, stiff: bool) -> Algorithm:
@@ -136,25 +127,25 @@ def entries(
     algorithms: Iterable[Algorithm],
     sensealgs: Sequence[SensitivityAlgorithm] | None,
     vjps: Sequence[str] | None,
-) -> list[Entry]:
+) -> list[Contestant]:
     """All combinations; of the default methods, those too expensive for a problem of so many differentiated scalars are there with
     the reason."""
-    found: dict[tuple[object, ...], Entry] = {}
+    found: dict[tuple[object, ...], Contestant] = {}
     for algorithm in algorithms:
         for sensealg in DEFAULT_SENSEALGS if sensealgs is None else sensealgs:
             own = sensealg.options.get("autojacvec")
             for vjp in vjps if vjps and own is not None else (own,):
-                contestant, skipped = replace(EngineContestant.of(algorithm, sensealg), vjp=vjp), None
+                contestant = replace(EngineContestant.of(algorithm, sensealg), vjp=vjp)
                 try:
                     chosen = sensealg if vjp is None else replace(sensealg, autojacvec=vjp)
                     check_sensealg(chosen)
                     require_packages(chosen.name, chosen.packages)
-                    contestant = replace(contestant, sensealg=chosen)
                     skipped = _too_expensive(problem, differentiated, algorithm, chosen) if sensealgs is None else None
+                    contestant = replace(contestant, sensealg=chosen, skipped=skipped)
                 except (ValueError, PysciodeError) as error:  # a choice that the method does not have, or what can't work here
-                    skipped = one_line(error)
+                    contestant = replace(contestant, skipped=one_line(error))
                 key = (algorithm, contestant.method, vjp, repr(contestant.options))
-                found.setdefault(key, Entry(contestant, skipped))
+                found.setdefault(key, contestant)
     return list(found.values())
 
 
