@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+import numpy as np
 
 from ..measure.rows import GradientRow, SolveRow
 from . import quantities
@@ -18,6 +16,7 @@ from .tables import in_order, names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from .reports import AdjointReport, SolverReport
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Eleven markers over seven colours: 77 methods before a pair comes again.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+_POINTS = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.6, "linewidth": 1.4, "elinewidth": 1.0}
 _FAILED = "#8C1D18"
 _QUIET = "0.45"
 
@@ -70,6 +70,9 @@ def solver_figure(report: SolverReport) -> Figure:
 
 
 def _panels(report: AdjointReport | SolverReport, what: str) -> tuple[Figure, Axes, Axes, list[_Series]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     series = _series(report.rows)
     # No pyplot: the figure needs no display, and the user's own backend stays as it is.
     figure = Figure(figsize=(12.5, max(4.8, 1.9 + 0.27 * len(series))), layout="constrained")
@@ -99,26 +102,16 @@ def _series(rows: Sequence[GradientRow | SolveRow]) -> list[_Series]:
 
 
 def _draw_work_precision(axes: Axes, series: Sequence[_Series], error: Callable[[GradientRow | SolveRow], float | None]) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     for one in series:
-        points = [(row.timing, error(row)) for row in one.done if row.timing and _positive(error(row))]
-        if points:
-            axes.errorbar(
-                [timing.median for timing, _ in points],
-                [y for _, y in points],
-                xerr=[
-                    [timing.median - timing.quartiles[0] for timing, _ in points],
-                    [timing.quartiles[1] - timing.median for timing, _ in points],
-                ],
-                color=one.colour,
-                marker=one.marker,
-                markersize=6,
-                markeredgecolor="white",
-                markeredgewidth=0.6,
-                linewidth=1.4,
-                elinewidth=1.0,
-                linestyle="-" if one.rows[0].engine == "julia" else "--",
-                label=one.name,
-            )
+        shown = [row for row in one.done if row.timing and _positive(error(row))]
+        if shown:
+            times = np.array([row.timing.median for row in shown])
+            low, high = np.transpose([row.timing.quartiles for row in shown])
+            dashes = "-" if one.rows[0].engine == "julia" else "--"
+            style = {"color": one.colour, "marker": one.marker, "linestyle": dashes, "label": one.name, **_POINTS}
+            axes.errorbar(times, [error(row) for row in shown], xerr=[times - low, high - times], **style)
     if not axes.containers:
         axes.text(0.5, 0.5, "no method gave an error and a time", ha="center", color=_QUIET, transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
@@ -138,11 +131,12 @@ def _draw_floor(axes: Axes, floor: float) -> None:
     if not _positive(floor) or axes.get_yscale() != "log":
         return
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, floor / 3), max(high, floor * 3))
-    axes.axhspan(axes.get_ylim()[0], floor, color="0.93", zorder=0)
+    low = min(low, floor / 3)
+    axes.set_ylim(low, max(high, floor * 3))
+    axes.axhspan(low, floor, color="0.93", zorder=0)
     axes.axhline(floor, color=_QUIET, linewidth=0.9, linestyle=":")
-    text, place = f"the reference's own error, {quantities.error(floor)}", {"xycoords": ("axes fraction", "data"), "xytext": (-3, -3)}
-    axes.annotate(text, (1, floor), **place, textcoords="offset points", ha="right", va="top", fontsize=8, color=_QUIET)
+    place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "top"}
+    axes.text(0.99, 0.93 * floor, f"the reference's own error, {quantities.error(floor)}", fontsize=8, color=_QUIET, **place)
 
 
 def _draw_list(

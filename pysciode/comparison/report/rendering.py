@@ -17,7 +17,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from .tables import MISSING, Table
+from .tables import Table
 
 if TYPE_CHECKING:
     from .advice import Recommendation
@@ -42,11 +42,11 @@ def to_text(renderable: RenderableType, width: int | None = None) -> str:
 def table_to_rich(table: Table, width: int) -> Iterator[RenderableType]:
     """The table for a console `width` characters wide; columns that don't fit are left out and named."""
     yield Text(table.heading, style="bold")
-    for name, text in table.facts:
+    for name, text in table.facts.items():
         yield Text.assemble((f"{name}: ", "dim"), text)
     for text in table.warnings:
         yield Text.assemble(("Warning: ", "bold yellow"), (text, "yellow"))
-    if not table.lines:
+    if not table.rows:
         yield Text("\nNothing was compared." if not table.notes else "\nNothing ran.", style="bold")
     else:
         shown = _columns_that_fit(table, width)
@@ -64,15 +64,15 @@ def _grid(table: Table, shown: list[int]) -> Grid:
     for i in shown:
         right = table.columns[i].right
         grid.add_column(table.titles[i], justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for k, line in enumerate(table.lines):
-        last = k + 1 < len(table.lines) and table.lines[k + 1].first
-        grid.add_row(*(Text(line.cells[i]) for i in shown), style=None if line.status == "ok" else "red", end_section=last)
+    for k, row in enumerate(table.rows):
+        cells = table.cells(row)
+        grid.add_row(*(Text(cells[i]) for i in shown), style=None if row.status == "ok" else "red", end_section=table.starts_group(k + 1))
     return grid
 
 
 def _columns_that_fit(table: Table, width: int) -> list[int]:
     """Indices of the columns; the most dispensable go until the rest fits."""
-    needed = [max(map(cell_len, (title, *(line.cells[i] for line in table.lines)))) + 3 for i, title in enumerate(table.titles)]
+    needed = [max(map(cell_len, cells)) + 3 for cells in zip(table.titles, *map(table.cells, table.rows), strict=True)]
     ranks = [column.rank for column in table.columns]
     shown = list(range(len(ranks)))
     while sum(needed[i] for i in shown) > width and any(ranks[i] > 0 for i in shown):
@@ -108,10 +108,10 @@ def table_to_html(table: Table) -> str:
         inside = "".join(f"<{tag}{align}>{html.escape(x)}</{tag}>" for align, x in zip(aligned, cells, strict=True))
         return f"<tr{style}>{inside}</tr>"
 
-    above = [f"{name}: {text}" for name, text in table.facts] + [f"Warning: {text}" for text in table.warnings]
+    above = [f"{name}: {text}" for name, text in table.facts.items()] + [f"Warning: {text}" for text in table.warnings]
     paragraphs = [f"<p><b>{html.escape(table.heading)}</b></p>", *(f"<p>{html.escape(x)}</p>" for x in above)]
-    if table.lines:
-        rows = [row("td", x.cells, "" if x.status == "ok" else ' style="color: #c0392b"') for x in table.lines]
+    if table.rows:
+        rows = [row("td", table.cells(x), "" if x.status == "ok" else ' style="color: #c0392b"') for x in table.rows]
         paragraphs.append(f"<table><thead>{row('th', table.titles)}</thead><tbody>{''.join(rows)}</tbody></table>")
     else:
         paragraphs.append("<p>Nothing was compared.</p>")
@@ -127,26 +127,26 @@ def table_to_markdown(table: Table) -> str:
     def row(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    facts = [f"- {escaped(name)}: {escaped(text)}" for name, text in table.facts]
+    facts = [f"- {escaped(name)}: {escaped(text)}" for name, text in table.facts.items()]
     facts += [f"- **Warning:** {escaped(text)}" for text in table.warnings]
     grid = [row(map(escaped, table.titles)), row("---:" if column.right else ":---" for column in table.columns)]
-    grid += [row(map(escaped, line.cells)) for line in table.lines]
+    grid += [row(map(escaped, table.cells(x))) for x in table.rows]
     notes = [f"- {escaped(note)}" for note in table.notes]
-    blocks = [[f"**{escaped(table.heading)}**"], facts, grid if table.lines else ["Nothing was compared."], notes]
+    blocks = [[f"**{escaped(table.heading)}**"], facts, grid if table.rows else ["Nothing was compared."], notes]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines) + "\n"
 
 
 def table_to_latex(table: Table, caption: str | None = None, label: str | None = None) -> str:
     r"""The table with all its columns; needs ``\usepackage{booktabs}``. Warnings and failures stand below it; the facts about
     the comparison stand above as comments, for the caption."""
-    lines = [f"% {name}: {' '.join(text.split())}" for name, text in table.facts] + [r"\begin{table}", r"  \centering"]
+    lines = [f"% {name}: {' '.join(text.split())}" for name, text in table.facts.items()] + [r"\begin{table}", r"  \centering"]
     lines += [rf"  \caption{{{_latex(caption)}}}"] if caption else []
     lines += [rf"  \label{{{label}}}"] if label else []
     alignment = "".join("r" if column.right else "l" for column in table.columns)
     lines += [rf"  \begin{{tabular}}{{{alignment}}}", r"    \toprule", rf"    {' & '.join(map(_latex, table.titles))} \\"]
-    for line in table.lines:
-        lines += [r"    \midrule"] if line.first else []
-        lines.append(rf"    {' & '.join('--' if x == MISSING else _latex(x) for x in line.cells)} \\")
+    for k, row in enumerate(table.rows):
+        lines += [r"    \midrule"] if table.starts_group(k) else []
+        lines.append(rf"    {' & '.join(map(_latex, table.cells(row)))} \\")
     lines += [r"    \bottomrule", r"  \end{tabular}"]
     below = [f"Warning: {text}" for text in table.warnings] + list(table.notes)
     lines += [rf"  \par\smallskip {{\footnotesize {_latex(' '.join(text.split()))}\par}}" for text in below]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..measure.rows import GradientRow, Reference, SolveRow
 from .advice import Recommendation, recommend
+from .figures import adjoint_figure, solver_figure
 from .plain_values import data_frame, plain, restored
 from .rendering import table_to_html, table_to_latex, table_to_markdown, table_to_rich, to_text
 from .tables import Table, gradient_table, solve_table
@@ -22,16 +22,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class _Report(ABC):
-    """Terminal, notebook, paper, figure and file, for a report that can make a table and a figure."""
+class _Report:
+    """Terminal, notebook, paper, figure and file, for a report that says what makes its table and its figure."""
 
-    rows: tuple[Any, ...]
-
-    @abstractmethod
-    def _table(self) -> Table: ...
-
-    @abstractmethod
-    def _figure(self) -> Figure: ...
+    _table: ClassVar[Callable[[Any], Table]]
+    _figure: ClassVar[Callable[[Any], Any]]
 
     def to_text(self, width: int | None = None) -> str:
         """The report as plain text, as wide as the terminal unless `width` (characters) says otherwise."""
@@ -56,24 +51,13 @@ class _Report(ABC):
     def to_latex(self, caption: str | None = None, label: str | None = None) -> str:
         r"""The table in LaTeX, with all its columns; needs ``\usepackage{booktabs}``.
 
-        Parameters
-        ----------
-        caption
-            Plain text; its special characters are escaped.
-        label
-            For ``\ref``; taken as it is.
+        Special characters of the caption are escaped; the label, for ``\ref``, is taken as it is.
         """
         return table_to_latex(self._table(), caption, label)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
         """Work–precision diagram (error against time, one line a method) beside what each method takes: the memory of a gradient,
-        or a solver's evaluations of the model.
-
-        Parameters
-        ----------
-        path
-            Where to save it; the suffix chooses the format.
-        """
+        or a solver's evaluations of the model. It is saved to `path`, whose suffix chooses the format."""
         figure = self._figure()
         if path is not None:
             figure.savefig(path, dpi=160)
@@ -85,13 +69,7 @@ class _Report(ABC):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The report that :meth:`to_dict` made `data` from.
-
-        Raises
-        ------
-        ValueError
-            If `data` is something else.
-        """
+        """The report that :meth:`to_dict` made `data` from; raises ValueError if `data` is something else."""
         kind = data.get("kind") if isinstance(data, Mapping) else type(data).__name__
         if kind != cls.__name__:
             raise ValueError(f"data: expected a saved {cls.__name__}, not {kind!r}")
@@ -125,10 +103,8 @@ class AdjointReport(_Report):
         What the errors are held against; None where no gradient could be trusted as one.
     warnings
         Sentences about the problem itself, as that its gradient grows exponentially with time.
-    problem
-        The model, in words.
-    settings
-        What was asked for and where it ran, as ``{"loss": "sum of squares", "states": 2, "parameters": 4, "cores": 2}``.
+    problem, settings
+        The model in words; what was asked for and where it ran, as ``{"loss": "sum of squares", "states": 2, "cores": 2}``.
     stiff
         Whether SciML's default solver takes an implicit method.
     growth
@@ -143,13 +119,7 @@ class AdjointReport(_Report):
     stiff: bool = False
     growth: float | None = None
 
-    def _table(self) -> Table:
-        return gradient_table(self)
-
-    def _figure(self) -> Figure:
-        from .figures import adjoint_figure
-
-        return adjoint_figure(self)
+    _table, _figure = gradient_table, adjoint_figure
 
     def recommend(self, accuracy: float | None = None, memory_limit: float | None = None) -> Recommendation:
         """One method for this model, with reasons from the table: the fastest that is accurate enough, and of those within its
@@ -185,13 +155,7 @@ class SolverReport(_Report):
     problem: str = ""
     settings: dict[str, object] = field(default_factory=dict)
 
-    def _table(self) -> Table:
-        return solve_table(self)
-
-    def _figure(self) -> Figure:
-        from .figures import solver_figure
-
-        return solver_figure(self)
+    _table, _figure = solve_table, solver_figure
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row for each of `rows`, times in seconds (``time_s`` with quartiles ``time_q1_s``, ``time_q3_s``)."""

@@ -52,38 +52,38 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One row as text; `first` of its tolerance."""
-
-    cells: tuple[str, ...]
-    status: str
-    first: bool
-
-
-@dataclass(frozen=True)
 class Table:
     """A report as text: facts under the heading, warnings, the rows, and below them the failures with their reasons."""
 
     heading: str
-    facts: tuple[tuple[str, str], ...]
-    warnings: tuple[str, ...]
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    notes: tuple[str, ...]
+    facts: Mapping[str, str]
+    warnings: Sequence[str]
+    columns: Sequence[Column]
+    rows: Sequence[GradientRow | SolveRow]
+    notes: Sequence[str]
 
     @property
-    def titles(self) -> tuple[str, ...]:
-        return tuple(column.title for column in self.columns)
+    def titles(self) -> list[str]:
+        return [column.title for column in self.columns]
+
+    def cells(self, row: GradientRow | SolveRow) -> list[str]:
+        return [column.cell(row) for column in self.columns]
+
+    def starts_group(self, k: int) -> bool:
+        """Whether row `k` is the first of its tolerances; also beyond the last."""
+        return k in (0, len(self.rows)) or (self.rows[k].rtol, self.rows[k].atol) != (self.rows[k - 1].rtol, self.rows[k - 1].atol)
 
 
 def gradient_table(report: AdjointReport) -> Table:
     """The table of a comparison of sensitivity methods."""
     reference, settings = report.reference, report.settings
-    sizes = [_plural(settings[key], key) for key in ("states", "parameters") if key in settings]
+    known = {key: settings[key] for key in ("states", "parameters") if key in settings}
+    sizes = [f"{n} {key.removesuffix('s') if n == 1 else key}" for key, n in known.items()]
     if reference is None:
         words = "none: errors are unknown" if report.rows else "none"
     else:
-        sizes.append(f"gradient to {_some([f'{name} ({n})' for name, n in reference.blocks.items()])}")
+        blocks = [f"{name} ({n})" for name, n in reference.blocks.items()]
+        sizes.append(f"gradient to {', '.join(blocks if len(blocks) <= 6 else [*blocks[:5], f'{len(blocks) - 5} more'])}")
         words = f"{reference.method}; own relative error about {error(reference.estimated_error)}"
         words += f" ({reference.check})" if reference.check else ""
     facts = {"problem": report.problem, "loss": str(settings.get("loss", "")), "sizes": ", ".join(sizes), "reference": words}
@@ -96,21 +96,16 @@ def solve_table(report: SolverReport) -> Table:
 
 
 def _table(heading: str, facts: Mapping[str, str], report: AdjointReport | SolverReport, columns: Sequence[Column]) -> Table:
-    ordered = [row for row in in_order(report.rows) if row.status != "unavailable"]
-    solvers = {row.solver for row in ordered if isinstance(row, GradientRow)}
+    rows = [row for row in in_order(report.rows) if row.status != "unavailable"]
+    solvers = {row.solver for row in rows if isinstance(row, GradientRow)}
     facts = {"problem": facts["problem"], "solver": solvers.pop() if len(solvers) == 1 else "", **facts}
     columns = [x for x in columns if x.title != "solver" or not facts["solver"]]
-    columns = [x for x in columns if x.rank == 0 or any(x.cell(row) != MISSING for row in ordered)]
-    others = {key: x for key, x in report.settings.items() if key not in _MACHINE + _SHOWN_APART}
-    machine = {key: report.settings[key] for key in _MACHINE if key in report.settings}
-    facts |= {"settings": _in_words(others), "machine": _in_words(machine)}
-    lines, last = [], None
-    for row in ordered:
-        tolerances = row.rtol, row.atol
-        lines.append(Line(tuple(column.cell(row) for column in columns), row.status, tolerances != last))
-        last = tolerances
-    shown = tuple((name, text) for name, text in facts.items() if text)
-    return Table(heading, shown, tuple(getattr(report, "warnings", ())), tuple(columns), tuple(lines), tuple(_notes(report.rows)))
+    columns = [x for x in columns if x.rank == 0 or any(x.value(row) is not None for row in rows)]
+    settings = {key: x for key, x in report.settings.items() if key not in ("loss", "states", "parameters")}
+    machine = {key: settings.pop(key) for key in ("cpu", "cores", "torch_threads", "versions") if key in settings}
+    facts |= {"settings": _in_words(settings), "machine": _in_words(machine)}
+    warnings = getattr(report, "warnings", ())
+    return Table(heading, {name: text for name, text in facts.items() if text}, warnings, columns, rows, _notes(report.rows))
 
 
 def _gradient_columns(reference: Reference | None) -> list[Column]:
@@ -183,48 +178,23 @@ _SOLVE_COLUMNS = (
 )
 
 
-def _plural(n: object, noun: str) -> str:
-    return f"{n} {noun.removesuffix('s') if n == 1 else noun}"
-
-
-def _some(items: Sequence[str], most: int = 6) -> str:
-    return ", ".join(items) if len(items) <= most else ", ".join(items[: most - 1]) + f" and {len(items) - most + 1} more"
-
-
 def _in_words(values: Mapping[str, object]) -> str:
     parts = []
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            parts.append(", ".join(f"{name} {x}" for name, x in value.items()))
-        elif key == "cpu":
-            parts.append(str(value))
-        elif key == "cores":
-            parts.append(_plural(value, key))
-        else:
-            parts.append(f"{key.replace('_', ' ')} {_setting(value)}")
+        found = value if isinstance(value, Mapping) else {key.replace("_", " "): value}
+        parts.append(", ".join(f"{name} {x:g}" if isinstance(x, float) else f"{name} {x}" for name, x in found.items()))
     return "; ".join(parts)
-
-
-def _setting(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_setting(x) for x in value)
-    if isinstance(value, float):
-        return tolerance(value) if 0 < abs(value) < 0.01 else f"{value:g}"
-    return str(value)
 
 
 def _notes(rows: Sequence[GradientRow | SolveRow]) -> list[str]:
     """One line for each reason, with the methods and tolerances that it stopped."""
     name = names(rows)
-    tolerances: dict[tuple[str, str, str], dict[str, None]] = {}
+    tolerances: dict[tuple[str, ...], dict[str, None]] = {}
     for row in in_order(rows):
         if row.status != "ok":
             tolerances.setdefault((row.status, row.reason or "no reason given", name(row)), {})[tolerance(row.rtol)] = None
-    methods: dict[tuple[str, str, str], list[str]] = {}
+    methods: dict[tuple[str, str], list[str]] = {}
     for (status, reason, method), found in tolerances.items():
         at = f" at rtol {', '.join(found)}" if status == "failed" else ""
-        methods.setdefault((status, reason, at), []).append(method)
-    failed = [f"Failed: {', '.join(found)}{at}: {reason}" for (status, reason, at), found in methods.items() if status == "failed"]
-    return failed + [f"Not run: {', '.join(found)}: {reason}" for (status, reason, _), found in methods.items() if status != "failed"]
+        methods.setdefault(("Failed" if status == "failed" else "Not run", f"{at}: {reason}"), []).append(method)
+    return sorted(f"{what}: {', '.join(found)}{reason}" for (what, reason), found in methods.items())
