@@ -7,12 +7,10 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode.comparison import solution_reference
 from pysciode.comparison import work_precision as module
 from pysciode.comparison.measure.contestants import Contestant, Run
 from pysciode.comparison.peers.diffrax import diffrax_is_installed
-from pysciode.comparison.solution_reference import solution_error, solve_reference
-from pysciode.comparison.work_precision import work_precision
+from pysciode.comparison.work_precision import solution_error, solve_reference, work_precision
 
 TIMES = np.linspace(0.5, 3.0, 6)
 
@@ -175,6 +173,6 @@ def test_bad_arguments_are_named(arguments, error, message):
 
 def test_no_reference_is_an_error_that_says_why(monkeypatch):
     explosion = ps.ODEProblem(lambda u, p, t: [u[0] ** 2], [1.0], (0.0, 2.0))
-    monkeypatch.setattr(solution_reference, "MAX_STEPS", 2000)
+    monkeypatch.setattr(module, "_REFERENCE_STEPS", 2000)
     with pytest.raises(ps.PysciodeError, match="nothing to hold errors against; pass reference="):
         work_precision(explosion, engine="embedded", progress=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,33 +15,24 @@ from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
 from ..problems.ode import ODEProblem
 
 
-class ModelFileError(ValueError):
-    """A file that can't be used, or a name that is not in it."""
-
-
 def load_module(path: Path) -> ModuleType:
     """Import the file under its own name, with its directory first on ``sys.path``, as where it is run.
 
-    Raises `ModelFileError` if there is no such file, its name is taken by another module, or it raises.
+    Raises ValueError if there is no such file, its name is taken by another module, or it raises.
     """
     if not path.is_file():
-        raise ModelFileError(f"there is no file {path}")
+        raise ValueError(f"there is no file {path}")
     if path.suffix != ".py":
-        raise ModelFileError(f"{path} is no Python file (.py)")
+        raise ValueError(f"{path} is no Python file (.py)")
     path = path.resolve()
-    name = path.stem
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) != str(path):
-        raise ModelFileError(f"{path} has the name of the module {name}, which is in use: rename the file")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
-    sys.modules[name] = module
+    importlib.invalidate_caches()
     try:
-        spec.loader.exec_module(module)
+        module = importlib.import_module(path.stem)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ModelFileError(f"{path} can't be imported: {_told(error, path)}") from error
+        raise ValueError(f"{path} can't be imported: {_told(error, path)}") from error
+    if getattr(module, "__file__", None) != str(path):
+        raise ValueError(f"{path} has the name of the module {path.stem}, which is in use: rename the file")
     return module
 
 
@@ -52,15 +43,12 @@ def _told(error: BaseException, path: Path) -> str:
 
 
 def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, ODEProblem]:
-    """The module's problems by name; `names` are problems, or functions without arguments that return one, by default all problems.
-
-    Raises `ModelFileError` if there is none, or a name is neither.
-    """
+    """The module's problems by name; `names` are problems, or functions without arguments that return one, by default all problems."""
     problems = {name: x for name, x in vars(module).items() if isinstance(x, ODEProblem) and not name.startswith("_")}
     if names:
         return {name: _problem(module, name, problems) for name in names}
     if not problems:
-        raise ModelFileError(
+        raise ValueError(
             f"{module.__file__} has no ODEProblem among its names; name a function that returns one: --problem NAME{_functions(module)}"
         )
     first = {id(x): name for name, x in reversed(problems.items())}
@@ -73,21 +61,21 @@ def _problem(module: ModuleType, name: str, problems: dict[str, ODEProblem]) -> 
         return found
     if not callable(found):
         there = f"; there are {', '.join(problems)}" if problems else ""
-        raise ModelFileError(f"{module.__file__} has no problem {name!r}{there}{_functions(module)}")
+        raise ValueError(f"{module.__file__} has no problem {name!r}{there}{_functions(module)}")
     try:
         made = found()
     except Exception as error:
-        raise ModelFileError(f"{name}() failed: {_told(error, Path(module.__file__))}") from error
+        raise ValueError(f"{name}() failed: {_told(error, Path(module.__file__))}") from error
     if not isinstance(made, ODEProblem):
-        raise ModelFileError(f"{name}() returned a {type(made).__name__}, not an ODEProblem")
+        raise ValueError(f"{name}() returned a {type(made).__name__}, not an ODEProblem")
     return made
 
 
 def find_loss(module: ModuleType, name: str) -> Callable[..., Any]:
-    """The module's function called `name`; raises `ModelFileError` if there is none."""
+    """The module's function called `name`; raises ValueError if there is none."""
     found = getattr(module, name, None)
     if not callable(found):
-        raise ModelFileError(f"{module.__file__} has no function {name!r} for a loss{_functions(module)}")
+        raise ValueError(f"{module.__file__} has no function {name!r} for a loss{_functions(module)}")
     return found
 
 

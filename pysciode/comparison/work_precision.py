@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..engines import get_engine
+from ..errors import PysciodeError
 from ..methods.algorithms import Algorithm, check_algorithm
 from ..problems.ode import ODEProblem
 from ..solving.options import save_times
+from ..solving.solution import Solution
 from .measure.contestants import Contestant, EngineContestant, Run, Task
 from .measure.grid import check_time_limit, check_tolerances
-from .measure.measurement import last_row, repeated
+from .measure.measurement import last_row, one_line, repeated
 from .measure.process import machine
 from .measure.process import time_limit as limited
 from .measure.rows import SolveRow, Timing
-from .peers.scipy_solvers import peer_contestants
-from .solution_reference import SolutionReference, given_reference, solution_error, solve_reference
+from .peers.scipy_solvers import peer_contestants, scipy_solver
 
 if TYPE_CHECKING:
     from .report.reports import SolverReport
@@ -34,6 +35,13 @@ TOLERANCES = ((1e-3, 1e-6), (1e-5, 1e-8), (1e-7, 1e-10), (1e-9, 1e-12))
 
 _BUDGET = 5.0
 """Seconds after which a solve is not repeated any more, and a failure not tried again."""
+
+_REFERENCE_STEPS = 1_000_000
+_EXPLICIT = ("Vern9", "TsitPap8", "DP8")
+# Newton iterations keep methods from the last digits, so Rosenbrock methods, which need none, come first.
+_STIFF = ("Rodas5P", "Rodas5", "FBDF")
+_EXPLICIT_SCIPY = ("DOP853", "LSODA")
+_STIFF_SCIPY = ("Radau", "LSODA", "BDF")
 
 
 def work_precision(
@@ -109,20 +117,20 @@ def work_precision(
         known = solve_reference(problem, times, engine, stiff=all(x is not None and x.is_stiff for x in chosen))
     field = [EngineContestant.of(x, engine=engine) for x in chosen] + (peer_contestants(chosen) if peers else [])
     rows: list[SolveRow] = []
-    given_up: dict[int, str] = {}
     with tqdm(total=len(field) * len(grid), disable=not progress, desc="solvers", leave=False, mininterval=0.5) as bar:
         for rtol, atol in grid:
             for i, contestant in enumerate(field):
                 bar.set_postfix_str(f"{contestant.engine} {contestant.solver} rtol={rtol:g}")
                 row = SolveRow(contestant.solver, contestant.engine, rtol, atol)
-                if i in given_up:
-                    rows.append(replace(row, status="failed", reason=given_up[i]))
+                if contestant.skipped:
+                    row = replace(row, status="failed", reason=contestant.skipped)
                 else:
                     start = time.perf_counter()
-                    rows.append(_measure(row, contestant, Task(problem, times, rtol, atol, maxiters), known, repeats, limit))
+                    row = _measure(row, contestant, Task(problem, times, rtol, atol, maxiters), known, repeats, limit)
                     took = time.perf_counter() - start
-                    if rows[-1].status == "failed" and took > _BUDGET:
-                        given_up[i] = f"not tried: failed at rtol = {rtol:g}, after {took:.0f} s"
+                    if row.status == "failed" and took > _BUDGET:
+                        field[i] = replace(contestant, skipped=f"not tried: failed at rtol = {rtol:g}, after {took:.0f} s")
+                rows.append(row)
                 bar.update()
     settings = {"saved_times": len(times), "repeats": repeats, "maxiters": maxiters, "reference_error": known.estimated_error}
     return SolverReport(tuple(rows), known.words, repr(problem)[1:-1], settings | machine())
@@ -142,7 +150,7 @@ def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str
     return found
 
 
-def _measure(row: SolveRow, contestant: Contestant, task: Task, known: SolutionReference, repeats: int, limit: float | None) -> SolveRow:
+def _measure(row: SolveRow, contestant: Contestant, task: Task, known: Known, repeats: int, limit: float | None) -> SolveRow:
     """The row, with what the contestant's solve took or how it failed."""
 
     def stages(row: SolveRow) -> Iterator[SolveRow]:
@@ -158,12 +166,89 @@ def _measure(row: SolveRow, contestant: Contestant, task: Task, known: SolutionR
         row = replace(row, error=solution_error(flat, known.states), first_call=first_call)
         row = replace(row, counts=run.forward_counts, steps=run.steps, rejected=run.rejected)
         yield row
-        yield replace(row, time=Timing(tuple(repeated(lambda: _lap(run), repeats, _BUDGET))))
+        yield replace(row, time=Timing(tuple(repeated(lambda: lap(run), repeats, _BUDGET))))
+
+    def lap(run: Run) -> float:
+        start = time.perf_counter()
+        run.forward()
+        return time.perf_counter() - start
 
     return last_row(row, stages)
 
 
-def _lap(run: Run) -> float:
-    start = time.perf_counter()
-    run.forward()
-    return time.perf_counter() - start
+@dataclass(frozen=True)
+class Known:
+    """What solutions are held against: states of shape ``(k, n)``, how they were made, and their relative error as :func:`solution_error` has it."""
+
+    states: np.ndarray
+    words: str
+    estimated_error: float | None
+
+
+def solution_error(states: np.ndarray, reference: np.ndarray) -> float:
+    """Largest deviation over times and entries, relative to the largest magnitude of each entry; shapes are ``(k, n)``."""
+    scale = np.abs(reference).max(0)
+    scale[scale == 0] = 1.0
+    return float((np.abs(states - reference) / scale).max())
+
+
+def given_reference(problem: ODEProblem, times: np.ndarray, reference: Any) -> Known:
+    """A user's reference; raises ValueError if it has another shape or other times, or is not finite."""
+    if isinstance(reference, Solution):
+        t, u = reference.to_numpy()
+        if len(t) != len(times) or not np.allclose(t, times, rtol=1e-12, atol=0):
+            raise ValueError("reference was saved at other times than saveat")
+    else:
+        u = np.asarray(reference.detach() if hasattr(reference, "detach") else reference, np.float64)
+    expected = (len(times), *problem.u0.shape)
+    if u.shape != expected:
+        raise ValueError(f"reference has shape {u.shape}; at these times it must be {expected}")
+    if not np.isfinite(u).all():
+        raise ValueError("reference must be finite")
+    return Known(np.array(u, np.float64).reshape(len(times), -1), "given", None)
+
+
+def solve_reference(problem: ODEProblem, times: np.ndarray, engine: str, stiff: bool) -> Known:
+    """Two solvers of high order at a tight tolerance; their difference estimates the error.
+
+    The tolerance is loosened twice where no two of them come to the end; stiff solvers are tried first where `stiff`.
+
+    Raises
+    ------
+    PysciodeError
+        If fewer than two solvers came to the end.
+    """
+    tightest = 1e-13 if problem.dtype == np.float64 else 1e-6
+    said = "nothing finite"
+    for rtol in (tightest, 10 * tightest, 1000 * tightest):
+        for pool in _pools(engine, stiff):
+            found: list[tuple[str, np.ndarray]] = []
+            for contestant in pool:
+                # A thousandth, so that states which stay small are resolved, too.
+                task = Task(problem, times, rtol, 1e-3 * rtol, _REFERENCE_STEPS, step_on_times=True)
+                try:
+                    states = contestant.prepare(task).forward().numpy().astype(np.float64).reshape(len(times), -1)
+                except Exception as error:  # SciML's own, Julia's or SciPy's: the next may do
+                    said = one_line(error)[:120]
+                    if pool[0] is contestant:
+                        break  # the first is the one that is trusted
+                    continue
+                if np.isfinite(states).all():
+                    peer = "SciPy's " if contestant.engine == "scipy" else ""
+                    found.append((f"{peer}{contestant.solver}", states))
+                if len(found) == 2:
+                    (name, states), (other, check) = found
+                    error = max(solution_error(check, states), float(np.finfo(np.float64).eps))
+                    return Known(states, f"{name} at rtol = {rtol:g}; {other} is off by {error:.1g}", error)
+    raise PysciodeError(
+        "no two solvers of high order came to the end at a tight tolerance, so there is nothing to hold errors against; pass "
+        f"reference=… (the last one said: {said})"
+    )
+
+
+def _pools(engine: str, stiff: bool) -> list[list[Contestant]]:
+    if engine == "julia":
+        pools = [[EngineContestant.of(Algorithm(name)) for name in names] for names in (_EXPLICIT, _STIFF)]
+    else:
+        pools = [[scipy_solver(name) for name in names] for names in (_EXPLICIT_SCIPY, _STIFF_SCIPY)]
+    return pools[::-1] if stiff else pools
