@@ -9,9 +9,7 @@ from torch_models import ACTIVATIONS, LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, 
 
 import pysciode as ps
 from pysciode.comparison.measure.contestants import Task
-from pysciode.comparison.peers.diffrax import diffrax_contestants, diffrax_is_installed
-from pysciode.comparison.peers.peer_contestants import peer_solvers
-from pysciode.comparison.peers.torchdiffeq import embedded_contestants
+from pysciode.comparison.peers.peer_contestants import diffrax_contestants, diffrax_is_installed, embedded_contestants, peer_solvers
 
 T = 0.3
 OPERATIONS = {**POINTWISE, **ACTIVATIONS, **REDUCTIONS, **STRUCTURE}

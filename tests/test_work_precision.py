@@ -9,7 +9,7 @@ import torch
 import pysciode as ps
 from pysciode.comparison import work_precision as module
 from pysciode.comparison.measure.contestants import Contestant, Run
-from pysciode.comparison.peers.diffrax import diffrax_is_installed
+from pysciode.comparison.peers.peer_contestants import diffrax_is_installed
 from pysciode.comparison.work_precision import solution_error, solve_reference, work_precision
 
 TIMES = np.linspace(0.5, 3.0, 6)
@@ -131,7 +131,7 @@ def test_a_solver_that_breaks_or_takes_too_long_does_not_stop_the_others(monkeyp
             raise RuntimeError("out of\nluck")
 
     monkeypatch.setattr(module, "_BUDGET", 0.1)
-    monkeypatch.setattr(module, "peer_contestants", lambda _: [Broken(x, None, None, "peer") for x in ("slow", "broken")])
+    monkeypatch.setattr(module, "solver_peers", lambda _: [Broken(x, None, None, "peer") for x in ("slow", "broken")])
     report = work_precision(problem(), ["Tsit5"], [1e-3, 1e-5], saveat=TIMES, reference=exact(TIMES), engine="embedded", repeats=1,
                             time_limit=0.5, progress=False)  # fmt: skip
     reasons = {(row.solver, row.rtol): row.reason for row in report.rows if row.status == "failed"}

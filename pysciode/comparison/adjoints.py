@@ -35,6 +35,7 @@ from .measure.process import OutOfTime, machine
 from .measure.process import time_limit as limited
 from .measure.reference import NoReference, TightSolver, exponential_growth, find_reference, given_reference, reference_solver
 from .measure.rows import GradientRow, Reference
+from .peers.peer_contestants import diffrax_contestants, embedded_contestants
 
 if TYPE_CHECKING:
     from .report.reports import AdjointReport
@@ -167,7 +168,7 @@ def compare_adjoints(
     who = entries(problem, blocks.size, solvers, named, vjps)
     if engine.name != "julia":
         who = [replace(x, skipped=f"Julia is not installed: {INSTALL_COMMAND}") for x in who]
-    who += _peers(problem, solvers) if peers is True else peers or ()
+    who += embedded_contestants(problem, solvers) + diffrax_contestants(problem, solvers) if peers is True else peers or []
     settings = {
         "loss": "sum of squares of the saved states" if loss is None else getattr(loss, "__name__", type(loss).__name__),
         "states": problem.n,
@@ -289,13 +290,6 @@ def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int
         with suppress(LossNotFinite):
             loss(states.to(problem.u0.dtype))
     return run.raw is not None and run.raw.stats.get("njacs", 0) > 0, trouble
-
-
-def _peers(problem: ODEProblem, algorithms: Sequence[Any]) -> list[Contestant]:
-    from .peers.diffrax import diffrax_contestants
-    from .peers.torchdiffeq import embedded_contestants
-
-    return [*embedded_contestants(problem, algorithms), *diffrax_contestants(problem, algorithms)]
 
 
 def _describe(problem: ODEProblem) -> str:

@@ -22,7 +22,7 @@ from .measure.measurement import last_row, one_line, repeated
 from .measure.process import machine
 from .measure.process import time_limit as limited
 from .measure.rows import SolveRow, Timing
-from .peers.scipy_solvers import peer_contestants, scipy_solver
+from .peers.peer_contestants import scipy_solver, solver_peers
 
 if TYPE_CHECKING:
     from .report.reports import SolverReport
@@ -115,7 +115,7 @@ def work_precision(
         known = given_reference(problem, times, reference)
     else:
         known = solve_reference(problem, times, engine, stiff=all(x is not None and x.is_stiff for x in chosen))
-    field = [EngineContestant.of(x, engine=engine) for x in chosen] + (peer_contestants(chosen) if peers else [])
+    field = [EngineContestant.of(x, engine=engine) for x in chosen] + (solver_peers(chosen) if peers else [])
     rows: list[SolveRow] = []
     with tqdm(total=len(field) * len(grid), disable=not progress, desc="solvers", leave=False, mininterval=0.5) as bar:
         for rtol, atol in grid:
@@ -178,7 +178,7 @@ def _measure(row: SolveRow, contestant: Contestant, task: Task, known: Known, re
 
 @dataclass(frozen=True)
 class Known:
-    """What solutions are held against: states of shape ``(k, n)``, how they were made, and their relative error as :func:`solution_error` has it."""
+    """What solutions are held against: states of shape ``(k, n)``, how they were made, and their own :func:`solution_error`."""
 
     states: np.ndarray
     words: str

@@ -26,7 +26,7 @@ from ...lowering.ops.interpreter import interpret
 from ...lowering.scalars.python_function import DIRECT, NUMPY_NAMES, walk
 from ...lowering.scalars.unroll import grid
 from ...problems.ode import ODEProblem
-from .peer_contestants import torch_function
+from .torchdiffeq_run import torch_function
 
 JaxRhs = Callable[[Any, Any, Any], Any]
 """``f(t, u, p) -> du`` on flat JAX arrays."""

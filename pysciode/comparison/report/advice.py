@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...methods.adjoints import SENSITIVITY_ALGORITHMS
-from ..measure.rows import GradientRow
-from . import quantities
+from ..measure.rows import GradientRow, Reference
+from .quantities import duration, duration_range, error, ratio, size, tolerance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console, ConsoleOptions, RenderableType
 
     from .reports import AdjointReport
@@ -94,21 +92,23 @@ def recommend(report: AdjointReport, accuracy: float | None = None, memory_limit
         candidates = _candidates(report, accuracy, memory_limit)
     except _Nothing as nothing:
         return Recommendation(None, reasons=(*reasons, str(nothing)))
-    fastest, best = candidates[0], _best(candidates, report)
-    runner_up = next((row for row in candidates if row.label != best.label), None)
-    reasons.append(_why_best(best, report, len({row.label for row in candidates})))
+    reference, fastest, best = report.reference, candidates[0], _best(candidates, report.reference)
+    n = len({row.label for row in candidates})
+    rank = "the only method that is accurate enough" if n == 1 else f"the best of {n} methods that are accurate enough"
+    spread = f" (quartiles {duration_range(*best.total.quartiles)})" if len(best.total.seconds) > 1 else ""
+    reasons.append(f"{_name(best)} is {rank}: {_time(best)}{spread} for solve and gradient, error {_error(best, reference)}.")
     if best is not fastest:
-        held = ""
-        if fastest.memory is not None and best.memory is not None:
-            held = f", its memory {quantities.size(fastest.memory)} against {quantities.size(best.memory)}"
+        known = fastest.memory is not None and best.memory is not None
+        memories = f", its memory {size(fastest.memory)} against {size(best.memory)}" if known else ""
         reasons.append(
             f"{_name(fastest)} takes {_time(fastest)} against {_time(best)}, which is within the spread of the measurements; its "
-            f"error is {_error(fastest, report)} against {_error(best, report)}{held}."
+            f"error is {_error(fastest, reference)} against {_error(best, reference)}{memories}."
         )
     reasons += _why_not_others(best, candidates, report)
+    runner_up = next((row for row in candidates if row.label != best.label), None)
     if runner_up is not None and (best is fastest or runner_up.label != fastest.label):
-        reasons.append(f"Runner-up: {_name(runner_up)} takes {_longer(runner_up, best)}, with error {_error(runner_up, report)}.")
-    return Recommendation(best.method, best, expression(best), tuple(reasons), runner_up, tuple(_caveats(best, report)))
+        reasons.append(f"Runner-up: {_name(runner_up)} takes {_longer(runner_up, best)}, with error {_error(runner_up, reference)}.")
+    return Recommendation(best.method, best, expression(best), tuple(reasons), runner_up, tuple(_caveats(best, reference)))
 
 
 def expression(row: GradientRow) -> str:
@@ -137,44 +137,34 @@ def _candidates(report: AdjointReport, accuracy: float | None, memory_limit: flo
         accuracy = min(WORST, MARGIN * max(min(row.rtol for row in known), proven(closest)))
     found = sorted((row for row in known if proven(row) <= accuracy), key=_seconds)
     if not found:
-        reached = f"the closest is {_name(closest)} with {_error(closest, report)}"
-        raise _Nothing(f"No method is known to reach an error of {quantities.error(accuracy)}: {reached}.")
+        reached = f"the closest is {_name(closest)} with {_error(closest, report.reference)}"
+        raise _Nothing(f"No method is known to reach an error of {error(accuracy)}: {reached}.")
     if memory_limit is None:
         return found
     measured = [row for row in found if row.memory is not None]
-    limit = quantities.size(memory_limit)
     if not measured:
-        raise _Nothing(f"The memory of no accurate method was measured, so none is known to hold {limit}.")
-    small = [row for row in measured if row.memory <= memory_limit]
-    if not small:
-        least = min(measured, key=lambda row: row.memory)
-        raise _Nothing(f"No accurate method holds {limit} or less: {_name(least)} holds {quantities.size(least.memory)}.")
-    return small
+        raise _Nothing(f"The memory of no accurate method was measured, so none is known to hold {size(memory_limit)}.")
+    least = min(measured, key=lambda row: row.memory)
+    if least.memory > memory_limit:
+        raise _Nothing(f"No accurate method holds {size(memory_limit)} or less: {_name(least)} holds {size(least.memory)}.")
+    return [row for row in measured if row.memory <= memory_limit]
 
 
-def _best(candidates: Sequence[GradientRow], report: AdjointReport) -> GradientRow:
+def _best(candidates: Sequence[GradientRow], reference: Reference) -> GradientRow:
     """The fastest, or one within its noise that is twice as accurate, or as accurate in half the memory."""
-    fastest = best = candidates[0]
-    low, high = fastest.total.quartiles
+    best = candidates[0]
+    low, high = best.total.quartiles
     for row in candidates[1:]:
-        if row.total.quartiles[0] > high or row.total.quartiles[1] < low:
-            continue
-        ratio = report.reference.proven_error(row) / report.reference.proven_error(best)
-        leaner = row.memory is not None and best.memory is not None and 2 * row.memory < best.memory
-        if ratio < 0.5 or (ratio <= 1 and leaner):
-            best = row
+        if row.total.quartiles[0] <= high and low <= row.total.quartiles[1]:
+            closer = reference.proven_error(row) / reference.proven_error(best)
+            leaner = row.memory is not None and best.memory is not None and 2 * row.memory < best.memory
+            if closer < 0.5 or (closer <= 1 and leaner):
+                best = row
     return best
 
 
-def _why_best(best: GradientRow, report: AdjointReport, n: int) -> str:
-    spread = f" (quartiles {quantities.duration_range(*best.total.quartiles)})" if len(best.total.seconds) > 1 else ""
-    rank = "the only method that is accurate enough" if n == 1 else f"the best of {n} methods that are accurate enough"
-    return f"{_name(best)} is {rank}: {_time(best)}{spread} for solve and gradient, error {_error(best, report)}."
-
-
-def _why_not_others(best: GradientRow, candidates: Sequence[GradientRow], report: AdjointReport) -> list[str]:
+def _why_not_others(best: GradientRow, candidates: Sequence[GradientRow], report: AdjointReport) -> Iterator[str]:
     """One sentence for each kind of method that could have been expected; `candidates` has the fastest first."""
-    reasons = []
     if best.engine != "julia":
         own = next((row for row in candidates if row.engine == "julia"), None)
         said = (
@@ -182,38 +172,34 @@ def _why_not_others(best: GradientRow, candidates: Sequence[GradientRow], report
             if own
             else "0 methods of this package were accurate enough"
         )
-        reasons.append(f"It is a peer's: {said}.")
+        yield f"It is a peer's: {said}."
     is_forward = best.method in FORWARD_METHODS
     other = next((row for row in candidates if (row.method in FORWARD_METHODS) != is_forward), None)
     if other is not None and _seconds(other) >= _seconds(best):
         kind = "a forward method costs least" if is_forward else "an adjoint costs less than forward mode"
         n = sum(report.reference.blocks.values())
-        reasons.append(f"The gradient has {n} entries, and {kind}: {_name(other)} takes {_longer(other, best)}.")
+        yield f"The gradient has {n} entries, and {kind}: {_name(other)} takes {_longer(other, best)}."
     failed = next((row for row in report.rows if row.method in BACKSOLVE_METHODS and row.status == "failed"), None)
     if failed is not None and best.method not in BACKSOLVE_METHODS:
-        stiff = "The problem is stiff: " if report.stiff else ""
-        reasons.append(f"{stiff}{_name(failed)} failed ({failed.reason or 'no reason given'}).")
-    left_out = [row for row in report.rows if row.rtol == best.rtol and row.status == "ok" and row.total and row not in candidates]
+        yield f"{'The problem is stiff: ' if report.stiff else ''}{_name(failed)} failed ({failed.reason or 'no reason given'})."
+    left_out = [row for row in report.rows if row.rtol == best.rtol and row.status == "ok" and row not in candidates]
     quickest = min(left_out, key=_seconds, default=best)
     if _seconds(quickest) < _seconds(best) and quickest.error is not None:
-        reasons.append(f"{_name(quickest)} is quicker ({_time(quickest)}), but left out with an error of {_error(quickest, report)}.")
-    return reasons
+        yield f"{_name(quickest)} is quicker ({_time(quickest)}), but left out with an error of {_error(quickest, report.reference)}."
 
 
-def _caveats(best: GradientRow, report: AdjointReport) -> list[str]:
-    caveats = []
+def _caveats(best: GradientRow, reference: Reference) -> Iterator[str]:
     if best.method in BACKSOLVE_METHODS:
-        caveats.append("it solves the states backwards, which grows unstable where the model turns stiff or dissipative.")
-    if report.reference.hides(best):
-        caveats.append(f"its error is below the reference's own, {quantities.error(report.reference.estimated_error)}.")
+        yield "it solves the states backwards, which grows unstable where the model turns stiff or dissipative."
+    if reference.hides(best):
+        yield f"its error is below the reference's own, {error(reference.estimated_error)}."
     if len(best.total.seconds) < 2:
-        caveats.append("it was timed once, so the spread is unknown.")
+        yield "it was timed once, so the spread is unknown."
     if best.first_call is not None and best.first_call > max(1.0, 100 * _seconds(best)):
-        caveats.append(f"its first call takes {quantities.duration(best.first_call)}, compilation included.")
+        yield f"its first call takes {duration(best.first_call)}, compilation included."
     name, worst = max(best.block_errors.items(), key=lambda x: x[1], default=("", 0.0))
-    if worst > MARGIN * report.reference.proven_error(best):
-        caveats.append(f"the error of block {name} is {quantities.error(worst)}, above that of the whole gradient.")
-    return caveats
+    if worst > MARGIN * reference.proven_error(best):
+        yield f"the error of block {name} is {error(worst)}, above that of the whole gradient."
 
 
 def _seconds(row: GradientRow) -> float:
@@ -221,18 +207,16 @@ def _seconds(row: GradientRow) -> float:
 
 
 def _name(row: GradientRow) -> str:
-    return f"{row.label} with {row.solver} at rtol {quantities.tolerance(row.rtol)}"
+    return f"{row.label} with {row.solver} at rtol {tolerance(row.rtol)}"
 
 
 def _time(row: GradientRow) -> str:
-    return quantities.duration(_seconds(row))
+    return duration(_seconds(row))
 
 
 def _longer(slow: GradientRow, fast: GradientRow) -> str:
-    return f"{_time(slow)}, {quantities.ratio(_seconds(slow) / _seconds(fast))} times as long"
+    return f"{_time(slow)}, {ratio(_seconds(slow) / _seconds(fast))} times as long"
 
 
-def _error(row: GradientRow, report: AdjointReport) -> str:
-    if report.reference.hides(row):
-        return f"≤ {quantities.error(report.reference.estimated_error)}"
-    return quantities.error(row.error)
+def _error(row: GradientRow, reference: Reference) -> str:
+    return f"≤ {error(reference.estimated_error)}" if reference.hides(row) else error(row.error)

@@ -14,34 +14,21 @@ import numpy as np
 import torch
 from torchdiffeq import odeint, odeint_adjoint
 
-from ...arrays.parameters import is_tensor
+from ...arrays.parameters import is_module, is_tensor
+from ...capture.reach import mentions_torch
 from ...capture.torch.arguments import infer_signature
 from ...engines.torch_rhs import torch_rhs
 from ...errors import PysciodeError
-from ...methods.algorithms import Algorithm
 from ...problems.ode import ODEProblem
 from ..measure.blocks import STATE, Blocks
-from ..measure.contestants import Contestant, Run, Task
+from ..measure.contestants import Run, Task
 from ..measure.rows import Counts
-from .peer_contestants import PeerContestant, peer_solvers, torch_function
 
 MAX_STEPS = 10_000
 """Steps at most in one direction: a stiff problem would keep an explicit solver busy for hours, and backpropagation keeps
 all of them in memory."""
 
 TorchRhs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def embedded_contestants(problem: ODEProblem, algorithms: Sequence[Algorithm | None]) -> list[Contestant]:
-    """torchdiffeq's two ways to a gradient, with its solvers that are nearest to `algorithms`.
-
-    It has no stiff solver: what stands for one is its dopri5, so that the table shows what happens then.
-    """
-    return [
-        PeerContestant(label, method, None, "embedded", peer=solver, make=TorchdiffeqRun)
-        for solver, label in peer_solvers("torchdiffeq", algorithms)
-        for method in ("odeint_adjoint", "odeint")
-    ]
 
 
 class TorchdiffeqRun(Run):
@@ -139,6 +126,12 @@ class TorchdiffeqRun(Run):
 
     def callback_reject_step(self, t: torch.Tensor, u: Any, dt: torch.Tensor) -> None:
         self.rejected += 1
+
+
+def torch_function(problem: ODEProblem) -> Callable[..., Any] | None:
+    """The user's own function, where it is written in torch."""
+    f = problem.f
+    return f if problem.kind == "ode" and callable(f) and (is_module(f) or mentions_torch(f)) else None
 
 
 def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:

@@ -1,39 +1,20 @@
-"""SciPy's solvers on the captured model, and all peers of a comparison without gradients."""
+"""SciPy's solvers on the captured model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.integrate import solve_ivp
 
 from ...engines.torch_rhs import torch_rhs
 from ...errors import EngineUnavailable, PysciodeError
 from ...graphs.captured_model import CallbackModel, JuliaModel, ScalarModel
 from ...lowering.scalars.python_function import python_function
-from ...methods.algorithms import Algorithm
 from ...problems.ode import ODEProblem
-from ..measure.contestants import Contestant, Run, Task
+from ..measure.contestants import Run, Task
 from ..measure.rows import Counts
-from .diffrax import DiffraxRun, diffrax_is_installed
-from .peer_contestants import PeerContestant, peer_solvers
-from .torchdiffeq import TorchdiffeqRun
-
-SCIPY_METHODS = ("RK45", "DOP853", "Radau", "BDF", "LSODA")
-
-
-def peer_contestants(algorithms: Sequence[Algorithm | None]) -> list[Contestant]:
-    """SciPy's methods, and torchdiffeq's and (where it is installed) diffrax's that are nearest to `algorithms`."""
-    found: list[Contestant] = [scipy_solver(method) for method in SCIPY_METHODS]
-    for peer, make in (("torchdiffeq", TorchdiffeqRun), ("diffrax", DiffraxRun if diffrax_is_installed() else None)):
-        if make is not None:
-            found += [PeerContestant(solver, None, None, peer, peer=solver, make=make) for solver, _ in peer_solvers(peer, algorithms)]
-    return found
-
-
-def scipy_solver(method: str) -> PeerContestant:
-    """``scipy.integrate.solve_ivp`` by one of its methods."""
-    return PeerContestant(method, None, None, "scipy", peer=method, make=ScipyRun)
 
 
 class ScipyRun(Run):
@@ -44,8 +25,6 @@ class ScipyRun(Run):
         self._f = _numpy_rhs(task.problem)
 
     def forward(self) -> torch.Tensor:
-        from scipy.integrate import solve_ivp
-
         task, evaluations = self._task, 0
 
         def counted(t: float, u: np.ndarray) -> np.ndarray:

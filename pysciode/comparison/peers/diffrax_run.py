@@ -1,53 +1,30 @@
-"""diffrax's adjoints on the same model and loss, where diffrax is installed (``pip install pysciode[bench]``)."""
+"""diffrax's solvers and adjoints on the same model and loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
 from typing import Any
 
+import diffrax
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
 from ...arrays.parameters import flat_array, is_tensor
 from ...errors import PysciodeError
-from ...methods.algorithms import Algorithm
 from ...problems.ode import ODEProblem
 from ..measure.blocks import STATE, Blocks
-from ..measure.contestants import Contestant, Run, Task
-from .peer_contestants import PeerContestant, peer_solvers
-
-ADJOINTS = ("RecursiveCheckpointAdjoint", "BacksolveAdjoint", "DirectAdjoint")
-
-FORWARD_LIMIT = 1000
-"""Scalars up to which forward mode takes part: it carries one tangent for each."""
+from ..measure.contestants import Run, Task
+from .jax_model import jax_rhs
 
 FIRST_MAX_STEPS = 4096
 """diffrax's own default. Checkpoints are laid out for this many steps, so it is raised only where it does not do."""
 
 
-def diffrax_is_installed() -> bool:
-    """Whether jax and diffrax can be imported."""
-    return find_spec("jax") is not None and find_spec("diffrax") is not None
-
-
-def diffrax_contestants(problem: ODEProblem, algorithms: Sequence[Algorithm | None]) -> list[Contestant]:
-    """diffrax's adjoints with its solvers that are nearest to `algorithms`; none where it is not installed."""
-    if not diffrax_is_installed():
-        return []
-    forward = ("ForwardMode",) if problem.n + problem.layout.size <= FORWARD_LIMIT else ()
-    return [
-        PeerContestant(label, method, None, "diffrax", peer=solver, make=DiffraxRun)
-        for solver, label in peer_solvers("diffrax", algorithms)
-        for method in ADJOINTS + forward
-    ]
-
-
 def precision(problem: ODEProblem) -> AbstractContextManager:
     """What JAX must run in: its double precision is off by default, and others in this process may want it so."""
-    import jax
-
     return jax.enable_x64(problem.dtype == np.float64)
 
 
@@ -62,8 +39,6 @@ class DiffraxRun(Run):
         self._max_steps = min(FIRST_MAX_STEPS, task.maxiters)
         wanted = [] if method is None else [i for i, x in enumerate(problem.leaves) if is_tensor(x) and x.requires_grad]
         with precision(problem):
-            import jax.numpy as jnp
-
             parts = [jnp.asarray(flat_array([x], problem.dtype)) for x in problem.leaves]
             inputs = (jnp.asarray(problem.flat_u0()), *(parts[i] for i in wanted))
             constants = tuple(None if i in wanted else x for i, x in enumerate(parts))
@@ -73,9 +48,6 @@ class DiffraxRun(Run):
 
     def forward(self) -> torch.Tensor:
         """Solve; 16 times as many steps are allowed while they do not do."""
-        import diffrax
-        import jax
-
         self._pull = None
         while True:
             with precision(self._problem):
@@ -93,8 +65,6 @@ class DiffraxRun(Run):
         return torch.from_numpy(np.array(states)).reshape(len(states), *self._problem.u0.shape)
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
-        import jax
-        import jax.numpy as jnp
 
         with precision(self._problem):
             weights = jnp.asarray(cotangent.detach().reshape(len(cotangent), -1).numpy())
@@ -106,8 +76,6 @@ class DiffraxRun(Run):
 
     def kept_memory(self) -> int:
         """Bytes of all that the pullback holds."""
-        import jax
-
         return sum(x.nbytes for x in jax.tree_util.tree_leaves(self._pull) if hasattr(x, "nbytes"))
 
     def _programs(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -121,10 +89,6 @@ class DiffraxRun(Run):
 
 def problem_rhs(problem: ODEProblem) -> Callable[..., Any]:
     """The right-hand side in JAX, made once for a model; raises EngineUnavailable if JAX can't express it."""
-    import jax
-
-    from .jax_model import jax_rhs
-
     found = problem.compiled.get("jax")
     if found is None:
         found = jax_rhs(problem)
@@ -141,10 +105,6 @@ def _programs(problem: ODEProblem, solver: str, method: str | None, max_steps: i
     `inputs` are the state and the parameters that are differentiated, `constants` those that are not, with None in the place of the
     former; the settings are start, end and what to save at in one array, and the tolerances.
     """
-    import diffrax
-    import jax
-    import jax.numpy as jnp
-
     term = diffrax.ODETerm(problem_rhs(problem))
     # The reverse solve of BacksolveAdjoint would fail in silence.
     options = {"throw": True} if method == "BacksolveAdjoint" else {}
@@ -185,8 +145,6 @@ def _programs(problem: ODEProblem, solver: str, method: str | None, max_steps: i
 
 def _guard(run: Callable[[], Any]) -> Any:
     """``run()``; JAX's errors while running become one line of ours, the one that says what happened, without XLA's stack."""
-    import jax
-
     try:
         return run()
     except (jax.errors.JaxRuntimeError, NotImplementedError, TypeError, ValueError) as error:
