@@ -21,7 +21,7 @@ OPERATIONS = {**POINTWISE, **ACTIVATIONS, **REDUCTIONS, **STRUCTURE}
 def jax_twin(problem):
     """Value, and gradients to state and parameters, of the problem's right-hand side in JAX."""
     jax = pytest.importorskip("jax")
-    from pysciode.comparison.peers.jax_model import jax_rhs
+    from pysciode.comparison.peers.diffrax_run import jax_rhs
 
     with jax.enable_x64():
         rhs = jax_rhs(problem)
@@ -85,7 +85,7 @@ def test_a_plain_function_in_jax_is_itself():
 
 def test_what_jax_can_not_express_is_refused_by_name():
     pytest.importorskip("jax")
-    from pysciode.comparison.peers.jax_model import jax_rhs
+    from pysciode.comparison.peers.diffrax_run import jax_rhs
 
     problem = ps.ODEProblem("f!(du, u, p, t) = (du .= -u)", torch.ones(2), (0.0, 1.0))
     with pytest.raises(ps.EngineUnavailable, match="diffrax: no JAX form of a model given as Julia source$"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ..arrays.real_values import whole_number
+from ..arrays.real_values import positive, whole_number
 from ..engines import get_engine, julia_is_installed
 from ..engines.base import Engine, SolveOptions
 from ..errors import INSTALL_COMMAND
@@ -23,7 +23,6 @@ from .measure.contestants import Contestant, EngineRun, Task
 from .measure.grid import (
     check_algorithms,
     check_sensealgs,
-    check_time_limit,
     check_tolerances,
     check_vjps,
     default_algorithm,
@@ -149,7 +148,7 @@ def compare_adjoints(
         raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
-    effort = Effort(whole_number(repeats, "repeats", 1), check_time_limit(time_limit), memory)
+    effort = Effort(whole_number(repeats, "repeats", 1), positive(time_limit, "time_limit"), memory)
     maxiters = whole_number(maxiters, "maxiters", 1)
     grid = check_tolerances(tolerances, TOLERANCES[problem.dtype])
     times = np.linspace(*problem.tspan, SAVED_TIMES) if saveat is None else save_times(saveat, *problem.tspan)

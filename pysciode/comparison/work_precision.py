@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from ..arrays.real_values import positive
 from ..engines import get_engine
 from ..errors import PysciodeError
 from ..methods.algorithms import Algorithm, check_algorithm
@@ -17,7 +18,7 @@ from ..problems.ode import ODEProblem
 from ..solving.options import save_times
 from ..solving.solution import Solution
 from .measure.contestants import Contestant, EngineContestant, Run, Task
-from .measure.grid import check_time_limit, check_tolerances
+from .measure.grid import check_tolerances
 from .measure.measurement import last_row, one_line, repeated
 from .measure.process import machine
 from .measure.process import time_limit as limited
@@ -106,7 +107,7 @@ def work_precision(
         raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats!r}")
-    limit = check_time_limit(time_limit)
+    limit = positive(time_limit, "time_limit")
     engine = get_engine(engine).name
     chosen = _algorithms(algorithms, engine)
     grid = sorted(check_tolerances(tolerances, TOLERANCES), reverse=True)

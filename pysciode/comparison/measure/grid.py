@@ -110,17 +110,6 @@ def check_tolerances(tolerances: Any, default: Tolerances) -> Tolerances:
     return found
 
 
-def check_time_limit(x: Any) -> float | None:
-    """Seconds, or None for no limit."""
-    if x is None:
-        return None
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
-        raise TypeError(f"time_limit must be a number of seconds or None, not {x!r}")
-    if not 0 < x < math.inf:
-        raise ValueError(f"time_limit must be positive and finite, not {x!r}")
-    return float(x)
-
-
 def entries(
     problem: ODEProblem,
     differentiated: int,
@@ -128,8 +117,7 @@ def entries(
     sensealgs: Sequence[SensitivityAlgorithm] | None,
     vjps: Sequence[str] | None,
 ) -> list[Contestant]:
-    """All combinations; of the default methods, those too expensive for a problem of so many differentiated scalars are there with
-    the reason."""
+    """All combinations, those that can't work, or by default are too expensive for so many differentiated scalars, with the reason."""
     found: dict[tuple[object, ...], Contestant] = {}
     for algorithm in algorithms:
         for sensealg in DEFAULT_SENSEALGS if sensealgs is None else sensealgs:
@@ -144,8 +132,7 @@ def entries(
                     contestant = replace(contestant, sensealg=chosen, skipped=skipped)
                 except (ValueError, PysciodeError) as error:  # a choice that the method does not have, or what can't work here
                     contestant = replace(contestant, skipped=one_line(error))
-                key = (algorithm, contestant.method, vjp, repr(contestant.options))
-                found.setdefault(key, contestant)
+                found.setdefault((algorithm, contestant.method, vjp, repr(contestant.options)), contestant)
     return list(found.values())
 
 

@@ -86,32 +86,15 @@ def measure(contestant: Contestant, task: Task, loss: LossFunction, target: Targ
         with time_limit(effort.time_limit):
             if effort.memory:
                 # A run of its own: collections of garbage and the counting of pages would disturb the times.
-                row = _with_memory(row, run, loss)
+                row = replace(row, peak_memory=peak_growth(lambda: run.backward(loss(run.forward())[1])), allocated=run.allocated)
+                run.forward()
+                row = replace(row, kept_memory=run.kept_memory())
             laps = repeated(lambda: _lap(run, loss), effort.repeats, math.inf if effort.time_limit is None else effort.time_limit / 2)
         forward, backward, total = (Timing(seconds) for seconds in zip(*laps, strict=True))
         yield replace(row, forward=forward, backward=backward, total=total)
 
     gc.collect()  # solutions that others kept
     return last_row(unmeasured(contestant, task), stages)
-
-
-def last_row(row: Row, stages: Callable[[Row], Iterator[Row]]) -> Row:
-    """The last of the rows that the stages of a measurement give; where a stage fails, the row before it with the reason."""
-    try:
-        for row in stages(row):  # noqa: B007, B020  (each stage adds to the row)
-            pass
-    except Exception as error:  # whatever a solver may throw: the others go on
-        return replace(row, status="unavailable" if _is_not_offered(error) else "failed", reason=one_line(error))
-    return row
-
-
-def repeated(lap: Callable[[], T], repeats: int, seconds: float) -> list[T]:
-    """What `lap` returns so many times; at least once, and no more after so many seconds."""
-    found: list[T] = []
-    stop = time.perf_counter() + seconds
-    while len(found) < repeats and (not found or time.perf_counter() < stop):
-        found.append(lap())
-    return found
 
 
 def _judged(gradient: Mapping[str, np.ndarray], target: Target | None) -> dict[str, Any]:
@@ -138,15 +121,24 @@ def _lap(run: Run, loss: LossFunction) -> tuple[float, float, float]:
     return solved - began, ended - pulling, ended - began
 
 
-def _with_memory(row: GradientRow, run: Run, loss: LossFunction) -> GradientRow:
-    peak = peak_growth(lambda: run.backward(loss(run.forward())[1]))
-    allocated = run.allocated
-    run.forward()
-    return replace(row, peak_memory=peak, allocated=allocated, kept_memory=run.kept_memory())
+def last_row(row: Row, stages: Callable[[Row], Iterator[Row]]) -> Row:
+    """The last of the rows that the stages of a measurement give; where a stage fails, the row before it with the reason."""
+    try:
+        for row in stages(row):  # noqa: B007, B020  (each stage adds to the row)
+            pass
+    except Exception as error:  # whatever a solver may throw: the others go on
+        return replace(row, status="unavailable" if _is_not_offered(error) else "failed", reason=one_line(error))
+    return row
 
 
-_NOISE = re.compile(r"Verbosity toggle: \w+")
-"""What SciML's logging puts before its messages."""
+def repeated(lap: Callable[[], T], repeats: int, seconds: float) -> list[T]:
+    """What `lap` returns so many times; at least once, and no more after so many seconds."""
+    found: list[T] = []
+    stop = time.perf_counter() + seconds
+    while len(found) < repeats and (not found or time.perf_counter() < stop):
+        found.append(lap())
+    return found
+
 
 _NOT_OFFERED = ("is not supported by", "is not installed in this Julia environment", "is loaded. Install the package")
 """What SciMLSensitivity says where it has no such combination, or lacks a package."""
@@ -167,5 +159,6 @@ def one_line(error: BaseException) -> str:
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         if not isinstance(error, (PysciodeError, OutOfTime)):
             text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    text = " ".join(_NOISE.sub("", text).split())
+    # SciML's logging puts something before its messages.
+    text = " ".join(re.sub(r"Verbosity toggle: \w+", "", text).split())
     return text if len(text) <= 250 else text[:249] + "…"

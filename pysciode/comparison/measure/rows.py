@@ -109,7 +109,7 @@ class GradientRow:
 
     @property
     def timing(self) -> Timing | None:
-        """Of solve and gradient together."""
+        """Of the whole."""
         return self.total
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import diffrax
@@ -13,11 +13,15 @@ import numpy as np
 import torch
 
 from ...arrays.parameters import flat_array, is_tensor
-from ...errors import PysciodeError
+from ...capture.torch.array_capture import capture_torch
+from ...capture.torch.transforms import captured_outside
+from ...errors import CaptureError, EngineUnavailable, PysciodeError
+from ...graphs.captured_model import ArrayModel, JuliaModel, ScalarModel
+from ...lowering.jax_function import jax_function
 from ...problems.ode import ODEProblem
 from ..measure.blocks import STATE, Blocks
 from ..measure.contestants import Run, Task
-from .jax_model import jax_rhs
+from .torchdiffeq_run import torch_function
 
 FIRST_MAX_STEPS = 4096
 """diffrax's own default. Checkpoints are laid out for this many steps, so it is raised only where it does not do."""
@@ -33,7 +37,7 @@ class DiffraxRun(Run):
 
     def __init__(self, task: Task, solver: str, method: str | None) -> None:
         problem = task.problem
-        problem_rhs(problem)
+        jax_rhs(problem)
         self._problem, self._solver, self._method = problem, solver, method
         self._maxiters = task.maxiters
         self._max_steps = min(FIRST_MAX_STEPS, task.maxiters)
@@ -87,15 +91,30 @@ class DiffraxRun(Run):
         return found
 
 
-def problem_rhs(problem: ODEProblem) -> Callable[..., Any]:
-    """The right-hand side in JAX, made once for a model; raises EngineUnavailable if JAX can't express it."""
+def jax_rhs(problem: ODEProblem) -> Callable[..., Any]:
+    """The right-hand side in JAX, ``f(t, u, p)`` on flat arrays, made once for a model; raises EngineUnavailable if it has no form there.
+
+    A small torch model, which was unrolled into scalars for Julia, is taken as the arrays that its JAX twin would be written in.
+    """
     found = problem.compiled.get("jax")
-    if found is None:
-        found = jax_rhs(problem)
-        with precision(problem):
-            u, p = (jax.ShapeDtypeStruct((n,), problem.dtype) for n in (problem.n, problem.layout.size))
+    if found is not None:
+        return found
+    model, f = problem.model, torch_function(problem)
+    if f is not None and isinstance(model, ScalarModel):
+        p = problem.layout.rebuild(problem.leaves[: problem.layout.n_leaves])
+        with suppress(CaptureError, TypeError):
+            model = captured_outside(lambda u0, p: capture_torch(f, u0, p, problem.tspan[0]), f, problem.u0, p)
+    if not isinstance(model, (ScalarModel, ArrayModel)):
+        given = "Julia source" if isinstance(model, JuliaModel) else "a Python callback"
+        raise EngineUnavailable("diffrax", f"no JAX form of a model given as {given}", mend=None)
+    found = jax_function(model)
+    with precision(problem):
+        u, p = (jax.ShapeDtypeStruct((n,), problem.dtype) for n in (problem.n, problem.layout.size))
+        try:
             jax.eval_shape(found, 0.0, u, p)  # an operation without a JAX form shows here
-        problem.compiled["jax"] = found
+        except CaptureError as error:
+            raise EngineUnavailable("diffrax", f"no JAX form of {error.operation or error.reason}", mend=None) from error
+    problem.compiled["jax"] = found
     return found
 
 
@@ -105,7 +124,7 @@ def _programs(problem: ODEProblem, solver: str, method: str | None, max_steps: i
     `inputs` are the state and the parameters that are differentiated, `constants` those that are not, with None in the place of the
     former; the settings are start, end and what to save at in one array, and the tolerances.
     """
-    term = diffrax.ODETerm(problem_rhs(problem))
+    term = diffrax.ODETerm(jax_rhs(problem))
     # The reverse solve of BacksolveAdjoint would fail in silence.
     options = {"throw": True} if method == "BacksolveAdjoint" else {}
     adjoint = {} if method is None else {"adjoint": getattr(diffrax, method)(**options)}

@@ -1,8 +1,5 @@
-"""A captured model as a JAX function, for peers that solve and differentiate in JAX.
-
-Array models take the same way as in the lowering to Julia: :class:`JaxBackend` supplies the primitives, the table of
-:mod:`pysciode.lowering.ops.table` expresses every ATen operation by them. JAX differentiates the result by itself.
-"""
+"""A captured model as a JAX function: :class:`JaxBackend` supplies the primitives by which the table of
+:mod:`pysciode.lowering.ops.table` expresses every ATen operation, and JAX differentiates the result by itself."""
 
 from __future__ import annotations
 
@@ -16,58 +13,27 @@ import jax.scipy.special
 import numpy as np
 import torch
 
-from ...capture.torch.array_capture import capture_torch
-from ...capture.torch.transforms import captured_outside
-from ...errors import CaptureError, EngineUnavailable
-from ...graphs.captured_model import ArrayModel, JuliaModel, ScalarModel
-from ...graphs.scalar_graph import Scalar, ScalarGraph
-from ...lowering.ops.backend import Array, AxisMap, Backend, Kind, ScalarFunction, kind_of, run_scalar
-from ...lowering.ops.interpreter import interpret
-from ...lowering.scalars.python_function import DIRECT, NUMPY_NAMES, walk
-from ...lowering.scalars.unroll import grid
-from ...problems.ode import ODEProblem
-from .torchdiffeq_run import torch_function
+from ..graphs.captured_model import ArrayModel, ScalarModel
+from ..graphs.scalar_graph import Scalar, ScalarGraph
+from .ops.backend import Array, AxisMap, Backend, Kind, ScalarFunction, kind_of, run_scalar
+from .ops.interpreter import interpret
+from .scalars.python_function import DIRECT, NUMPY_NAMES, walk
+from .scalars.unroll import grid
 
-JaxRhs = Callable[[Any, Any, Any], Any]
+JaxFunction = Callable[[Any, Any, Any], Any]
 """``f(t, u, p) -> du`` on flat JAX arrays."""
 
 
-def jax_rhs(problem: ODEProblem) -> JaxRhs:
-    """The problem's right-hand side in JAX, on the flat state and the flat parameters of ``problem.layout``.
+def jax_function(model: ScalarModel | ArrayModel) -> JaxFunction:
+    """The right-hand side in JAX, on the flat state and the flat parameters.
 
-    Call it with x64 enabled where the problem is in double precision.
-
-    Raises
-    ------
-    EngineUnavailable
-        If the model stays in Python or is Julia source.  An operation without a JAX form raises the same when the function is
-        first traced.
+    Call it with x64 enabled where the model is in double precision. An operation without a JAX form raises CaptureError when the
+    function is first traced.
     """
-    model = _array_form(problem) or problem.model
-    if isinstance(model, ScalarModel):
-        return _scalar_rhs(model)
-    if isinstance(model, ArrayModel):
-        return _array_rhs(model)
-    raise _no_form(f"a model given as {'Julia source' if isinstance(model, JuliaModel) else 'a Python callback'}")
+    return _scalar_rhs(model) if isinstance(model, ScalarModel) else _array_rhs(model)
 
 
-def _no_form(what: str) -> EngineUnavailable:
-    return EngineUnavailable("diffrax", f"no JAX form of {what}", mend=None)
-
-
-def _array_form(problem: ODEProblem) -> ArrayModel | None:
-    """A small torch model, which was unrolled into scalars for Julia, as the arrays that its JAX twin would be written in."""
-    f = torch_function(problem)
-    if f is None or not isinstance(problem.model, ScalarModel):
-        return None
-    p = problem.layout.rebuild(problem.leaves[: problem.layout.n_leaves])
-    try:
-        return captured_outside(lambda u0, p: capture_torch(f, u0, p, problem.tspan[0]), f, problem.u0, p)
-    except (CaptureError, TypeError):
-        return None
-
-
-def _scalar_rhs(model: ScalarModel) -> JaxRhs:
+def _scalar_rhs(model: ScalarModel) -> JaxFunction:
     def rhs(t: Any, u: Any, p: Any) -> Any:
         values = {model.t.id: jnp.asarray(t, u.dtype)}
         values |= {x.id: given[i] for symbols, given in ((model.u, u), (model.p, p)) for i, x in enumerate(symbols)}
@@ -76,17 +42,14 @@ def _scalar_rhs(model: ScalarModel) -> JaxRhs:
     return rhs
 
 
-def _array_rhs(model: ArrayModel) -> JaxRhs:
+def _array_rhs(model: ArrayModel) -> JaxFunction:
     ends = np.cumsum([prod(shape) for shape in model.param_shapes])[:-1]
 
     def rhs(t: Any, u: Any, p: Any) -> Any:
         params = jnp.split(p, ends) if model.param_shapes else []
         params = [x.reshape(shape) for x, shape in zip(params, model.param_shapes, strict=True)]
         inputs = [Value(x, "float") for x in (jnp.asarray(t, u.dtype), u.reshape(model.u_shape), *params)]
-        try:
-            (out,) = interpret(model.f, JaxBackend(u.dtype), inputs)
-        except CaptureError as error:
-            raise _no_form(error.operation or error.reason) from error
+        (out,) = interpret(model.f, JaxBackend(u.dtype), inputs)
         return jnp.asarray(out.data, u.dtype).reshape(-1)
 
     return rhs
