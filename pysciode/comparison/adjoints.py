@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..arrays.real_values import positive, whole_number
 from ..engines import get_engine, julia_is_installed
-from ..engines.base import Engine, SolveOptions
+from ..engines.base import Engine, SolveOptions, SolveRequest
 from ..errors import INSTALL_COMMAND
 from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
 from ..problems.ode import ODEProblem
@@ -39,10 +39,7 @@ from .peers.peer_contestants import diffrax_contestants, embedded_contestants
 if TYPE_CHECKING:
     from .report.reports import AdjointReport
 
-TOLERANCES = {
-    np.dtype(np.float64): ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)),
-    np.dtype(np.float32): ((1e-3, 1e-5), (1e-4, 1e-6)),
-}
+TOLERANCES = {"float64": ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)), "float32": ((1e-3, 1e-5), (1e-4, 1e-6))}
 """Relative and absolute, by the problem's dtype, where the user names none."""
 
 SAVED_TIMES = 51
@@ -50,13 +47,7 @@ SAVED_TIMES = 51
 
 
 class ComparisonInterrupted(KeyboardInterrupt):
-    """The user pressed Ctrl-C.
-
-    Attributes
-    ----------
-    report
-        What had been measured until then.
-    """
+    """The user pressed Ctrl-C; `report` is what had been measured until then."""
 
     def __init__(self, report: AdjointReport) -> None:
         self.report = report
@@ -150,7 +141,7 @@ def compare_adjoints(
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
     effort = Effort(whole_number(repeats, "repeats", 1), positive(time_limit, "time_limit"), memory)
     maxiters = whole_number(maxiters, "maxiters", 1)
-    grid = check_tolerances(tolerances, TOLERANCES[problem.dtype])
+    grid = check_tolerances(tolerances, TOLERANCES[problem.dtype.name])
     times = np.linspace(*problem.tspan, SAVED_TIMES) if saveat is None else save_times(saveat, *problem.tspan)
     named, vjps, solvers = check_sensealgs(sensealgs), check_vjps(vjps), check_algorithms(algorithms)
 
@@ -168,18 +159,10 @@ def compare_adjoints(
     if engine.name != "julia":
         who = [replace(x, skipped=f"Julia is not installed: {INSTALL_COMMAND}") for x in who]
     who += embedded_contestants(problem, solvers) + diffrax_contestants(problem, solvers) if peers is True else peers or []
-    settings = {
-        "loss": "sum of squares of the saved states" if loss is None else getattr(loss, "__name__", type(loss).__name__),
-        "states": problem.n,
-        "parameters": problem.layout.size,
-        "differentiated": blocks.size,
-        "saved_times": len(times),
-        "dtype": problem.dtype.name,
-        "repeats": repeats,
-        "time_limit": time_limit,
-        "maxiters": maxiters,
-        "seed": seed,
-    }
+    called = "sum of squares of the saved states" if loss is None else getattr(loss, "__name__", type(loss).__name__)
+    settings = {"loss": called, "states": problem.n, "parameters": problem.layout.size, "differentiated": blocks.size}
+    settings |= {"saved_times": len(times), "dtype": problem.dtype.name}
+    settings |= {"repeats": repeats, "time_limit": time_limit, "maxiters": maxiters, "seed": seed}
     comparison = _Comparison(reference_solver(engine, problem, blocks, function, stiff), effort, maxiters, seed)
     comparison.warnings += trouble
 
@@ -199,7 +182,8 @@ def compare_adjoints(
         interrupted = ComparisonInterrupted(report())
         print(interrupted.report, file=sys.stderr)
         raise interrupted from None
-    failed = [row for row in comparison.rows if row.status == "failed" and _solves_states_backwards(row.method)]
+    backwards = [name for name, x in SENSITIVITY_ALGORITHMS.items() if x.solves_states_backwards]
+    failed = [row for row in comparison.rows if row.status == "failed" and row.method in backwards]
     if stiff and failed:
         comparison.warnings.append(
             f"the problem is stiff (SciML's default solver takes an implicit method), and {failed[0].method}, which solves the states "
@@ -277,8 +261,8 @@ def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int
     rtol, atol = DEFAULT_TOLERANCES[problem.dtype]
     options = SolveOptions(saveat=loss.times, rtol=rtol, atol=atol, maxiters=maxiters)
     problem.model  # captured here, so that what can't be captured is told before anything runs
-    values = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
-    run = EngineRun(engine, problem, None, options, values=values)
+    u0, p = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
+    run = EngineRun(engine, SolveRequest(problem, u0, p, problem.tspan, None, options))
     trouble = []
     try:
         with limited(limit):
@@ -296,8 +280,3 @@ def _describe(problem: ODEProblem) -> str:
     name = problem.name or (getattr(f, "__name__", None) or type(f).__name__ if callable(f) else "a model")
     start, end = problem.tspan
     return f"{name}: state {tuple(problem.u0.shape)}, {problem.layout.size} parameters, t from {start:g} to {end:g}, {problem.dtype}"
-
-
-def _solves_states_backwards(name: str) -> bool:
-    method = SENSITIVITY_ALGORITHMS.get(name)
-    return method is not None and method.solves_states_backwards

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from ..errors import PysciodeError
 from ..methods.algorithms import check_algorithm
@@ -58,7 +58,14 @@ def compare(
         if json_file != "-":
             if len(found) > 1:
                 print(f"\n{name}\n{'=' * len(name)}")
-            _show(reports[name])
+            shown: list[Any] = [reports[name]]
+            if not solvers_only and _has_results(reports[name]):
+                shown += ["", reports[name].recommend()]
+            for x in shown:
+                if sys.stdout.isatty():
+                    Console().print(x)
+                else:
+                    print(to_text(x))
     if json_file is not None:
         text = json.dumps({name: x.to_dict() for name, x in reports.items()}, indent=2, ensure_ascii=False, allow_nan=False)
         if json_file == "-":
@@ -71,20 +78,6 @@ def compare(
         return 0
     print("nothing could be compared", file=sys.stderr)
     return 1
-
-
-def _show(report: AdjointReport | SolverReport) -> None:
-    _print(report)
-    if isinstance(report, AdjointReport) and _has_results(report):
-        print()
-        _print(report.recommend())
-
-
-def _print(shown: RenderableType) -> None:
-    if sys.stdout.isatty():
-        Console().print(shown)
-    else:
-        print(to_text(shown))
 
 
 def _has_results(report: AdjointReport | SolverReport) -> bool:

@@ -25,15 +25,15 @@ def load_module(path: Path) -> ModuleType:
     if path.suffix != ".py":
         raise ValueError(f"{path} is no Python file (.py)")
     path = path.resolve()
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) != str(path):
+        raise ValueError(f"{path} has the name of the module {path.stem}, which is in use: rename the file")
     sys.path.insert(0, str(path.parent))
     importlib.invalidate_caches()
     try:
-        module = importlib.import_module(path.stem)
+        return importlib.import_module(path.stem)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{path} can't be imported: {_told(error, path)}") from error
-    if getattr(module, "__file__", None) != str(path):
-        raise ValueError(f"{path} has the name of the module {path.stem}, which is in use: rename the file")
-    return module
 
 
 def _told(error: BaseException, path: Path) -> str:

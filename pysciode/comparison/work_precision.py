@@ -139,7 +139,7 @@ def work_precision(
 
 def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> list[Algorithm | None]:
     if algorithms is None:
-        return list(JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS)
+        return [*(JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS)]
     if isinstance(algorithms, (str, Algorithm)):
         raise TypeError(f"algorithms must be a list such as [Tsit5(), Rodas5P()], not {algorithms!r}")
     found = [check_algorithm(x) for x in algorithms]
@@ -212,17 +212,17 @@ def given_reference(problem: ODEProblem, times: np.ndarray, reference: Any) -> K
 def solve_reference(problem: ODEProblem, times: np.ndarray, engine: str, stiff: bool) -> Known:
     """Two solvers of high order at a tight tolerance; their difference estimates the error.
 
-    The tolerance is loosened twice where no two of them come to the end; stiff solvers are tried first where `stiff`.
-
-    Raises
-    ------
-    PysciodeError
-        If fewer than two solvers came to the end.
+    The tolerance is loosened twice where no two of them come to the end, and then a PysciodeError says so; stiff solvers are tried
+    first where `stiff`.
     """
     tightest = 1e-13 if problem.dtype == np.float64 else 1e-6
+    if engine == "julia":
+        pools = [[EngineContestant.of(Algorithm(name)) for name in names] for names in (_EXPLICIT, _STIFF)]
+    else:
+        pools = [[scipy_solver(name) for name in names] for names in (_EXPLICIT_SCIPY, _STIFF_SCIPY)]
     said = "nothing finite"
     for rtol in (tightest, 10 * tightest, 1000 * tightest):
-        for pool in _pools(engine, stiff):
+        for pool in pools[::-1] if stiff else pools:
             found: list[tuple[str, np.ndarray]] = []
             for contestant in pool:
                 # A thousandth, so that states which stay small are resolved, too.
@@ -245,11 +245,3 @@ def solve_reference(problem: ODEProblem, times: np.ndarray, engine: str, stiff: 
         "no two solvers of high order came to the end at a tight tolerance, so there is nothing to hold errors against; pass "
         f"reference=… (the last one said: {said})"
     )
-
-
-def _pools(engine: str, stiff: bool) -> list[list[Contestant]]:
-    if engine == "julia":
-        pools = [[EngineContestant.of(Algorithm(name)) for name in names] for names in (_EXPLICIT, _STIFF)]
-    else:
-        pools = [[scipy_solver(name) for name in names] for names in (_EXPLICIT_SCIPY, _STIFF_SCIPY)]
-    return pools[::-1] if stiff else pools

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
@@ -112,7 +112,9 @@ class EngineContestant(Contestant):
             _load(package)
         tstops = task.saveat if task.step_on_times else None
         options = SolveOptions(task.saveat, tstops, rtol=task.rtol, atol=task.atol, maxiters=task.maxiters)
-        return EngineRun(get_engine(self.engine), task.problem, self.algorithm, options, self.sensealg)
+        problem, u0, p = task.problem, task.problem.flat_u0(), task.problem.flat_p()
+        request = SolveRequest(problem, u0, p, problem.tspan, self.algorithm, options, self.sensealg)
+        return EngineRun(get_engine(self.engine), request, Blocks.of(problem) if self.sensealg else None)
 
 
 @cache
@@ -126,9 +128,8 @@ def _load(package: str) -> None:
     try:
         julia.require(package)
     except juliacall.JuliaError as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        reason = reason.strip().removeprefix("ArgumentError: ")
-        raise EngineUnavailable(f"the Julia package {package}", reason, mend=None) from None
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise EngineUnavailable(f"the Julia package {package}", reason.removeprefix("ArgumentError: "), mend=None) from None
 
 
 @cache
@@ -140,28 +141,11 @@ def _live_bytes() -> Any:
 
 
 class EngineRun(Run):
-    """One request, solved and differentiated as `solve` and its backward pass would, without torch between.
+    """One request, solved and differentiated to some blocks as `solve` and its backward pass would, without torch between."""
 
-    Without `sensealg` there is no gradient; `blocks` are by default what requires grad, and `values` the problem's own flat state and
-    parameters.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        problem: ODEProblem,
-        algorithm: Algorithm | None,
-        options: SolveOptions,
-        sensealg: SensitivityAlgorithm | None = None,
-        *,
-        blocks: Blocks | None = None,
-        values: tuple[np.ndarray, np.ndarray] | None = None,
-    ) -> None:
-        u0, p = values or (problem.flat_u0(), problem.flat_p())
-        self._engine = engine
-        self._blocks = blocks or (Blocks.of(problem) if sensealg else None)
-        wants = self._blocks.wants if sensealg else frozenset()
-        self._request = SolveRequest(problem, u0, p, problem.tspan, algorithm, options, sensealg, wants)
+    def __init__(self, engine: Engine, request: SolveRequest, blocks: Blocks | None = None) -> None:
+        wants = blocks.wants if request.sensealg else frozenset()
+        self._engine, self._request, self._blocks = engine, replace(request, wants=wants), blocks
         self.raw: RawSolution | None = None
         self._pullback: Pullback | None = None
 

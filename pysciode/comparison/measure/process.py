@@ -117,6 +117,5 @@ def machine() -> dict[str, object]:
     except OSError:
         lines = []
     # Linux tells the name, other systems may.
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    cpu = next(named, platform.processor() or platform.machine())
+    cpu = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), platform.processor() or platform.machine())
     return {"cpu": cpu, "cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "versions": versions}

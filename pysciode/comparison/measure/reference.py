@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...arrays.parameters import is_tensor
-from ...engines.base import Engine, SolveOptions
+from ...engines.base import Engine, SolveOptions, SolveRequest
 from ...graphs.captured_model import CallbackModel
 from ...methods.adjoints import ForwardDiffSensitivity, GaussAdjoint, ReverseDiffAdjoint, SensitivityAlgorithm
 from ...methods.algorithms import Algorithm
@@ -64,7 +64,8 @@ class TightSolver:
     def run(self, values: Values, sensealg: SensitivityAlgorithm | None = None) -> EngineRun:
         """A solve at other values, and its pullback where there is a method."""
         options = SolveOptions(saveat=self.loss.times, rtol=self.rtol, atol=self.rtol / 100, maxiters=1_000_000)
-        return EngineRun(self.engine, self.problem, self.algorithm, options, sensealg, blocks=self.blocks, values=values)
+        request = SolveRequest(self.problem, *values, self.problem.tspan, self.algorithm, options, sensealg)
+        return EngineRun(self.engine, request, self.blocks)
 
     def loss_at(self, step: np.ndarray) -> float:
         """The loss with `step` added to what is differentiated."""
@@ -250,9 +251,9 @@ def _decades(tight: TightSolver, t: float, seed: int) -> float:
     rtol, atol = DEFAULT_TOLERANCES[u0.dtype]
     options = SolveOptions(saveat=np.array([t]), rtol=rtol, atol=atol)
     sensealg = ReverseDiffAdjoint() if tight.engine.name == "embedded" else GaussAdjoint()
-    blocks = Blocks(len(u0), True, {})
+    request = SolveRequest(tight.problem, u0, p, tight.problem.tspan, tight.algorithm, options, sensealg)
+    run = EngineRun(tight.engine, request, Blocks(len(u0), True, {}))
     try:
-        run = EngineRun(tight.engine, tight.problem, tight.algorithm, options, sensealg, blocks=blocks, values=(u0, p))
         states = run.forward()
         norm = np.linalg.norm(run.backward(states.new_tensor(w[None]))[STATE])
     except Exception:

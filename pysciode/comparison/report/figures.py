@@ -6,13 +6,12 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..measure.rows import GradientRow, SolveRow
 from . import quantities
-from .tables import in_order, names
+from .tables import Row, in_order, names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +24,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 # Eleven markers over seven colours: 77 methods before a pair comes again.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _POINTS = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.6, "linewidth": 1.4, "elinewidth": 1.0}
+OfRow = Callable[[Any], Any]
 _FAILED = "#8C1D18"
 _QUIET = "0.45"
 
@@ -34,8 +34,8 @@ class _Series:
     """The rows of one method, loosest tolerance first, those of them that went well, and how it is drawn."""
 
     name: str
-    rows: Sequence[GradientRow | SolveRow]
-    done: Sequence[GradientRow | SolveRow]
+    rows: Sequence[Row]
+    done: Sequence[Row]
     colour: str
     marker: str
 
@@ -48,8 +48,7 @@ def adjoint_figure(report: AdjointReport) -> Figure:
         title += "; hatched: peak growth instead"
     figure, left, right, series = _panels(report, "Gradients")
     _draw_work_precision(left, series, lambda row: row.error if reference is None else reference.proven_error(row))
-    left.set_xlabel("time of solve and gradient, median")
-    left.set_ylabel("relative error of the gradient")
+    left.set(xlabel="time of solve and gradient, median", ylabel="relative error of the gradient")
     if reference is not None:
         _draw_floor(left, reference.estimated_error)
     _draw_list(right, title, series, lambda row: row.memory, quantities.size, hatched=lambda row: row.kept_memory is None)
@@ -63,8 +62,7 @@ def solver_figure(report: SolverReport) -> Figure:
     """See :meth:`~pysciode.comparison.report.reports.SolverReport.plot`."""
     figure, left, right, series = _panels(report, "Solves")
     _draw_work_precision(left, series, lambda row: row.error)
-    left.set_xlabel("time of a solve, median")
-    left.set_ylabel("largest relative error of the states")
+    left.set(xlabel="time of a solve, median", ylabel="largest relative error of the states")
     _draw_list(right, "evaluations of the model", series, lambda row: row.counts.f, str, hatched=lambda row: False)
     return figure
 
@@ -85,10 +83,10 @@ def _panels(report: AdjointReport | SolverReport, what: str) -> tuple[Figure, Ax
     return figure, left, right, series
 
 
-def _series(rows: Sequence[GradientRow | SolveRow]) -> list[_Series]:
+def _series(rows: Sequence[Row]) -> list[_Series]:
     """One for each method, the fastest at its tightest tolerance first; those that never ran come last."""
     name = names(rows)
-    found: dict[str, list[GradientRow | SolveRow]] = {}
+    found: dict[str, list[Row]] = {}
     for row in in_order(rows):
         found.setdefault(name(row), []).append(row)
     done = {key: [row for row in own if row.status == "ok"] for key, own in found.items()}
@@ -101,7 +99,7 @@ def _series(rows: Sequence[GradientRow | SolveRow]) -> list[_Series]:
     return [_Series(x, found[x], done[x], *style) for x, style in zip(sorted(found, key=key), styles, strict=True)]
 
 
-def _draw_work_precision(axes: Axes, series: Sequence[_Series], error: Callable[[GradientRow | SolveRow], float | None]) -> None:
+def _draw_work_precision(axes: Axes, series: Sequence[_Series], error: OfRow) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     for one in series:
@@ -119,11 +117,11 @@ def _draw_work_precision(axes: Axes, series: Sequence[_Series], error: Callable[
     axes.set(xscale="log", yscale="log", axisbelow=True)
     axes.grid(which="major", color="0.9", linewidth=0.7)
     # Where less than two decades are seen, 2 and 5 are labelled too.
-    few = _decades(axes.get_xlim()) < 2
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if right < 100 * left else (1.0,)))
     axes.xaxis.set_major_formatter(EngFormatter("s"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    if _decades(axes.get_ylim()) > 2:
+    if high > 100 * low:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -139,14 +137,7 @@ def _draw_floor(axes: Axes, floor: float) -> None:
     axes.text(0.99, 0.93 * floor, f"the reference's own error, {quantities.error(floor)}", fontsize=8, color=_QUIET, **place)
 
 
-def _draw_list(
-    axes: Axes,
-    title: str,
-    series: Sequence[_Series],
-    value: Callable[[GradientRow | SolveRow], int | None],
-    write: Callable[[int], str],
-    hatched: Callable[[GradientRow | SolveRow], bool],
-) -> None:
+def _draw_list(axes: Axes, title: str, series: Sequence[_Series], value: OfRow, write: Callable[[int], str], hatched: OfRow) -> None:
     """A line for each method: its marker, its name, and a bar of its `value` at the tightest tolerance that it did."""
     values = [value(one.done[-1]) if one.done else None for one in series]
     known = [x for x in values if _positive(x)]
@@ -172,10 +163,7 @@ def _draw_list(
     axes.set(xlim=(base, top), ylim=(len(series) - 0.4, -0.6))
     axes.set_yticks(range(len(series)), ["\n".join(textwrap.wrap(one.name, 44)) for one in series], fontsize=8.5)
     axes.tick_params(axis="y", length=0, pad=16)
-    for tick, one in zip(axes.get_yticklabels(), series, strict=True):
-        tick.set_color("black" if one.done else _QUIET)
-    axes.set_xticks([])
-    axes.set_xticks([], minor=True)
+    axes.tick_params(axis="x", which="both", bottom=False, labelbottom=False)
     axes.spines["bottom"].set_visible(False)
 
 
@@ -191,10 +179,6 @@ def _remark(one: _Series, value: int | None, write: Callable[[int], str], tighte
     if failed:
         return f"{text}; failed at {', '.join(quantities.tolerance(row.rtol) for row in failed)}", _FAILED
     return text, _QUIET if value is None else "black"
-
-
-def _decades(limits: tuple[float, float]) -> float:
-    return math.log10(limits[1] / limits[0])
 
 
 def _positive(value: float | None) -> bool:

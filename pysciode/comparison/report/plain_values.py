@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..measure.rows import Counts, GradientRow, Reference, SolveRow, Timing
+from ..measure.rows import Counts, GradientRow, Reference, SolveRow
 
 if TYPE_CHECKING:
     import pandas
@@ -19,8 +19,7 @@ T = TypeVar("T")
 
 
 def plain(value: object) -> Any:
-    """`value` in JSON's types. Numbers that JSON lacks become ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; what is no
-    number, text, dataclass or container becomes its `str`."""
+    """`value` in JSON's types; numbers that JSON lacks become ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``."""
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, numbers.Integral):
@@ -38,13 +37,7 @@ def plain(value: object) -> Any:
 
 
 def restored(kind: type[T], data: Any) -> T:
-    """The dataclass that `plain` made `data` from; the annotations of its fields say what each value is.
-
-    Raises
-    ------
-    ValueError
-        If `data` has fields that `kind` lacks.
-    """
+    """The dataclass that `plain` made `data` from; the annotations of its fields say what each value is."""
     hints = get_type_hints(kind)
     if unknown := sorted(set(data) - set(hints)):
         raise ValueError(f"data: {kind.__name__} has no field {', '.join(unknown)}")
@@ -63,10 +56,6 @@ def _value(kind: Any, data: Any) -> Any:
     return float(data) if kind is float else data
 
 
-_TEXT = ("solver", "method", "label", "vjp", "options", "engine", "status", "reason")
-_FLOATS = ("rtol", "atol", "error", "loss")
-
-
 def data_frame(kind: type[GradientRow] | type[SolveRow], rows: Sequence[Any], reference: Reference | None) -> pandas.DataFrame:
     """One row for each of `rows`, of `kind`; units are in the names of the columns."""
     import pandas
@@ -74,8 +63,11 @@ def data_frame(kind: type[GradientRow] | type[SolveRow], rows: Sequence[Any], re
     blocks = list(dict.fromkeys(name for row in rows for name in getattr(row, "block_errors", ())))
     texts = ["", "", None, ""] if kind is GradientRow else ["", ""]
     columns = list(_record(kind(*texts, 0.0, 0.0), blocks, reference))  # so that no rows have columns, too
+    reals = [x for x in columns if x in ("rtol", "atol", "error", "loss") or x.startswith("error[") or x.endswith("_s")]
+    types = dict.fromkeys(columns, "Int64") | dict.fromkeys(reals, "float64") | {"below_reference": "boolean"}
+    types |= dict.fromkeys(("solver", "method", "label", "vjp", "options", "engine", "status", "reason"), "string")
     frame = pandas.DataFrame([_record(row, blocks, reference) for row in rows], columns=columns)
-    return frame.astype({name: _dtype(name) for name in columns})
+    return frame.astype({name: types[name] for name in columns})
 
 
 def _record(row: GradientRow | SolveRow, blocks: Sequence[str], reference: Reference | None) -> dict[str, Any]:
@@ -93,7 +85,8 @@ def _record(row: GradientRow | SolveRow, blocks: Sequence[str], reference: Refer
         elif isinstance(value, Counts):
             found |= {f"{count}{_PASSES[name]}": getattr(value, count) for count in _COUNTED[type(row)]}
         elif "Timing" in str(x.type):
-            found |= _times(name, value)
+            low, high = value.quartiles if value else (None, None)
+            found |= {f"{name}_s": value and value.median, f"{name}_q1_s": low, f"{name}_q3_s": high}
         else:
             found[name + _UNITS.get(name, "")] = value
     return found | {"repeats": None if row.timing is None else len(row.timing.seconds)}
@@ -102,16 +95,3 @@ def _record(row: GradientRow | SolveRow, blocks: Sequence[str], reference: Refer
 _PASSES = {"forward_counts": "_forward", "backward_counts": "_backward", "counts": ""}
 _COUNTED = {GradientRow: ("f", "vjp", "jacobian"), SolveRow: ("f", "jacobian")}
 _UNITS = {"first_call": "_s", "peak_memory": "_bytes", "kept_memory": "_bytes", "allocated": "_bytes"}
-
-
-def _times(name: str, timing: Timing | None) -> dict[str, float | None]:
-    low, high = (None, None) if timing is None else timing.quartiles
-    return {f"{name}_s": None if timing is None else timing.median, f"{name}_q1_s": low, f"{name}_q3_s": high}
-
-
-def _dtype(column: str) -> str:
-    if column in _TEXT:
-        return "string"
-    if column == "below_reference":
-        return "boolean"
-    return "float64" if column in _FLOATS or column.startswith("error[") or column.endswith("_s") else "Int64"

@@ -135,9 +135,7 @@ def _gradient_columns(reference: Reference | None) -> list[Column]:
 
 
 def _error(row: GradientRow | SolveRow) -> str | None:
-    if row.status != "ok":
-        return row.status
-    return None if row.error is None else error(row.error)
+    return row.status if row.status != "ok" else None if row.error is None else error(row.error)
 
 
 def _worst_block(row: GradientRow) -> str | None:
