@@ -15,7 +15,7 @@ from compare_stiff import ROBERTSON_TIMES, robertson_loss, robertson_problem
 from comparison_script import line_styles, new_figure, options, save
 
 import pysciode as ps
-from pysciode.comparison.report.ranking import FORWARD_METHODS
+from pysciode.comparison.report.advice import FORWARD_METHODS
 
 FORWARD = (ps.ForwardDiffSensitivity(), ps.ForwardSensitivity())
 ADJOINT = (ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.QuadratureAdjoint(), ps.BacksolveAdjoint())

@@ -66,11 +66,12 @@ def compare(
 
     The exit status is 0 where a problem could be compared, 1 where none could, and 2 for what is asked for wrongly.
     """
-    from .comparison.command import Comparison
+    from .comparison import command
 
-    asked = Comparison(model, problem or (), loss, sensealg or (), algorithm or (), rtol or (), solvers_only, json_file, plot, quiet)
     try:
-        status = asked.run()
+        status = command.compare(
+            model, problem or (), loss, sensealg or (), algorithm or (), rtol or (), solvers_only, json_file, plot, quiet
+        )
     except (ValueError, TypeError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None

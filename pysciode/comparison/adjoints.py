@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from ..arrays.real_values import whole_number
+from ..arrays.real_values import positive, whole_number
 from ..engines import get_engine, julia_is_installed
-from ..engines.base import Engine, RawSolution, SolveOptions, SolveRequest
+from ..engines.base import Engine, SolveOptions, SolveRequest
 from ..errors import INSTALL_COMMAND
-from ..methods.adjoints import SensitivityAlgorithm
+from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
 from ..problems.base import Problem, check_problem
 from ..solving.options import DEFAULT_TOLERANCES, save_times
-from ..solving.solution import SUCCESS
-from .arguments import check_time_limit, check_tolerances
 from .measure.blocks import Blocks, differentiable
-from .measure.contestants import Contestant, Task
-from .measure.grid import Entry, check_algorithms, check_sensealgs, check_vjps, entries
-from .measure.growth import measure_growth
+from .measure.contestants import Contestant, EngineRun, Task
+from .measure.grid import (
+    check_algorithms,
+    check_sensealgs,
+    check_tolerances,
+    check_vjps,
+    default_algorithm,
+    entries,
+)
 from .measure.losses import Loss, LossFunction, LossNotFinite, sum_of_squares
-from .measure.machine import machine
-from .measure.measurement import Effort, Target, measure
-from .measure.reference import NoReference, find_reference, given_reference, reference_solver
+from .measure.measurement import Effort, Target, measure, one_line, unmeasured
+from .measure.process import OutOfTime, machine
+from .measure.process import time_limit as limited
+from .measure.reference import NoReference, TightSolver, exponential_growth, find_reference, given_reference, reference_solver
 from .measure.rows import GradientRow, Reference
-from .measure.time_limit import OutOfTime
-from .measure.time_limit import time_limit as limited
+from .peers.peer_contestants import diffrax_contestants, embedded_contestants
 
 if TYPE_CHECKING:
     from .report.reports import AdjointReport
 
-TOLERANCES = {
-    np.dtype(np.float64): ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)),
-    np.dtype(np.float32): ((1e-3, 1e-5), (1e-4, 1e-6)),
-}
+TOLERANCES = {"float64": ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)), "float32": ((1e-3, 1e-5), (1e-4, 1e-6))}
 """Relative and absolute, by the problem's dtype, where the user names none."""
 
 SAVED_TIMES = 51
@@ -46,13 +47,7 @@ SAVED_TIMES = 51
 
 
 class ComparisonInterrupted(KeyboardInterrupt):
-    """The user pressed Ctrl-C.
-
-    Attributes
-    ----------
-    report
-        What had been measured until then.
-    """
+    """The user pressed Ctrl-C; `report` is what had been measured until then."""
 
     def __init__(self, report: AdjointReport) -> None:
         self.report = report
@@ -143,15 +138,13 @@ def compare_adjoints(
     check_problem(problem)
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
-    effort = Effort(whole_number(repeats, "repeats", 1), check_time_limit(time_limit), memory)
+    effort = Effort(whole_number(repeats, "repeats", 1), positive(time_limit, "time_limit"), memory)
     maxiters = whole_number(maxiters, "maxiters", 1)
-    grid = check_tolerances(tolerances, TOLERANCES[problem.dtype])
+    grid = check_tolerances(tolerances, TOLERANCES[problem.dtype.name])
     times = np.linspace(*problem.tspan, SAVED_TIMES) if saveat is None else save_times(saveat, *problem.tspan)
-    named = check_sensealgs(sensealgs)
-    vjps = check_vjps(vjps)
-    check_algorithms(algorithms, problem, stiff=False)
+    named, vjps, solvers = check_sensealgs(sensealgs), check_vjps(vjps), check_algorithms(algorithms)
 
-    given, problem = problem, differentiable(problem)
+    description, problem = _describe(problem), differentiable(problem)
     function = LossFunction(loss or sum_of_squares, times, problem.velocity is not None)
     blocks = Blocks.of(problem)
     if reference is not None and not isinstance(reference, SensitivityAlgorithm):
@@ -159,210 +152,130 @@ def compare_adjoints(
     engine = get_engine("julia" if julia_is_installed() else "embedded")
     if engine.name == "julia":
         engine.start()  # not part of what the time limit is for
-    first_look = _look(engine, problem, times, maxiters, effort.time_limit)
-    if first_look.states is not None:
-        _check_loss(function, first_look.states)
-    stiff = first_look.stiff
-    solvers = check_algorithms(algorithms, problem, stiff)
+    stiff, trouble = _look(engine, problem, function, maxiters, effort.time_limit)
+    solvers = solvers or (default_algorithm(problem, stiff),)
     who = entries(problem, blocks.size, solvers, named, vjps)
     if engine.name != "julia":
         who = [replace(x, skipped=f"Julia is not installed: {INSTALL_COMMAND}") for x in who]
-    who += [Entry(x) for x in (_peers(problem, solvers) if peers is True else peers or ())]
+    who += embedded_contestants(problem, solvers) + diffrax_contestants(problem, solvers) if peers is True else peers or []
+    called = "sum of squares of the saved states" if loss is None else getattr(loss, "__name__", type(loss).__name__)
+    settings = {"loss": called, "states": problem.n, "parameters": problem.layout.size, "differentiated": blocks.size}
+    settings |= {"saved_times": len(times), "dtype": problem.dtype.name}
+    settings |= {"repeats": repeats, "time_limit": time_limit, "maxiters": maxiters, "seed": seed}
+    comparison = _Comparison(reference_solver(engine, problem, blocks, function, stiff), effort, maxiters, seed)
+    comparison.warnings += trouble
 
-    comparison = _Comparison(problem, function, engine, blocks, effort, maxiters, seed, stiff)
-    comparison.note(first_look.warning)
-    settings = {
-        "loss": "sum of squares of the saved states" if loss is None else getattr(loss, "__name__", type(loss).__name__),
-        "states": problem.n,
-        "parameters": problem.layout.size,
-        "differentiated": blocks.size,
-        "saved_times": len(times),
-        "dtype": problem.dtype.name,
-        "repeats": repeats,
-        "time_limit": time_limit,
-        "maxiters": maxiters,
-        "seed": seed,
-    }
+    def report() -> AdjointReport:
+        from .report.reports import AdjointReport
+
+        found, warnings = tuple(comparison.rows), tuple(comparison.warnings)
+        return AdjointReport(found, comparison.reference, warnings, description, settings | machine(), stiff, comparison.growth)
+
     try:
         with tqdm(total=len(who) * len(grid) + 1, disable=not progress, unit="row", leave=False) as bar:
             bar.set_description("reference")
-            comparison.find_reference(reference, grid)
+            comparison.find_reference(reference, min(rtol for rtol, _ in grid))
             bar.update()
             comparison.run(who, grid, bar)
     except KeyboardInterrupt:
-        report = comparison.report(_describe(given), settings)
-        print(report, file=sys.stderr)
-        raise ComparisonInterrupted(report) from None
-    if stiff:
-        comparison.note(_backsolve_warning(comparison.rows))
-    return comparison.report(_describe(given), settings)
+        interrupted = ComparisonInterrupted(report())
+        print(interrupted.report, file=sys.stderr)
+        raise interrupted from None
+    backwards = [name for name, x in SENSITIVITY_ALGORITHMS.items() if x.solves_states_backwards]
+    failed = [row for row in comparison.rows if row.status == "failed" and row.method in backwards]
+    if stiff and failed:
+        comparison.warnings.append(
+            f"the problem is stiff (SciML's default solver takes an implicit method), and {failed[0].method}, which solves the states "
+            f"backwards in time, fails on it: {failed[0].reason}"
+        )
+    return report()
 
 
+@dataclass
 class _Comparison:
-    """A comparison under way: what is found, and what is still needed."""
+    """A comparison under way: what is found so far."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        loss: LossFunction,
-        engine: Engine,
-        blocks: Blocks,
-        effort: Effort,
-        maxiters: int,
-        seed: int,
-        stiff: bool,
-    ) -> None:
-        self.problem = problem
-        self.loss = loss
-        self.engine = engine
-        self.blocks = blocks
-        self.effort = effort
-        self.maxiters = maxiters
-        self.seed = seed
-        self.stiff = stiff
-        self.growth: float | None = None
-        self.rows: list[GradientRow] = []
-        self.warnings: list[str] = []
-        self.reference: Reference | None = None
-        self.target: Target | None = None
+    solver: TightSolver
+    effort: Effort
+    maxiters: int
+    seed: int
+    growth: float | None = None
+    rows: list[GradientRow] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    reference: Reference | None = None
+    target: Target | None = None
 
-    def note(self, warning: str | None) -> None:
-        if warning:
-            self.warnings.append(warning)
-
-    def find_reference(self, given: Any, grid: Sequence[tuple[float, float]]) -> None:
+    def find_reference(self, given: Any, tightest: float) -> None:
         """The reference, and what there is to say about it and about gradients of this problem at all."""
-        solver = reference_solver(self.engine, self.problem, self.blocks, self.loss, self.stiff)
         limit = self.effort.time_limit
         try:
             # It is solved a few dozen times, at a tolerance that takes many steps.
             with limited(None if limit is None else 5 * limit):
-                self.reference, self.target = find_reference(solver, given, self.seed)
+                self.reference, self.target = find_reference(self.solver, given, self.seed)
         except (NoReference, OutOfTime) as error:
-            self.note(f"there is no reference, so rows have no error: {error}")
+            self.warnings.append(f"there is no reference, so rows have no error: {error}")
         growth = None
-        try:
-            with limited(limit):
-                tolerances = DEFAULT_TOLERANCES[np.dtype(np.float64)]
-                growth = measure_growth(self.engine, self.problem, solver.algorithm, *tolerances, self.seed)
-        except OutOfTime:
-            pass
-        if growth is not None and growth.is_exponential:
-            self.growth = float(growth.decades[-1])
-            self.note(str(growth))
-        if self.reference is not None:
-            self.note(_doubt(self.reference, min(rtol for rtol, _ in grid)))
+        with suppress(OutOfTime), limited(limit):
+            growth = exponential_growth(self.solver, self.seed)
+        if growth is not None:
+            self.growth, warning = growth
+            self.warnings.append(warning)
+        if self.reference is None:
+            return
+        error = self.reference.estimated_error
+        if self.reference.norm == 0:
+            self.warnings.append("the gradient is 0: relative errors mean nothing")
+        elif not error <= tightest:
+            self.warnings.append(
+                f"the reference itself has an estimated error of {error:.1e}, which is more than the tightest tolerance: methods whose "
+                "errors are below it can't be told apart"
+            )
 
-    def run(self, who: Sequence[Entry], grid: Sequence[tuple[float, float]], bar: tqdm) -> None:
-        """All rows."""
-        for entry in who:
+    def run(self, who: Sequence[Contestant], grid: Sequence[tuple[float, float]], bar: tqdm) -> None:
+        """All rows; what is not there at one tolerance, or takes too long, is not tried at the next."""
+        for contestant in who:
             hopeless: GradientRow | None = None
             for rtol, atol in grid:
-                task = Task(self.problem, self.loss.times, rtol, atol, self.maxiters)
-                bar.set_description(f"{entry.contestant.solver}, {_unmeasured(entry, task).label}, rtol {rtol:.0e}")
-                row = hopeless or self._row(entry, task)
-                self.rows.append(replace(row, rtol=rtol, atol=atol))
+                task = Task(self.solver.problem, self.solver.loss.times, rtol, atol, self.maxiters)
+                row = unmeasured(contestant, task)
+                bar.set_description(f"{row.solver}, {row.label}, rtol {rtol:.0e}")
+                if hopeless is not None:
+                    row = replace(hopeless, rtol=rtol, atol=atol)
+                elif contestant.skipped is not None:
+                    row = replace(row, status="unavailable", reason=contestant.skipped)
+                else:
+                    row = measure(contestant, task, self.solver.loss, self.target, self.effort)
+                self.rows.append(row)
                 if row.status == "unavailable" or (row.reason or "").startswith("over the time limit"):
                     hopeless = row
                 bar.update()
 
-    def _row(self, entry: Entry, task: Task) -> GradientRow:
-        if entry.skipped is None:
-            return measure(entry.contestant, task, self.loss, self.target, self.effort)
-        return replace(_unmeasured(entry, task), status="unavailable", reason=entry.skipped)
 
-    def report(self, problem: str, settings: dict[str, object]) -> AdjointReport:
-        from .report.reports import AdjointReport
+def _look(engine: Engine, problem: Problem, loss: LossFunction, maxiters: int, limit: float | None) -> tuple[bool, list[str]]:
+    """Whether the problem is stiff, and warnings: a plain solve by the engine's default takes Jacobians only where it finds it stiff.
 
-        return AdjointReport(
-            rows=tuple(self.rows),
-            reference=self.reference,
-            warnings=tuple(self.warnings),
-            problem=problem,
-            settings=settings | machine(),
-            stiff=self.stiff,
-            growth=self.growth,
-        )
-
-
-def _unmeasured(entry: Entry, task: Task) -> GradientRow:
-    x = entry.contestant
-    return GradientRow(x.solver, x.method, x.vjp, x.engine, task.rtol, task.atol, dict(x.options))
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What one plain solve shows: its states, None where it failed."""
-
-    states: torch.Tensor | None
-    stiff: bool
-    warning: str | None
-
-
-def _look(engine: Engine, problem: Problem, times: np.ndarray, maxiters: int, limit: float | None) -> _Look:
-    """Solve with the engine's default, which takes Jacobians only where it finds the problem stiff.
-
-    In double precision, for which SciML's default solver is compiled ahead of time.
+    In double precision, for which SciML's default solver is compiled ahead of time. A loss that is written wrongly is an error here;
+    one that is not finite is the methods' matter.
     """
     rtol, atol = DEFAULT_TOLERANCES[problem.dtype]
-    options = SolveOptions(saveat=times, rtol=rtol, atol=atol, maxiters=maxiters)
-    u0, p = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
-    request = SolveRequest(problem, {"u0": u0, "p": p}, problem.tspan, None, options)
+    options = SolveOptions(saveat=loss.times, rtol=rtol, atol=atol, maxiters=maxiters)
     problem.model  # captured here, so that what can't be captured is told before anything runs
+    u0, p = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
+    run = EngineRun(engine, SolveRequest(problem, {"u0": u0, "p": p}, problem.tspan, None, options))
+    trouble = []
     try:
         with limited(limit):
-            raw: RawSolution = engine.solve(request)
-    except OutOfTime as error:
-        return _Look(None, False, f"a plain solve by the default solver is {error}")
+            states = run.forward()
     except Exception as error:
-        return _Look(None, False, f"a plain solve by the default solver failed: {error}")
-    stiff = raw.stats.get("njacs", 0) > 0
-    if raw.retcode not in SUCCESS:
-        return _Look(None, stiff, f"a plain solve by the default solver stopped at t = {raw.t_reached:g} with retcode {raw.retcode}")
-    states = torch.from_numpy(raw.u.astype(problem.dtype)).view(len(raw.t), *problem.u0.shape)
-    return _Look(states, stiff, None)
-
-
-def _check_loss(loss: LossFunction, states: torch.Tensor) -> None:
-    """A loss that is written wrongly ends the comparison; one that is not finite is the methods' matter."""
-    try:
-        loss(states)
-    except LossNotFinite:
-        pass
-
-
-def _peers(problem: Problem, algorithms: Sequence[Any]) -> list[Contestant]:
-    from .peers.diffrax import diffrax_contestants
-    from .peers.torchdiffeq import embedded_contestants
-
-    return [*embedded_contestants(problem, algorithms), *diffrax_contestants(problem, algorithms)]
+        trouble.append(f"a plain solve by the default solver failed: {one_line(error)}")
+    else:
+        with suppress(LossNotFinite):
+            loss(states.to(problem.u0.dtype))
+    return run.raw is not None and run.raw.stats.get("njacs", 0) > 0, trouble
 
 
 def _describe(problem: Problem) -> str:
     f = next(iter(problem.functions.values()))
     name = problem.name or (getattr(f, "__name__", None) or type(f).__name__ if callable(f) else "a model")
-    return (
-        f"{name}: state {tuple(problem.u0.shape)}, {problem.layout.size} parameters, t from {problem.tspan[0]:g} to "
-        f"{problem.tspan[1]:g}, {problem.dtype}"
-    )
-
-
-def _doubt(reference: Reference, tightest: float) -> str | None:
-    if reference.norm == 0:
-        return "the gradient is 0: relative errors mean nothing"
-    if not reference.estimated_error <= tightest:
-        return (
-            f"the reference itself has an estimated error of {reference.estimated_error:.1e}, which is more than the tightest "
-            "tolerance: methods whose errors are below it can't be told apart"
-        )
-    return None
-
-
-def _backsolve_warning(rows: Sequence[GradientRow]) -> str | None:
-    failed = [x for x in rows if x.method == "BacksolveAdjoint" and x.status == "failed"]
-    if not failed:
-        return None
-    return (
-        "the problem is stiff (SciML's default solver takes an implicit method), and BacksolveAdjoint, which solves the states "
-        f"backwards in time, fails on it: {failed[0].reason}"
-    )
+    start, end = problem.tspan
+    return f"{name}: state {tuple(problem.u0.shape)}, {problem.layout.size} parameters, t from {start:g} to {end:g}, {problem.dtype}"

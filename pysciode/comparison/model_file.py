@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,130 +15,88 @@ from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
 from ..problems.base import Problem, is_problem
 
 
-class ModelFileError(ValueError):
-    """A file that can't be used, or a name that is not in it."""
-
-
 def load_module(path: Path) -> ModuleType:
     """Import the file under its own name, with its directory first on ``sys.path``, as where it is run.
 
-    Raises
-    ------
-    ModelFileError
-        If there is no such file, its name is taken by another module, or it raises.
+    Raises ValueError if there is no such file, its name is taken by another module, or it raises.
     """
     if not path.is_file():
-        raise ModelFileError(f"there is no file {path}")
+        raise ValueError(f"there is no file {path}")
     if path.suffix != ".py":
-        raise ModelFileError(f"{path} is no Python file (.py)")
+        raise ValueError(f"{path} is no Python file (.py)")
     path = path.resolve()
-    name = path.stem
-    known = sys.modules.get(name)
+    known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) != str(path):
-        raise ModelFileError(f"{path} has the name of the module {name}, which is in use: rename the file")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
+        raise ValueError(f"{path} has the name of the module {path.stem}, which is in use: rename the file")
     sys.path.insert(0, str(path.parent))
-    sys.modules[name] = module
+    importlib.invalidate_caches()
     try:
-        spec.loader.exec_module(module)
+        return importlib.import_module(path.stem)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ModelFileError(f"{path} can't be imported: {_where(error, path)}{type(error).__name__}: {error}") from error
-    return module
+        raise ValueError(f"{path} can't be imported: {_told(error, path)}") from error
 
 
-def _where(error: BaseException, path: Path) -> str:
+def _told(error: BaseException, path: Path) -> str:
+    """What an error says, with its line in the file."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"line {lines[-1]}: " if lines else ""
+    return f"{f'line {lines[-1]}: ' if lines else ''}{type(error).__name__}: {error}"
 
 
 def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, Problem]:
-    """The module's problems by name.
-
-    Parameters
-    ----------
-    names
-        Problems, or functions without arguments that return one; all problems of the module where empty.
-
-    Raises
-    ------
-    ModelFileError
-        If there is none, or a name is neither.
-    """
-    problems = {name: x for name, x in _public(module).items() if is_problem(x)}
-    if not names:
-        if not problems:
-            raise ModelFileError(
-                f"{module.__file__} has no ODEProblem among its names; name a function that returns one: --problem NAME{_functions(module)}"
-            )
-        first = {id(x): name for name, x in reversed(problems.items())}
-        return {name: x for name, x in problems.items() if first[id(x)] == name}
-    return {name: _problem(module, name, problems) for name in names}
+    """The module's problems by name; `names` are problems, or functions without arguments that return one, by default all problems."""
+    problems = {name: x for name, x in vars(module).items() if is_problem(x) and not name.startswith("_")}
+    if names:
+        return {name: _problem(module, name, problems) for name in names}
+    if not problems:
+        raise ValueError(
+            f"{module.__file__} has no ODEProblem among its names; name a function that returns one: --problem NAME{_functions(module)}"
+        )
+    first = {id(x): name for name, x in reversed(problems.items())}
+    return {name: x for name, x in problems.items() if first[id(x)] == name}
 
 
 def _problem(module: ModuleType, name: str, problems: dict[str, Problem]) -> Problem:
     found = getattr(module, name, None)
     if is_problem(found):
         return found
-    if found is None or not callable(found):
+    if not callable(found):
         there = f"; there are {', '.join(problems)}" if problems else ""
-        raise ModelFileError(f"{module.__file__} has no problem {name!r}{there}{_functions(module)}")
+        raise ValueError(f"{module.__file__} has no problem {name!r}{there}{_functions(module)}")
     try:
         made = found()
     except Exception as error:
-        place = _where(error, Path(module.__file__))
-        raise ModelFileError(f"{name}() failed: {place}{type(error).__name__}: {error}") from error
+        raise ValueError(f"{name}() failed: {_told(error, Path(module.__file__))}") from error
     if not is_problem(made):
-        raise ModelFileError(f"{name}() returned a {type(made).__name__}, not an ODEProblem")
+        raise ValueError(f"{name}() returned a {type(made).__name__}, not an ODEProblem")
     return made
 
 
 def find_loss(module: ModuleType, name: str) -> Callable[..., Any]:
-    """The module's function called `name`.
-
-    Raises
-    ------
-    ModelFileError
-        If there is none.
-    """
+    """The module's function called `name`; raises ValueError if there is none."""
     found = getattr(module, name, None)
-    if found is None or not callable(found):
-        raise ModelFileError(f"{module.__file__} has no function {name!r} for a loss{_functions(module)}")
+    if not callable(found):
+        raise ValueError(f"{module.__file__} has no function {name!r} for a loss{_functions(module)}")
     return found
 
 
-def _public(module: ModuleType) -> dict[str, Any]:
-    return {name: x for name, x in vars(module).items() if not name.startswith("_")}
-
-
 def _functions(module: ModuleType) -> str:
-    own = [n for n, x in _public(module).items() if callable(x) and getattr(x, "__module__", None) == module.__name__]
+    public = {name: x for name, x in vars(module).items() if not name.startswith("_")}
+    own = [name for name, x in public.items() if callable(x) and getattr(x, "__module__", None) == module.__name__]
     return f" (functions there: {', '.join(own)})" if own else ""
 
 
 def parse_sensealg(text: str) -> SensitivityAlgorithm:
     """``"GaussAdjoint"``, or with options ``"InterpolatingAdjoint(checkpointing=True)"``.
 
-    Raises
-    ------
-    ValueError
-        If it is no method or has no such option.
+    Raises ValueError if it is no method or has no such option.
     """
-    wrong = ValueError(f"{text!r} is no sensitivity method; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
+    name, bracket, _ = text.partition("(")
+    if name.strip() not in SENSITIVITY_ALGORITHMS:
+        raise ValueError(f"{text!r} is no sensitivity method; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
     try:
-        tree = ast.parse(text, mode="eval").body
-    except SyntaxError:
-        raise wrong from None
-    called = tree.func if isinstance(tree, ast.Call) else tree
-    if not isinstance(called, ast.Name) or called.id not in SENSITIVITY_ALGORITHMS:
-        raise wrong
-    if not isinstance(tree, ast.Call):
-        return SENSITIVITY_ALGORITHMS[called.id]()
-    try:
-        if tree.args:
+        call = ast.parse(text if bracket else f"{text}()", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
             raise TypeError("its options have names")
-        options = {x.arg: ast.literal_eval(x.value) for x in tree.keywords}
-        return SENSITIVITY_ALGORITHMS[called.id](**options)
-    except (TypeError, ValueError) as error:
+        return SENSITIVITY_ALGORITHMS[name.strip()](**{x.arg: ast.literal_eval(x.value) for x in call.keywords})
+    except (TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"{text!r}: {error}") from None

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
+from ..arrays.real_values import positive
 from ..engines import get_engine
-from ..errors import EngineUnavailable
+from ..errors import PysciodeError
 from ..methods.algorithms import Algorithm, check_algorithm
 from ..problems.base import Problem, check_problem
 from ..solving.options import save_times
-from .arguments import check_tolerances
-from .measure.machine import machine
-from .measure.measurement import one_line
+from ..solving.solution import Solution
+from .measure.contestants import Contestant, EngineContestant, Run, Task
+from .measure.grid import check_tolerances
+from .measure.measurement import last_row, one_line, repeated
+from .measure.process import machine
+from .measure.process import time_limit as limited
 from .measure.rows import SolveRow, Timing
-from .measure.time_limit import OutOfTime
-from .measure.time_limit import time_limit as limited
-from .peers.solver_contestants import EngineSolver, SolverContestant, SolverRun, SolverTask, peer_contestants
-from .solution_reference import SolutionReference, given_reference, solution_error, solve_reference
+from .peers.peer_contestants import scipy_solver, solver_peers
 
 if TYPE_CHECKING:
     from .report.reports import SolverReport
@@ -34,6 +36,13 @@ TOLERANCES = ((1e-3, 1e-6), (1e-5, 1e-8), (1e-7, 1e-10), (1e-9, 1e-12))
 
 _BUDGET = 5.0
 """Seconds after which a solve is not repeated any more, and a failure not tried again."""
+
+_REFERENCE_STEPS = 1_000_000
+_EXPLICIT = ("Vern9", "TsitPap8", "DP8")
+# Newton iterations keep methods from the last digits, so Rosenbrock methods, which need none, come first.
+_STIFF = ("Rodas5P", "Rodas5", "FBDF")
+_EXPLICIT_SCIPY = ("DOP853", "LSODA")
+_STIFF_SCIPY = ("Radau", "LSODA", "BDF")
 
 
 def work_precision(
@@ -97,6 +106,7 @@ def work_precision(
     check_problem(problem)
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats!r}")
+    limit = positive(time_limit, "time_limit")
     engine = get_engine(engine).name
     chosen = _algorithms(algorithms, engine)
     grid = sorted(check_tolerances(tolerances, TOLERANCES), reverse=True)
@@ -105,36 +115,30 @@ def work_precision(
         known = given_reference(problem, times, reference)
     else:
         known = solve_reference(problem, times, engine, stiff=all(x is not None and x.is_stiff for x in chosen))
-    field = [EngineSolver.of(x, engine) for x in chosen] + (peer_contestants(chosen) if peers else [])
+    field = [EngineContestant.of(x, engine=engine) for x in chosen] + (solver_peers(chosen) if peers else [])
     rows: list[SolveRow] = []
-    given_up: dict[SolverContestant, str] = {}
     with tqdm(total=len(field) * len(grid), disable=not progress, desc="solvers", leave=False, mininterval=0.5) as bar:
         for rtol, atol in grid:
-            for contestant in field:
+            for i, contestant in enumerate(field):
                 bar.set_postfix_str(f"{contestant.engine} {contestant.solver} rtol={rtol:g}")
-                if contestant in given_up:
-                    rows.append(_row(contestant, rtol, atol, status="failed", reason=given_up[contestant]))
+                row = SolveRow(contestant.solver, contestant.engine, rtol, atol)
+                if contestant.skipped:
+                    row = replace(row, status="failed", reason=contestant.skipped)
                 else:
                     start = time.perf_counter()
-                    task = SolverTask(problem, times, rtol, atol, maxiters)
-                    rows.append(_measure(contestant, task, known, repeats, time_limit))
+                    row = _measure(row, contestant, Task(problem, times, rtol, atol, maxiters), known, repeats, limit)
                     took = time.perf_counter() - start
-                    if rows[-1].status == "failed" and took > _BUDGET:
-                        given_up[contestant] = f"not tried: failed at rtol = {rtol:g}, after {took:.0f} s"
+                    if row.status == "failed" and took > _BUDGET:
+                        field[i] = replace(contestant, skipped=f"not tried: failed at rtol = {rtol:g}, after {took:.0f} s")
+                rows.append(row)
                 bar.update()
-    settings = {
-        "saved_times": len(times),
-        "repeats": repeats,
-        "maxiters": maxiters,
-        "reference_error": known.estimated_error,
-        **machine(),
-    }
-    return SolverReport(tuple(rows), known.words, repr(problem)[1:-1], settings)
+    settings = {"saved_times": len(times), "repeats": repeats, "maxiters": maxiters, "reference_error": known.estimated_error}
+    return SolverReport(tuple(rows), known.words, repr(problem)[1:-1], settings | machine())
 
 
 def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> list[Algorithm | None]:
     if algorithms is None:
-        return list(JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS)
+        return [*(JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS)]
     if isinstance(algorithms, (str, Algorithm)):
         raise TypeError(f"algorithms must be a list such as [Tsit5(), Rodas5P()], not {algorithms!r}")
     found = [check_algorithm(x) for x in algorithms]
@@ -146,42 +150,97 @@ def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str
     return found
 
 
-def _measure(contestant: SolverContestant, task: SolverTask, known: SolutionReference, repeats: int, limit: float | None) -> SolveRow:
-    def row(**fields: Any) -> SolveRow:
-        return _row(contestant, task.rtol, task.atol, **fields)
+def _measure(row: SolveRow, contestant: Contestant, task: Task, known: Known, repeats: int, limit: float | None) -> SolveRow:
+    """The row, with what the contestant's solve took or how it failed."""
 
-    try:
+    def stages(row: SolveRow) -> Iterator[SolveRow]:
         with limited(limit):
             run = contestant.prepare(task)
             start = time.perf_counter()
-            solved = run()
+            states = run.forward()
             first_call = time.perf_counter() - start
-    except OutOfTime as error:
-        return row(status="failed", reason=str(error))
-    except (EngineUnavailable, ImportError) as error:
-        return row(status="unavailable", reason=one_line(error))
-    except Exception as error:  # whatever a solver may throw: the others go on
-        return row(status="failed", reason=one_line(error))
-    if solved.states.shape != known.states.shape or not np.isfinite(solved.states).all():
-        return row(status="failed", reason="the solution is not finite", first_call=first_call)
-    return row(
-        error=solution_error(solved.states, known.states),
-        time=_timed(run, repeats),
-        first_call=first_call,
-        counts=solved.counts,
-        steps=solved.steps,
-        rejected=solved.rejected,
-    )
+        flat = states.reshape(len(states), -1).numpy()
+        if flat.shape != known.states.shape or not np.isfinite(flat).all():
+            yield replace(row, status="failed", reason="the solution is not finite", first_call=first_call)
+            return
+        row = replace(row, error=solution_error(flat, known.states), first_call=first_call)
+        row = replace(row, counts=run.forward_counts, steps=run.steps, rejected=run.rejected)
+        yield row
+        yield replace(row, time=Timing(tuple(repeated(lambda: lap(run), repeats, _BUDGET))))
 
-
-def _timed(run: SolverRun, repeats: int) -> Timing:
-    found: list[float] = []
-    while len(found) < repeats and (not found or sum(found) < _BUDGET):
+    def lap(run: Run) -> float:
         start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return Timing(tuple(found))
+        run.forward()
+        return time.perf_counter() - start
+
+    return last_row(row, stages)
 
 
-def _row(contestant: SolverContestant, rtol: float, atol: float, **fields: Any) -> SolveRow:
-    return SolveRow(contestant.solver, contestant.engine, rtol, atol, **fields)
+@dataclass(frozen=True)
+class Known:
+    """What solutions are held against: states of shape ``(k, n)``, how they were made, and their own :func:`solution_error`."""
+
+    states: np.ndarray
+    words: str
+    estimated_error: float | None
+
+
+def solution_error(states: np.ndarray, reference: np.ndarray) -> float:
+    """Largest deviation over times and entries, relative to the largest magnitude of each entry; shapes are ``(k, n)``."""
+    scale = np.abs(reference).max(0)
+    scale[scale == 0] = 1.0
+    return float((np.abs(states - reference) / scale).max())
+
+
+def given_reference(problem: Problem, times: np.ndarray, reference: Any) -> Known:
+    """A user's reference; raises ValueError if it has another shape or other times, or is not finite."""
+    if isinstance(reference, Solution):
+        t, u = reference.to_numpy()
+        if len(t) != len(times) or not np.allclose(t, times, rtol=1e-12, atol=0):
+            raise ValueError("reference was saved at other times than saveat")
+    else:
+        u = np.asarray(reference.detach() if hasattr(reference, "detach") else reference, np.float64)
+    expected = (len(times), *problem.u0.shape)
+    if u.shape != expected:
+        raise ValueError(f"reference has shape {u.shape}; at these times it must be {expected}")
+    if not np.isfinite(u).all():
+        raise ValueError("reference must be finite")
+    return Known(np.array(u, np.float64).reshape(len(times), -1), "given", None)
+
+
+def solve_reference(problem: Problem, times: np.ndarray, engine: str, stiff: bool) -> Known:
+    """Two solvers of high order at a tight tolerance; their difference estimates the error.
+
+    The tolerance is loosened twice where no two of them come to the end, and then a PysciodeError says so; stiff solvers are tried
+    first where `stiff`.
+    """
+    tightest = 1e-13 if problem.dtype == np.float64 else 1e-6
+    if engine == "julia":
+        pools = [[EngineContestant.of(Algorithm(name)) for name in names] for names in (_EXPLICIT, _STIFF)]
+    else:
+        pools = [[scipy_solver(name) for name in names] for names in (_EXPLICIT_SCIPY, _STIFF_SCIPY)]
+    said = "nothing finite"
+    for rtol in (tightest, 10 * tightest, 1000 * tightest):
+        for pool in pools[::-1] if stiff else pools:
+            found: list[tuple[str, np.ndarray]] = []
+            for contestant in pool:
+                # A thousandth, so that states which stay small are resolved, too.
+                task = Task(problem, times, rtol, 1e-3 * rtol, _REFERENCE_STEPS, step_on_times=True)
+                try:
+                    states = contestant.prepare(task).forward().numpy().astype(np.float64).reshape(len(times), -1)
+                except Exception as error:  # SciML's own, Julia's or SciPy's: the next may do
+                    said = one_line(error)[:120]
+                    if pool[0] is contestant:
+                        break  # the first is the one that is trusted
+                    continue
+                if np.isfinite(states).all():
+                    peer = "SciPy's " if contestant.engine == "scipy" else ""
+                    found.append((f"{peer}{contestant.solver}", states))
+                if len(found) == 2:
+                    (name, states), (other, check) = found
+                    error = max(solution_error(check, states), float(np.finfo(np.float64).eps))
+                    return Known(states, f"{name} at rtol = {rtol:g}; {other} is off by {error:.1g}", error)
+    raise PysciodeError(
+        "no two solvers of high order came to the end at a tight tolerance, so there is nothing to hold errors against; pass "
+        f"reference=… (the last one said: {said})"
+    )

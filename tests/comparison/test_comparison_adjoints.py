@@ -17,11 +17,9 @@ from scipy.linalg import expm
 import pysciode as ps
 from pysciode.comparison.adjoints import ComparisonInterrupted, compare_adjoints
 from pysciode.comparison.measure.blocks import Blocks, differentiable
-from pysciode.comparison.measure.contestants import Contestant
-from pysciode.comparison.measure.directional import ridders
-from pysciode.comparison.measure.julia_contestant import JuliaContestant
+from pysciode.comparison.measure.contestants import Contestant, EngineContestant
 from pysciode.comparison.measure.losses import LossFunction, sum_of_squares
-from pysciode.comparison.measure.reference import find_reference, reference_solver
+from pysciode.comparison.measure.reference import find_reference, reference_solver, ridders
 from pysciode.engines import get_engine
 from pysciode.errors import EngineUnavailable
 
@@ -227,7 +225,7 @@ class Press(Contestant):
 
 
 def test_ctrl_c_in_julia_ends_the_comparison_and_keeps_its_rows():
-    slow = JuliaContestant.of(ps.Tsit5(), ps.BacksolveAdjoint())
+    slow = EngineContestant.of(ps.Tsit5(), ps.BacksolveAdjoint())
     problem = ps.ODEProblem(robertson, [1.0, 0.0, 0.0], (0.0, 1e6), [0.04, 3e7, 1e4])
     began = time.monotonic()
     with pytest.raises(ComparisonInterrupted) as caught:

@@ -14,12 +14,11 @@ import torch
 import pysciode as ps
 from pysciode.comparison.adjoints import ComparisonInterrupted, compare_adjoints
 from pysciode.comparison.measure.blocks import Blocks, differentiable
-from pysciode.comparison.measure.contestants import Contestant, GradientRun, Task
-from pysciode.comparison.measure.directional import discrepancy, ridders
+from pysciode.comparison.measure.contestants import Contestant, Run, Task
 from pysciode.comparison.measure.losses import LossFunction, sum_of_squares
 from pysciode.comparison.measure.measurement import Effort, Target, measure
-from pysciode.comparison.measure.memory import peak_growth
-from pysciode.comparison.measure.time_limit import OutOfTime, time_limit
+from pysciode.comparison.measure.process import OutOfTime, peak_growth, time_limit
+from pysciode.comparison.measure.reference import discrepancy, ridders
 from pysciode.errors import EngineUnavailable, SolveFailed
 
 RATE, START, END = 0.7, 2.0, 1.5
@@ -46,13 +45,13 @@ class Exact(Contestant):
     factor: float = 1.0
     behaviour: object = None
 
-    def prepare(self, task: Task) -> GradientRun:
+    def prepare(self, task: Task) -> Run:
         if self.behaviour == "unavailable":
             raise EngineUnavailable("the method", "its package is not there", mend=None)
         return _ExactRun(self, task)
 
 
-class _ExactRun(GradientRun):
+class _ExactRun(Run):
     def __init__(self, contestant: Exact, task: Task) -> None:
         self.contestant, self.task = contestant, task
 

@@ -9,9 +9,7 @@ from torch_models import ACTIVATIONS, LAYERS, POINTWISE, REDUCTIONS, STRUCTURE, 
 
 import pysciode as ps
 from pysciode.comparison.measure.contestants import Task
-from pysciode.comparison.peers.diffrax import diffrax_contestants, diffrax_is_installed
-from pysciode.comparison.peers.peer_solvers import peer_solvers
-from pysciode.comparison.peers.torchdiffeq import embedded_contestants
+from pysciode.comparison.peers.peer_contestants import diffrax_contestants, diffrax_is_installed, embedded_contestants, peer_solvers
 
 T = 0.3
 OPERATIONS = {**POINTWISE, **ACTIVATIONS, **REDUCTIONS, **STRUCTURE}
@@ -23,7 +21,7 @@ OPERATIONS = {**POINTWISE, **ACTIVATIONS, **REDUCTIONS, **STRUCTURE}
 def jax_twin(problem):
     """Value, and gradients to state and parameters, of the problem's right-hand side in JAX."""
     jax = pytest.importorskip("jax")
-    from pysciode.comparison.peers.jax_model import jax_rhs
+    from pysciode.comparison.peers.diffrax_run import jax_rhs
 
     with jax.enable_x64():
         rhs = jax_rhs(problem)
@@ -87,7 +85,7 @@ def test_a_plain_function_in_jax_is_itself():
 
 def test_what_jax_can_not_express_is_refused_by_name():
     pytest.importorskip("jax")
-    from pysciode.comparison.peers.jax_model import jax_rhs
+    from pysciode.comparison.peers.diffrax_run import jax_rhs
 
     problem = ps.ODEProblem("f!(du, u, p, t) = (du .= -u)", torch.ones(2), (0.0, 1.0))
     with pytest.raises(ps.EngineUnavailable, match="diffrax: no JAX form of a model given as Julia source$"):
@@ -153,7 +151,7 @@ def test_peers_have_the_exact_states_and_gradients(make, algorithm):
         assert found.keys() == wanted.keys(), contestant
         for key, gradient in zip(wanted, gradients, strict=True):
             np.testing.assert_allclose(found[key], gradient.reshape(-1).numpy(), rtol=1e-6, err_msg=str(contestant))
-        assert run.steps() > 3
+        assert run.steps > 3
 
 
 def test_evaluations_and_steps_are_those_that_took_place():
@@ -171,14 +169,14 @@ def test_evaluations_and_steps_are_those_that_took_place():
         states = run.forward()
         n_forward = len(calls)
         run.backward(torch.ones_like(states))
-        forward, backward = run.counts()
+        forward, backward = run.forward_counts, run.backward_counts
         assert forward.f == n_forward
         assert backward.f == len(calls) - n_forward
         # Dormand and Prince's method has six evaluations a step, and two more choose the first one.
-        assert run.steps() * 6 <= n_forward - 2
+        assert run.steps * 6 <= n_forward - 2
         if contestant.method == "odeint":
             assert backward.f == 0
-            assert run.steps() * 6 <= backward.vjp <= forward.f
+            assert run.steps * 6 <= backward.vjp <= forward.f
         else:
             assert backward.vjp == backward.f > 0
 
@@ -230,4 +228,3 @@ def test_peers_solvers_say_what_they_stand_for():
         ("Tsit5", "Tsit5 (for Tsit5, the default)"),
         ("Dopri8", "Dopri8 (for Vern9)"),
     ]
-    assert peer_solvers("scipy", [ps.DP5(), ps.BS3()]) == [("RK45", "RK45 (for DP5)"), ("RK23", "RK23 (for BS3)")]

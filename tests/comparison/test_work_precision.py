@@ -7,12 +7,10 @@ import pytest
 import torch
 
 import pysciode as ps
-from pysciode.comparison import solution_reference
 from pysciode.comparison import work_precision as module
-from pysciode.comparison.peers.diffrax import diffrax_is_installed
-from pysciode.comparison.peers.solver_contestants import SolverContestant
-from pysciode.comparison.solution_reference import solution_error, solve_reference
-from pysciode.comparison.work_precision import work_precision
+from pysciode.comparison.measure.contestants import Contestant, Run
+from pysciode.comparison.peers.peer_contestants import diffrax_is_installed
+from pysciode.comparison.work_precision import solution_error, solve_reference, work_precision
 
 TIMES = np.linspace(0.5, 3.0, 6)
 
@@ -119,17 +117,21 @@ def test_solvers_in_julia_and_a_failure_that_has_a_row():
 def test_a_solver_that_breaks_or_takes_too_long_does_not_stop_the_others(monkeypatch):
     import time
 
-    class Broken(SolverContestant):
+    class Broken(Contestant):
         def prepare(self, task):
-            def run():
-                if self.solver == "slow":
-                    time.sleep(10)
-                raise RuntimeError("out of\nluck")
+            return BrokenRun(self.solver)
 
-            return run
+    class BrokenRun(Run):
+        def __init__(self, solver):
+            self.solver = solver
+
+        def forward(self):
+            if self.solver == "slow":
+                time.sleep(10)
+            raise RuntimeError("out of\nluck")
 
     monkeypatch.setattr(module, "_BUDGET", 0.1)
-    monkeypatch.setattr(module, "peer_contestants", lambda _: [Broken("slow", "peer"), Broken("broken", "peer")])
+    monkeypatch.setattr(module, "solver_peers", lambda _: [Broken(x, None, None, "peer") for x in ("slow", "broken")])
     report = work_precision(problem(), ["Tsit5"], [1e-3, 1e-5], saveat=TIMES, reference=exact(TIMES), engine="embedded", repeats=1,
                             time_limit=0.5, progress=False)  # fmt: skip
     reasons = {(row.solver, row.rtol): row.reason for row in report.rows if row.status == "failed"}
@@ -171,6 +173,6 @@ def test_bad_arguments_are_named(arguments, error, message):
 
 def test_no_reference_is_an_error_that_says_why(monkeypatch):
     explosion = ps.ODEProblem(lambda u, p, t: [u[0] ** 2], [1.0], (0.0, 2.0))
-    monkeypatch.setattr(solution_reference, "MAX_STEPS", 2000)
+    monkeypatch.setattr(module, "_REFERENCE_STEPS", 2000)
     with pytest.raises(ps.PysciodeError, match="nothing to hold errors against; pass reference="):
         work_precision(explosion, engine="embedded", progress=False)

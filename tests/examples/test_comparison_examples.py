@@ -12,8 +12,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 import pysciode as ps
-from pysciode.comparison.measure.directional import ridders
 from pysciode.comparison.measure.losses import SavedStates
+from pysciode.comparison.measure.reference import ridders
 
 QUICK = {"repeats": 1, "memory": False, "progress": False}
 METHODS = [ps.ForwardDiffSensitivity(), ps.GaussAdjoint(), ps.BacksolveAdjoint()]

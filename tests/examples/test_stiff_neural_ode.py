@@ -12,7 +12,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 import pysciode as ps
-from pysciode.comparison.measure.directional import ridders
+from pysciode.comparison.measure.reference import ridders
 
 
 @pytest.fixture

@@ -19,17 +19,8 @@ STATE = "u0"
 
 @dataclass(frozen=True)
 class Blocks:
-    """The differentiated part of ``(u0, p)``, in this order.
-
-    Attributes
-    ----------
-    n
-        Entries of the state; its block is there where `wants_u0`.
-    wants_u0
-        Whether the initial state is differentiated.
-    places
-        Where each block of parameters that is differentiated lies in the flat parameters.
-    """
+    """The differentiated part of ``(u0, p)``, in this order: the state's `n` entries where `wants_u0`, and named parts of the flat
+    parameters by their places."""
 
     n: int
     wants_u0: bool
@@ -41,7 +32,10 @@ class Blocks:
         places: dict[str, slice] = {}
         for (name, _, _), leaf, place in zip(problem.layout.entries, problem.leaves, problem.layout.slices, strict=True):
             if is_tensor(leaf) and leaf.requires_grad:
-                places[_unused(f"p.{name}" if name == STATE else name, places)] = place
+                name = f"p.{name}" if name == STATE else name
+                while name in places:  # a parameter and a module's parameter may share a name
+                    name += "'"
+                places[name] = place
         return cls(problem.n, bool(problem.u0.requires_grad), places)
 
     @property
@@ -86,27 +80,21 @@ class Blocks:
         return u0, p
 
 
-def _unused(name: str, taken: Mapping[str, Any]) -> str:
-    """A parameter and a module's parameter may share a name."""
-    while name in taken:
-        name += "'"
-    return name
-
-
 def differentiable(problem: Problem) -> Problem:
     """`problem`, if something in it requires grad; otherwise a torch problem like it whose parameters do.
 
     Without parameters it is the initial state that does.
     """
-    tensors = [x for x in (problem.u0, *problem.leaves) if is_tensor(x)]
-    if any(x.requires_grad for x in tensors):
+    if any(is_tensor(x) and x.requires_grad for x in (problem.u0, *problem.leaves)):
         return problem
     layout = problem.layout
-    if layout.n_leaves == 0:
-        changes: dict[str, Any] = _state(problem)
+    if layout.n_leaves:
+        changes = {"p": layout.rebuild([_variable(x, problem.dtype) for x in problem.leaves[: layout.n_leaves]])}
     else:
-        leaves = [_variable(x, problem.dtype) for x in problem.leaves[: layout.n_leaves]]
-        changes = {"p": layout.rebuild(leaves)}
+        changes = {"u0": _variable(problem.u0, problem.dtype)}
+        if problem.velocity is not None:
+            velocity, position = changes["u0"]
+            changes = {problem.velocity: velocity, "u0": position}
     changed = remake(problem, **changes)
     # Torch might not capture what was written for NumPy.
     return changed if problem.is_torch else with_model_of(changed, problem)
@@ -115,11 +103,3 @@ def differentiable(problem: Problem) -> Problem:
 def _variable(x: Any, dtype: np.dtype) -> torch.Tensor:
     array = x.detach().numpy() if is_tensor(x) else np.asarray(x)
     return torch.from_numpy(np.array(array, dtype)).requires_grad_()
-
-
-def _state(problem: Problem) -> dict[str, torch.Tensor]:
-    """The initial state as `remake` takes it."""
-    u0 = _variable(problem.u0, problem.dtype)
-    if problem.velocity is not None:
-        return {problem.velocity: u0[0], "u0": u0[1]}
-    return {"u0": u0}

@@ -1,28 +1,35 @@
-"""What takes part in a comparison: a solver with a sensitivity method, on one engine."""
+"""What takes part in a comparison: a solver, alone or with a sensitivity method; those of SciML are here."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
+from ...engines import get_engine
+from ...engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRequest
+from ...errors import EngineUnavailable, GradientFailed, SolveFailed
+from ...methods.adjoints import SensitivityAlgorithm
+from ...methods.algorithms import Algorithm
 from ...problems.base import Problem
+from ...solving.solution import SUCCESS
+from .blocks import Blocks
 from .rows import Counts
+
+_COUNTS_MODEL_CALLS = ("generated", "ReverseDiffVJP")
+"""VJPs with which the generated functions, which count their calls, are what the solver evaluates."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all contestants are given: the same problem, saved times and tolerances.
+    """What all contestants are given; for gradients, a torch problem in which what is differentiated requires grad.
 
-    Attributes
-    ----------
-    problem
-        A torch problem in which ``u0`` and parameters that are differentiated require grad.
-    saveat
-        Times to save at, float64, shape ``(k,)``.
+    Times to save at are float64; with `step_on_times` SciML's solvers take a step to each of them, instead of interpolating.
     """
 
     problem: Problem
@@ -30,42 +37,31 @@ class Task:
     rtol: float
     atol: float
     maxiters: int = 100_000
+    step_on_times: bool = False
 
 
-class GradientRun(ABC):
-    """A contestant made ready for one task. `forward` and `backward` are timed, in this order, many times over."""
+class Run(ABC):
+    """A contestant made ready for one task. `forward` and, for gradients, `backward` are timed, in this order, many times over.
+
+    The attributes are about the last of each: evaluations, steps accepted and rejected, and bytes that Julia allocated.
+    """
+
+    forward_counts: Counts = Counts()
+    backward_counts: Counts = Counts()
+    steps: int | None = None
+    rejected: int | None = None
+    allocated: int | None = None
 
     @abstractmethod
     def forward(self) -> torch.Tensor:
-        """Solve; the states, detached, shape ``(k, *shape of u0)``. Keeps what `backward` needs.
+        """Solve; the states, detached, shape ``(k, *shape of u0)``. Raises a PysciodeError if the solver gave up."""
 
-        Raises
-        ------
-        PysciodeError
-            If the solver gave up.
-        """
-
-    @abstractmethod
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
-        """The gradient ``∂L/∂(u0, p)`` for ``cotangent = ∂L/∂u`` of the last `forward`: a flat float64 array for each block.
+        """The gradient for ``cotangent = ∂L/∂u`` of the last `forward`: a flat float64 array for each block.
 
-        Raises
-        ------
-        PysciodeError
-            If the method can't vouch for a gradient.
+        Raises a PysciodeError if the method can't vouch for it.
         """
-
-    def counts(self) -> tuple[Counts, Counts]:
-        """Evaluations in the last `forward` and the last `backward`."""
-        return Counts(), Counts()
-
-    def steps(self) -> int | None:
-        """Accepted steps of the last `forward`."""
-        return None
-
-    def allocated(self) -> int | None:
-        """Bytes that Julia allocated in the last `forward` and `backward`."""
-        return None
+        raise NotImplementedError
 
     def kept_memory(self) -> int | None:
         """Bytes that are held now, between `forward` and `backward`."""
@@ -74,20 +70,128 @@ class GradientRun(ABC):
 
 @dataclass(frozen=True)
 class Contestant(ABC):
-    """A solver, a sensitivity method and a choice of VJP; see :class:`~pysciode.comparison.measure.rows.GradientRow` for the fields."""
+    """A solver, a sensitivity method (None: a solve alone) and a choice of VJP; the fields are those of a `GradientRow`."""
 
     solver: str
-    method: str
+    method: str | None
     vjp: str | None
     engine: str
     options: Mapping[str, object] = field(default_factory=dict)
+    skipped: str | None = field(default=None, kw_only=True)  # why it is left out
 
     @abstractmethod
-    def prepare(self, task: Task) -> GradientRun:
+    def prepare(self, task: Task) -> Run:
         """Make ready for `task`; cheap, nothing is solved or compiled yet.
 
-        Raises
-        ------
-        EngineUnavailable
-            If a package is not installed, or this engine can't express the model; the reason is one line.
+        Raises EngineUnavailable if a package is not installed, or this engine can't express the model.
         """
+
+
+@dataclass(frozen=True)
+class EngineContestant(Contestant):
+    """A solver, alone or with one of SciML's sensitivity methods, on one of pysciode's engines."""
+
+    algorithm: Algorithm | None = None
+    sensealg: SensitivityAlgorithm | None = None
+
+    @classmethod
+    def of(cls, algorithm: Algorithm | None, sensealg: SensitivityAlgorithm | None = None, engine: str = "julia") -> EngineContestant:
+        """The contestant, with its names and options."""
+        if algorithm is None:
+            solver = "default"
+        else:
+            solver = repr(algorithm) if algorithm.options or algorithm.arguments else algorithm.name
+        if sensealg is None:
+            return cls(solver, None, None, engine, {}, algorithm)
+        options = {x.name: getattr(sensealg, x.name) for x in fields(sensealg) if getattr(sensealg, x.name) != x.default}
+        options.pop("autojacvec", None)
+        return cls(solver, sensealg.name, sensealg.options.get("autojacvec"), engine, options, algorithm, sensealg)
+
+    def prepare(self, task: Task) -> EngineRun:
+        for package in sorted(self.sensealg.packages) if self.sensealg else ():
+            _load(package)
+        tstops = task.saveat if task.step_on_times else None
+        options = SolveOptions(task.saveat, tstops, rtol=task.rtol, atol=task.atol, maxiters=task.maxiters)
+        problem = task.problem
+        request = SolveRequest(problem, problem.flat_values(), problem.tspan, self.algorithm, options, self.sensealg)
+        return EngineRun(get_engine(self.engine), request, Blocks.of(problem) if self.sensealg else None)
+
+
+@cache
+def _load(package: str) -> None:
+    """Load a Julia package that a method needs; raises EngineUnavailable if it does not load."""
+    from ...engines.julia.runtime import start_julia
+
+    julia = start_julia()
+    import juliacall
+
+    try:
+        julia.require(package)
+    except juliacall.JuliaError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise EngineUnavailable(f"the Julia package {package}", reason.removeprefix("ArgumentError: "), mend=None) from None
+
+
+@cache
+def _live_bytes() -> Any:
+    """A Julia function: bytes in use after a full collection, and another for what finalisers let go in the first."""
+    import juliacall
+
+    return juliacall.Main.seval("() -> (GC.gc(); GC.gc(); Base.gc_live_bytes())")
+
+
+class EngineRun(Run):
+    """One request, solved and differentiated to some blocks as `solve` and its backward pass would, without torch between."""
+
+    def __init__(self, engine: Engine, request: SolveRequest, blocks: Blocks | None = None) -> None:
+        wants = blocks.wants if request.sensealg else frozenset()
+        self._engine, self._request, self._blocks = engine, replace(request, wants=wants), blocks
+        self.raw: RawSolution | None = None
+        self._pullback: Pullback | None = None
+
+    def forward(self) -> torch.Tensor:
+        self._pullback = None
+        if self._request.sensealg is None:
+            self.raw = self._engine.solve(self._request)
+        else:
+            self.raw, self._pullback = self._engine.solve_with_pullback(self._request)
+        if self.raw.retcode not in SUCCESS:
+            raise SolveFailed(self.raw.retcode, self.raw.t_reached, None)
+        self.steps, self.rejected = self.raw.stats.get("naccept") or None, self.raw.stats.get("nreject")
+        return torch.from_numpy(self.raw.u).view(len(self.raw.t), *self._request.problem.u0.shape)
+
+    def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
+        flat = np.ascontiguousarray(cotangent.numpy(), self._request.u0.dtype).reshape(len(self.raw.t), -1)
+        gradient = self._blocks.split(**self._pullback(flat))
+        if not all(np.isfinite(x).all() for x in gradient.values()):
+            raise GradientFailed(self._request.sensealg.name, "the gradient is not finite")
+        return gradient
+
+    @property
+    def forward_counts(self) -> Counts:
+        stats = self.raw.stats
+        # A solve evaluates the model at least once: 0 stands for not counted.
+        return Counts(f=stats.get("nf") or None, jacobian=stats.get("njacs") if stats.get("naccept") else None)
+
+    @property
+    def backward_counts(self) -> Counts:
+        stats, sensealg = self.raw.stats, self._request.sensealg
+        if sensealg.forward:
+            return Counts(0, 0, 0)  # a product with derivatives that are there
+        if not sensealg.continuous or sensealg.options["autojacvec"] not in _COUNTS_MODEL_CALLS:
+            return Counts()
+        return Counts(stats.get("nf_reverse"), stats.get("nvjp") if sensealg.generated else None, stats.get("njacs_reverse"))
+
+    @property
+    def allocated(self) -> int | None:
+        passes = (self.raw.stats.get("allocated"), self.raw.stats.get("allocated_reverse"))
+        return None if None in passes else sum(passes)
+
+    def kept_memory(self) -> int | None:
+        """Julia's live bytes now, less those without this solution; solves once more to put things back."""
+        live = _live_bytes()
+        with_solution = live()
+        self.raw = self._pullback = None
+        without = live()
+        self.forward()
+        return max(with_solution - without, 0)

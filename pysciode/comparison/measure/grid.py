@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, get_args
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, get_args
 
 from ...engines.julia.installation import require_packages
 from ...errors import PysciodeError
-from ...methods.adjoints import (
-    SENSITIVITY_ALGORITHMS,
-    AutoJacVec,
-    BacksolveAdjoint,
-    EnzymeAdjoint,
-    ForwardDiffSensitivity,
-    ForwardSensitivity,
-    GaussAdjoint,
-    GaussKronrodAdjoint,
-    InterpolatingAdjoint,
-    MooncakeAdjoint,
-    QuadratureAdjoint,
-    ReverseDiffAdjoint,
-    SensitivityAlgorithm,
-    TrackerAdjoint,
-    ZygoteAdjoint,
-    check_sensealg,
-)
+from ...methods.adjoints import SENSITIVITY_ALGORITHMS, AutoJacVec, InterpolatingAdjoint, SensitivityAlgorithm, check_sensealg
 from ...methods.algorithms import STIFF, Algorithm, check_algorithm
 from ...problems.base import Problem
-from .contestants import Contestant
-from .julia_contestant import JuliaContestant
+from .contestants import Contestant, EngineContestant
 from .measurement import one_line
 
-DEFAULT_SENSEALGS: tuple[SensitivityAlgorithm, ...] = (
-    ForwardDiffSensitivity(),
-    ForwardSensitivity(),
-    GaussAdjoint(),
-    GaussKronrodAdjoint(),
-    InterpolatingAdjoint(),
-    InterpolatingAdjoint(checkpointing=True),
-    QuadratureAdjoint(),
-    BacksolveAdjoint(),
-    ReverseDiffAdjoint(),
-    TrackerAdjoint(),
-    ZygoteAdjoint(),
-    EnzymeAdjoint(),
-    MooncakeAdjoint(),
-)
+DEFAULT_SENSEALGS = (*(kind() for kind in SENSITIVITY_ALGORITHMS.values()), InterpolatingAdjoint(checkpointing=True))
 """What is compared where the user names no methods."""
 
 FORWARD_LIMIT = 2_000
@@ -55,17 +24,12 @@ FORWARD_LIMIT = 2_000
 DENSE_LIMIT = 500
 """Equations of ForwardSensitivity's system above which an implicit solver, with its dense Jacobian of all of them, takes minutes."""
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A contestant, or why it is left out."""
-
-    contestant: Contestant
-    skipped: str | None = None
-
-
 ROSENBROCK_LIMIT = 200
 """States up to which a Rosenbrock method, which factorises a dense Jacobian in each step, is taken for stiff problems."""
+
+T = TypeVar("T")
+Tolerances = tuple[tuple[float, float], ...]
+"""Pairs ``(rtol, atol)``."""
 
 
 def default_algorithm(problem: Problem, stiff: bool) -> Algorithm:
@@ -73,115 +37,103 @@ def default_algorithm(problem: Problem, stiff: bool) -> Algorithm:
     return Algorithm("Tsit5" if not stiff else "Rodas5P" if problem.n <= ROSENBROCK_LIMIT else "FBDF")
 
 
-def check_algorithms(algorithms: Any, problem: Problem, stiff: bool) -> tuple[Algorithm, ...]:
-    """The solvers to compare with; by default one, by stiffness.
+def check_algorithms(algorithms: Any) -> tuple[Algorithm, ...] | None:
+    """The solvers to compare with, objects or names; None for the default."""
 
-    Raises
-    ------
-    TypeError, ValueError
-        For what is no algorithm, or not known.
-    """
-    if algorithms is None:
-        return (default_algorithm(problem, stiff),)
-    found = [_algorithm(x) for x in _several(algorithms, "algorithms")]
-    if not found:
+    def check(x: object) -> Algorithm:
+        found = check_algorithm(x)
+        if found is None:
+            raise ValueError("algorithms can't hold 'auto' or None: name the solvers, so that the rows can be told apart")
+        return found
+
+    found = _each(algorithms, "algorithms", check)
+    if found == ():
         raise ValueError("algorithms is empty; there is nothing to compare")
-    return tuple(dict.fromkeys(found))
-
-
-def _algorithm(x: object) -> Algorithm:
-    found = check_algorithm(x)
-    if found is None:
-        raise ValueError("algorithms can't hold 'auto' or None: name the solvers, so that the rows can be told apart")
     return found
 
 
 def check_sensealgs(sensealgs: Any) -> tuple[SensitivityAlgorithm, ...] | None:
-    """The methods to compare, objects or names; None for the default.
+    """The methods to compare, objects or names; None for the default."""
 
-    Raises
-    ------
-    TypeError, ValueError
-        For what is no method.
-    """
-    if sensealgs is None:
-        return None
-    found: list[SensitivityAlgorithm] = []
-    for x in _several(sensealgs, "sensealgs"):
+    def check(x: object) -> SensitivityAlgorithm:
         if isinstance(x, str):
             if x not in SENSITIVITY_ALGORITHMS:
                 raise ValueError(f"sensealgs: there is no method {x!r}; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
-            x = SENSITIVITY_ALGORITHMS[x]()
+            return SENSITIVITY_ALGORITHMS[x]()
         if not isinstance(x, SensitivityAlgorithm):
             check_sensealg(x)
             raise TypeError("sensealgs holds None; leave it out for the default")
-        found.append(x)
-    return tuple(dict.fromkeys(found))
+        return x
+
+    return _each(sensealgs, "sensealgs", check)
 
 
 def check_vjps(vjps: Any) -> tuple[str, ...] | None:
-    """Choices of VJP by name; ``"all"`` is all of them, None leaves each method as it is given.
-
-    Raises
-    ------
-    ValueError
-        For a name that there is not.
-    """
-    if vjps is None:
-        return None
+    """Choices of VJP by name; ``"all"`` is all of them, None leaves each method as it is given."""
     known = get_args(AutoJacVec)
-    if vjps == "all":
-        return known
-    found = tuple(dict.fromkeys(_several(vjps, "vjps")))
-    for x in found:
+
+    def check(x: object) -> str:
         if x not in known:
             raise ValueError(f"vjps: there is no {x!r}; there are {', '.join(known)}, or 'all' for all of them")
+        return x
+
+    return known if vjps == "all" else _each(vjps, "vjps", check)
+
+
+def _each(given: Any, name: str, check: Callable[[object], T]) -> tuple[T, ...] | None:
+    """What was given, one or several, each checked and once; raises TypeError or ValueError for what can't be right."""
+    if given is None:
+        return None
+    if isinstance(given, (str, Algorithm, SensitivityAlgorithm)):
+        given = [given]
+    if not isinstance(given, Sequence):
+        raise TypeError(f"{name} must be a list, not {given!r}")
+    return tuple(dict.fromkeys(map(check, given)))
+
+
+def check_tolerances(tolerances: Any, default: Tolerances) -> Tolerances:
+    """Pairs ``(rtol, atol)``; a number is `rtol`, and a hundredth of it `atol`; None is `default`."""
+    if tolerances is None:
+        return default
+    if isinstance(tolerances, (int, float)):
+        tolerances = [tolerances]
+    try:
+        pairs = [x if isinstance(x, (tuple, list)) else (x, x / 100) for x in tolerances]
+        found = tuple(dict.fromkeys((float(rtol), float(atol)) for rtol, atol in pairs))
+    except (TypeError, ValueError):
+        raise TypeError(f"tolerances must be pairs (rtol, atol) or numbers rtol, not {tolerances!r}") from None
+    if not found:
+        raise ValueError("tolerances is empty; there is nothing to compare")
+    for rtol, atol in found:
+        if not (0 < rtol < math.inf and 0 <= atol < math.inf):
+            raise ValueError(f"tolerances must be positive and finite, not ({rtol:g}, {atol:g})")
     return found
-
-
-def _several(x: Any, name: str) -> Iterable[Any]:
-    if isinstance(x, (str, Algorithm, SensitivityAlgorithm)):
-        return [x]
-    if not isinstance(x, Sequence):
-        raise TypeError(f"{name} must be a list, not {x!r}")
-    return x
 
 
 def entries(
     problem: Problem,
     differentiated: int,
-    algorithms: Sequence[Algorithm],
+    algorithms: Iterable[Algorithm],
     sensealgs: Sequence[SensitivityAlgorithm] | None,
     vjps: Sequence[str] | None,
-) -> list[Entry]:
-    """All combinations; of the default methods, those too expensive for the problem are there with the reason.
-
-    Parameters
-    ----------
-    differentiated
-        Scalars that are differentiated.
-    """
-    found: dict[tuple[object, ...], Entry] = {}
+) -> list[Contestant]:
+    """All combinations, those that can't work, or by default are too expensive for so many differentiated scalars, with the reason."""
+    found: dict[tuple[object, ...], Contestant] = {}
     for algorithm in algorithms:
         for sensealg in DEFAULT_SENSEALGS if sensealgs is None else sensealgs:
-            reason = _too_expensive(problem, differentiated, algorithm, sensealg) if sensealgs is None else None
-            takes_vjp = any(x.name == "autojacvec" for x in fields(sensealg))
-            for vjp in vjps if vjps and takes_vjp else (sensealg.options.get("autojacvec"),):
-                entry = _entry(algorithm, sensealg, vjp, reason)
-                x = entry.contestant
-                found.setdefault((algorithm, x.method, x.vjp, repr(x.options)), entry)
+            own = sensealg.options.get("autojacvec")
+            for vjp in vjps if vjps and own is not None else (own,):
+                contestant = replace(EngineContestant.of(algorithm, sensealg), vjp=vjp)
+                try:
+                    chosen = sensealg if vjp is None else replace(sensealg, autojacvec=vjp)
+                    check_sensealg(chosen)
+                    require_packages(chosen.name, chosen.packages)
+                    skipped = _too_expensive(problem, differentiated, algorithm, chosen) if sensealgs is None else None
+                    contestant = replace(contestant, sensealg=chosen, skipped=skipped)
+                except (ValueError, PysciodeError) as error:  # a choice that the method does not have, or what can't work here
+                    contestant = replace(contestant, skipped=one_line(error))
+                found.setdefault((algorithm, contestant.method, vjp, repr(contestant.options)), contestant)
     return list(found.values())
-
-
-def _entry(algorithm: Algorithm, sensealg: SensitivityAlgorithm, vjp: str | None, skipped: str | None) -> Entry:
-    contestant = replace(JuliaContestant.of(algorithm, sensealg), vjp=vjp)
-    try:
-        chosen = sensealg if vjp is None else replace(sensealg, autojacvec=vjp)
-        check_sensealg(chosen)
-        require_packages(chosen.name, chosen.packages)
-    except (ValueError, PysciodeError) as error:  # a choice that the method does not have, or what can't work here
-        return Entry(contestant, one_line(error))
-    return Entry(replace(contestant, sensealg=chosen), skipped)
 
 
 def _too_expensive(problem: Problem, differentiated: int, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> str | None:

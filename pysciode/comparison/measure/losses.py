@@ -13,16 +13,9 @@ from ...errors import PysciodeError
 
 @dataclass(frozen=True)
 class SavedStates:
-    """What a loss is given: the saved times and states, the same for whatever solved.
+    """What a loss is given: saved times, shape ``(k,)``, and states, shape ``(k, *shape of u0)``, the same for whatever solved.
 
-    Attributes
-    ----------
-    t
-        Saved times, shape ``(k,)``.
-    states
-        Shape ``(k, *shape of u0)``; of a second-order or dynamical problem, velocities and positions.
-    partitioned
-        Whether it is such a problem.
+    Those of a second-order or dynamical problem (`partitioned`) are velocities and positions.
     """
 
     t: torch.Tensor
@@ -60,17 +53,7 @@ class LossNotFinite(PysciodeError):
 
 @dataclass(frozen=True)
 class LossFunction:
-    """A loss with its derivative with respect to the saved states.
-
-    Attributes
-    ----------
-    loss
-        The user's function.
-    times
-        Saved times, float64, shape ``(k,)``.
-    partitioned
-        See :class:`SavedStates`.
-    """
+    """A user's loss, as a function of the states at `times` with its derivative."""
 
     loss: Loss
     times: np.ndarray
@@ -79,16 +62,11 @@ class LossFunction:
     def __call__(self, states: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Value and cotangent, of the shape of `states`.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If the loss does not give one number that depends on the states.
-        LossNotFinite
-            If value or cotangent are not finite.
+        Raises TypeError or ValueError if the loss does not give one number that depends on the states, and LossNotFinite.
         """
         leaf = states.detach().clone().requires_grad_()
         with torch.enable_grad():
-            value = self.loss(SavedStates(torch.from_numpy(self.times).to(leaf.dtype), leaf, self.partitioned))
+            value = self._of(leaf)
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"loss must return a torch tensor, not {type(value).__name__}: compute it with torch from sol.u")
         if value.numel() != 1:
@@ -103,4 +81,7 @@ class LossFunction:
     def value(self, states: torch.Tensor) -> float:
         """The value alone."""
         with torch.no_grad():
-            return float(self.loss(SavedStates(torch.from_numpy(self.times).to(states.dtype), states, self.partitioned)))
+            return float(self._of(states))
+
+    def _of(self, states: torch.Tensor) -> torch.Tensor:
+        return self.loss(SavedStates(torch.from_numpy(self.times).to(states.dtype), states, self.partitioned))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Literal
+
+Status = Literal["ok", "failed", "unavailable"]
 
 
 @dataclass(frozen=True)
@@ -42,24 +45,18 @@ class GradientRow:
 
     Attributes
     ----------
-    solver
-        Name of the algorithm, as ``"Tsit5"``.
-    method
-        Name of the sensitivity method: SciML's name (``"GaussAdjoint"``), or a peer's function (``"odeint_adjoint"``,
-        ``"RecursiveCheckpointAdjoint"``).
-    vjp
-        How vector-Jacobian products are made (``"generated"``, ``"ZygoteVJP"``, …); None where the method needs none.
-    options
-        The method's other options that differ from its defaults, as ``{"checkpointing": True}``.
+    solver, method, vjp
+        Names: of the algorithm (``"Tsit5"``), of SciML's sensitivity method (``"GaussAdjoint"``) or a peer's function
+        (``"odeint_adjoint"``), and of what makes vector-Jacobian products (``"generated"``, ``"ZygoteVJP"``), None where none is needed.
     engine
         What ran: ``"julia"``, ``"embedded"`` (torchdiffeq) or ``"diffrax"``.
     rtol, atol
         Tolerances of the solve (and of the reverse solve).
-    status
+    options
+        The method's other options that differ from its defaults, as ``{"checkpointing": True}``.
+    status, reason
         ``"ok"``, ``"failed"`` (an error, or no gradient that can be trusted) or ``"unavailable"`` (a package that does not load, a
-        model that this peer can't express).
-    reason
-        One line that says how it failed.
+        model that this peer can't express), and one line that says why.
     error
         Relative error of the whole gradient in the 2-norm, ``‖g - g_ref‖ / ‖g_ref‖``.
     block_errors
@@ -67,15 +64,12 @@ class GradientRow:
     loss
         Value of the loss.
     forward, backward, total
-        Wall times of the solve, of its pullback, and of both with the loss between them; None where one can't be had apart.
+        Wall times of the solve, of its pullback, and of both with the loss between them.
     first_call
         Seconds that the first call took, compilation included.
-    peak_memory
-        Growth of the process's resident memory at its highest, in bytes.
-    kept_memory
-        Bytes that are held between the forward and the backward pass, where the engine can say.
-    allocated
-        Bytes allocated by Julia in both passes.
+    peak_memory, kept_memory, allocated
+        Bytes: growth of the process's resident memory at its highest, what is held between the passes where the engine can say,
+        and what Julia allocated in both.
     forward_counts, backward_counts
         Evaluations in each pass.
     steps
@@ -89,7 +83,7 @@ class GradientRow:
     rtol: float
     atol: float
     options: Mapping[str, object] = field(default_factory=dict)
-    status: Literal["ok", "failed", "unavailable"] = "ok"
+    status: Status = "ok"
     reason: str | None = None
     error: float | None = None
     block_errors: Mapping[str, float] = field(default_factory=dict)
@@ -113,6 +107,47 @@ class GradientRow:
         name = self.method if self.engine == "julia" else f"{self.engine}: {self.method}"
         return f"{name}({', '.join(inside)})" if inside else name
 
+    @property
+    def timing(self) -> Timing | None:
+        """Of the whole."""
+        return self.total
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes kept between the passes, or the peak where those are unknown."""
+        return self.peak_memory if self.kept_memory is None else self.kept_memory
+
+
+@dataclass(frozen=True)
+class SolveRow:
+    """One solver at one tolerance, without derivatives; the fields are those of `GradientRow`.
+
+    The error is the largest relative one of the saved states, ``max |u - u_ref| / max |u_ref|`` per entry of the state.
+    """
+
+    solver: str
+    engine: str
+    rtol: float
+    atol: float
+    status: Status = "ok"
+    reason: str | None = None
+    error: float | None = None
+    time: Timing | None = None
+    first_call: float | None = None
+    counts: Counts = Counts()
+    steps: int | None = None
+    rejected: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The solver, with a peer's name before it."""
+        return self.solver if self.engine == "julia" else f"{self.engine}: {self.solver}"
+
+    @property
+    def timing(self) -> Timing | None:
+        """Of the solve."""
+        return self.time
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -120,16 +155,12 @@ class Reference:
 
     Attributes
     ----------
-    method
-        How it was made, in words: method, solver, tolerances.
-    check
-        What it was cross-checked by, in words.
+    method, check
+        How it was made and what it was cross-checked by, in words.
     estimated_error
         Its own relative error as that check shows it; errors of rows below it mean nothing.
-    blocks
-        Names and sizes of the blocks of parameters.
-    norm
-        2-norm of the gradient.
+    blocks, norm
+        Names and sizes of the blocks of parameters, and the 2-norm of the whole.
     """
 
     method: str
@@ -138,26 +169,12 @@ class Reference:
     blocks: Mapping[str, int]
     norm: float
 
+    def hides(self, row: GradientRow | SolveRow) -> bool:
+        """Whether the row's error is less than the reference's own, so that it says nothing but "at most"."""
+        return row.error is not None and row.error < self.estimated_error
 
-@dataclass(frozen=True)
-class SolveRow:
-    """One solver at one tolerance, without derivatives; the fields are those of `GradientRow`.
-
-    Attributes
-    ----------
-    error
-        Largest relative error of the saved states, ``max |u - u_ref| / max |u_ref|`` per entry of the state.
-    """
-
-    solver: str
-    engine: str
-    rtol: float
-    atol: float
-    status: Literal["ok", "failed", "unavailable"] = "ok"
-    reason: str | None = None
-    error: float | None = None
-    time: Timing | None = None
-    first_call: float | None = None
-    counts: Counts = Counts()
-    steps: int | None = None
-    rejected: int | None = None
+    def proven_error(self, row: GradientRow) -> float | None:
+        """The error that the comparison can vouch for: the row's, or the reference's own where that is larger."""
+        if row.status != "ok" or row.error is None or not math.isfinite(row.error):
+            return None
+        return max(row.error, self.estimated_error)

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-_TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-_SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+import numpy as np
+
+_TIMES = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
+_SIZES = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
 
 
 def duration(seconds: float) -> str:
     """`seconds` in the largest unit that leaves at least one digit before the point, as ``"1.12 ms"``."""
-    return _with_unit(seconds, _TIMES)
+    return _with_unit(_TIMES, seconds)
 
 
 def duration_range(low: float, high: float) -> str:
     """Two times in the unit of the larger one, as ``"1.10–1.15 ms"``."""
-    scale, unit = _unit(high, _TIMES)
-    return f"{_three_digits(low / scale)}–{_three_digits(high / scale)} {unit}"
+    return _with_unit(_TIMES, high, low)
 
 
 def size(n_bytes: float) -> str:
     """`n_bytes` in decimal units, as ``"1.23 MB"``."""
-    if abs(n_bytes) < 1000:
-        return f"{n_bytes:.0f} B"
-    return _with_unit(n_bytes, _SIZES)
+    return f"{n_bytes:.0f} B" if abs(n_bytes) < 1000 else _with_unit(_SIZES, n_bytes)
 
 
 def error(value: float) -> str:
     """A relative error with two digits, as ``"3.1e-9"`` or ``"0.31"``."""
-    if value == 0:
-        return "0"
-    if not math.isfinite(value) or 0.01 <= value < 100:
+    if not math.isfinite(value) or 0.01 <= value < 100 or value == 0:
         return f"{value:.2g}"
-    return _short_exponent(f"{value:.1e}")
+    return np.format_float_scientific(value, 1, unique=False, exp_digits=1).replace("+", "")
 
 
 def tolerance(value: float) -> str:
     """A tolerance without digits that say nothing, as ``"1e-8"``."""
-    if value == 0:
-        return "0"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return np.format_float_scientific(value, 2, trim="-", exp_digits=1).replace("+", "") if value else "0"
 
 
 def ratio(value: float) -> str:
@@ -48,29 +43,13 @@ def ratio(value: float) -> str:
     return f"{value:.1f}" if value < 10 else f"{value:.0f}" if value < 1e5 else error(value)
 
 
-def _short_exponent(text: str) -> str:
-    mantissa, exponent = text.split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def _with_unit(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    scale, unit = _unit(value, units)
-    return f"{_three_digits(value / scale)} {unit}"
-
-
-def _unit(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, str]:
+def _with_unit(units: Mapping[str, float], value: float, lower: float | None = None) -> str:
     # Rounded first: 999.6 µs is 1.00 ms. Zero takes the base unit.
-    magnitude = abs(float(f"{value:.3g}"))
-    if magnitude == 0 or not math.isfinite(magnitude):
-        return next(x for x in units if x[0] == 1.0)
-    return next((x for x in units if magnitude >= x[0] * (1 - 1e-9)), units[-1])
+    rounded = float(f"{value:.3g}") or 1.0
+    unit, scale = next(((unit, x) for unit, x in units.items() if rounded >= x * (1 - 1e-9)), list(units.items())[-1])
+    digits = "–".join(_three_digits(x / scale) for x in (lower, value) if x is not None)
+    return f"{digits} {unit}"
 
 
 def _three_digits(value: float) -> str:
-    if value == 0:
-        return "0"
-    if not math.isfinite(value):
-        return str(value)
-    value = float(f"{value:.3g}")
-    decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:.{decimals}f}"
+    return f"{value:#.3g}".rstrip(".") if 0 < value < 999.5 else f"{value:.0f}"

@@ -1,18 +1,20 @@
-"""A table in the terminal and in a notebook."""
+"""A table in the terminal, in a notebook, in Markdown and in LaTeX; advice in the first two."""
 
 from __future__ import annotations
 
 import html
+import re
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.padding import Padding
-from rich.table import Table as RichTable
+from rich.table import Table as Grid
 from rich.text import Text
 
 from .tables import Table
@@ -25,121 +27,158 @@ FILE_WIDTH = 160
 
 
 def to_text(renderable: RenderableType, width: int | None = None) -> str:
-    """`renderable` as plain text without colours, as wide as the terminal unless `width` says otherwise."""
+    """`renderable` as plain text without colours, as wide as the terminal unless `width` says otherwise.
+
+    ``COLUMNS`` in the environment overrules the terminal's width.
+    """
+    if width is None:
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        width = shutil.get_terminal_size((80 if terminal else FILE_WIDTH, 24)).columns
     stream = StringIO()
-    console = Console(file=stream, width=width or text_width(), no_color=True, highlight=False, legacy_windows=False)
-    console.print(renderable)
+    Console(file=stream, width=width, no_color=True, highlight=False, legacy_windows=False).print(renderable)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-def text_width() -> int:
-    """Columns of the terminal; `FILE_WIDTH` where the output is none. ``COLUMNS`` in the environment overrules both."""
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    return shutil.get_terminal_size((80 if terminal else FILE_WIDTH, 24)).columns
-
-
-class Rendered:
-    """A table that rich prints as wide as its console: columns that don't fit are left out and named."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def __rich_console__(self, console: Console, options: object) -> object:
-        yield to_rich(self.table, options.max_width)
-
-
-def to_rich(table: Table, width: int) -> RenderableType:
-    """The table for a console `width` characters wide."""
-    parts: list[RenderableType] = [Text(table.heading, style="bold")]
-    parts += [Text.assemble((f"{name}: ", "dim"), text) for name, text in table.facts]
-    parts += [Text.assemble(("Warning: ", "bold yellow"), (text, "yellow")) for text in table.warnings]
-    if not table.lines:
-        parts.append(Text("\nNothing was compared." if not table.notes else "\nNothing ran.", style="bold"))
+def table_to_rich(table: Table, width: int) -> Iterator[RenderableType]:
+    """The table for a console `width` characters wide; columns that don't fit are left out and named."""
+    yield Text(table.heading, style="bold")
+    for name, text in table.facts.items():
+        yield Text.assemble((f"{name}: ", "dim"), text)
+    for text in table.warnings:
+        yield Text.assemble(("Warning: ", "bold yellow"), (text, "yellow"))
+    if not table.rows:
+        yield Text("\nNothing was compared." if not table.notes else "\nNothing ran.", style="bold")
     else:
         shown = _columns_that_fit(table, width)
-        parts += [Text(), _grid(table, shown)]
+        yield Text()
+        yield _grid(table, shown)
         left_out = [title for i, title in enumerate(table.titles) if i not in shown]
         if left_out:
-            parts.append(Text(f"Left out for width: {', '.join(left_out)}.", style="dim"))
-    parts += [Text(note, style="red" if note.startswith("Failed") else "dim") for note in table.notes]
-    return Group(*parts)
+            yield Text(f"Left out for width: {', '.join(left_out)}.", style="dim")
+    for note in table.notes:
+        yield Text(note, style="red" if note.startswith("Failed") else "dim")
 
 
-def _grid(table: Table, shown: list[int]) -> RichTable:
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+def _grid(table: Table, shown: list[int]) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
     for i in shown:
-        right = table.right[i]
+        right = table.columns[i].right
         grid.add_column(table.titles[i], justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for k, line in enumerate(table.lines):
-        last = k + 1 < len(table.lines) and table.lines[k + 1].first
-        style = None if line.status == "ok" else "red"
-        grid.add_row(*(Text(line.cells[i]) for i in shown), style=style, end_section=last)
+    for k, row in enumerate(table.rows):
+        cells = table.cells(row)
+        grid.add_row(*(Text(cells[i]) for i in shown), style=None if row.status == "ok" else "red", end_section=table.starts_group(k + 1))
     return grid
 
 
 def _columns_that_fit(table: Table, width: int) -> list[int]:
     """Indices of the columns; the most dispensable go until the rest fits."""
-    needed = [max([cell_len(title), *(cell_len(line.cells[i]) for line in table.lines)]) + 3 for i, title in enumerate(table.titles)]
-    shown = list(range(len(table.titles)))
-    while sum(needed[i] for i in shown) > width and any(table.ranks[i] > 0 for i in shown):
-        shown.remove(max(shown, key=lambda i: (table.ranks[i], i)))
+    needed = [max(map(cell_len, cells)) + 3 for cells in zip(table.titles, *map(table.cells, table.rows), strict=True)]
+    ranks = [column.rank for column in table.columns]
+    shown = list(range(len(ranks)))
+    while sum(needed[i] for i in shown) > width and any(ranks[i] > 0 for i in shown):
+        shown.remove(max(shown, key=lambda i: (ranks[i], i)))
     return shown
 
 
-def advice_to_rich(advice: Recommendation) -> RenderableType:
+def advice_to_rich(advice: Recommendation) -> Iterator[RenderableType]:
     """The method, what to paste, and the reasons as a list."""
-    parts: list[RenderableType] = [Text(advice.heading, style="bold green" if advice.row else "bold red")]
+    yield Text(advice.heading, style="bold green" if advice.row else "bold red")
     if advice.expression:
-        parts.append(Padding(Text(advice.expression, style="cyan"), (0, 0, 0, 2)))
-    points = [Text(x) for x in advice.reasons]
-    points += [Text.assemble(("Beware: ", "bold yellow"), x) for x in advice.caveats]
-    grid = RichTable.grid(padding=(0, 1))
-    for point in points:
-        grid.add_row("•", point)
-    return Group(*parts, grid)
+        yield Padding(Text(advice.expression, style="cyan"), (0, 0, 0, 2))
+    grid = Grid.grid(padding=(0, 1))
+    for text in advice.reasons:
+        grid.add_row("•", Text(text))
+    for text in advice.caveats:
+        grid.add_row("•", Text.assemble(("Beware: ", "bold yellow"), text))
+    yield grid
 
 
 def advice_to_html(advice: Recommendation) -> str:
     """The same as a fragment of HTML."""
-    lines = [_STYLE, '<div class="pysciode">', f"<p><b>{html.escape(advice.heading)}</b></p>"]
-    if advice.expression:
-        lines.append(f"<pre>{html.escape(advice.expression)}</pre>")
-    lines.append("<ul>")
-    lines += [f"<li>{html.escape(x)}</li>" for x in advice.reasons]
-    lines += [f'<li><span class="warning">Beware:</span> {html.escape(x)}</li>' for x in advice.caveats]
-    return "\n".join([*lines, "</ul>", "</div>"])
+    points = [html.escape(x) for x in advice.reasons] + [f"<b>Beware:</b> {html.escape(x)}" for x in advice.caveats]
+    paste = f"<pre>{html.escape(advice.expression)}</pre>" if advice.expression else ""
+    return f"<p><b>{html.escape(advice.heading)}</b></p>{paste}<ul>{''.join(f'<li>{x}</li>' for x in points)}</ul>"
 
 
-_STYLE = """<style>
-.pysciode table { border-collapse: collapse; font-size: 90%; }
-.pysciode th { border-bottom: 1px solid; text-align: left; padding: 2px 8px; }
-.pysciode td { padding: 2px 8px; text-align: left; border: none; }
-.pysciode .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.pysciode tr.first td { border-top: 1px solid #8884; }
-.pysciode li { margin: 2px 0; }
-.pysciode tr.failed { color: #c0392b; }
-.pysciode .warning { color: #b9770e; font-weight: bold; }
-.pysciode p { margin: 2px 0; }
-</style>"""
-
-
-def to_html(table: Table) -> str:
+def table_to_html(table: Table) -> str:
     """The table with all its columns as a fragment of HTML."""
-    lines = [_STYLE, '<div class="pysciode">', f"<p><b>{html.escape(table.heading)}</b></p>"]
-    lines += [f"<p>{html.escape(name)}: {html.escape(text)}</p>" for name, text in table.facts]
-    lines += [f'<p class="warning">Warning: {html.escape(text)}</p>' for text in table.warnings]
-    if table.lines:
-        kinds = [' class="number"' if right else "" for right in table.right]
-        lines.append("<table><thead><tr>")
-        lines += [f"<th{kind}>{html.escape(title)}</th>" for kind, title in zip(kinds, table.titles, strict=True)]
-        lines.append("</tr></thead><tbody>")
-        for line in table.lines:
-            lines.append(f'<tr class="{line.status}{" first" if line.first else ""}">')
-            lines += [f"<td{kind}>{html.escape(x)}</td>" for kind, x in zip(kinds, line.cells, strict=True)]
-            lines.append("</tr>")
-        lines.append("</tbody></table>")
+    aligned = [f' style="text-align: {"right" if column.right else "left"}"' for column in table.columns]
+
+    def row(tag: str, cells: Iterable[str], style: str = "") -> str:
+        inside = "".join(f"<{tag}{align}>{html.escape(x)}</{tag}>" for align, x in zip(aligned, cells, strict=True))
+        return f"<tr{style}>{inside}</tr>"
+
+    above = [f"{name}: {text}" for name, text in table.facts.items()] + [f"Warning: {text}" for text in table.warnings]
+    paragraphs = [f"<p><b>{html.escape(table.heading)}</b></p>", *(f"<p>{html.escape(x)}</p>" for x in above)]
+    if table.rows:
+        rows = [row("td", table.cells(x), "" if x.status == "ok" else ' style="color: #c0392b"') for x in table.rows]
+        paragraphs.append(f"<table><thead>{row('th', table.titles)}</thead><tbody>{''.join(rows)}</tbody></table>")
     else:
-        lines.append("<p>Nothing was compared.</p>")
-    lines += [f"<p>{html.escape(note)}</p>" for note in table.notes]
-    lines.append("</div>")
-    return "\n".join(lines)
+        paragraphs.append("<p>Nothing was compared.</p>")
+    return "\n".join(paragraphs + [f"<p>{html.escape(x)}</p>" for x in table.notes])
+
+
+def table_to_markdown(table: Table) -> str:
+    """Facts, warnings, the table with all its columns and the notes, in GitHub's Markdown."""
+
+    def escaped(text: str) -> str:
+        return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.split()))
+
+    def row(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    facts = [f"- {escaped(name)}: {escaped(text)}" for name, text in table.facts.items()]
+    facts += [f"- **Warning:** {escaped(text)}" for text in table.warnings]
+    grid = [row(map(escaped, table.titles)), row("---:" if column.right else ":---" for column in table.columns)]
+    grid += [row(map(escaped, table.cells(x))) for x in table.rows]
+    notes = [f"- {escaped(note)}" for note in table.notes]
+    blocks = [[f"**{escaped(table.heading)}**"], facts, grid if table.rows else ["Nothing was compared."], notes]
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines) + "\n"
+
+
+def table_to_latex(table: Table, caption: str | None = None, label: str | None = None) -> str:
+    r"""The table with all its columns; needs ``\usepackage{booktabs}``. Warnings and failures stand below it; the facts about
+    the comparison stand above as comments, for the caption."""
+    lines = [f"% {name}: {' '.join(text.split())}" for name, text in table.facts.items()] + [r"\begin{table}", r"  \centering"]
+    lines += [rf"  \caption{{{_latex(caption)}}}"] if caption else []
+    lines += [rf"  \label{{{label}}}"] if label else []
+    alignment = "".join("r" if column.right else "l" for column in table.columns)
+    lines += [rf"  \begin{{tabular}}{{{alignment}}}", r"    \toprule", rf"    {' & '.join(map(_latex, table.titles))} \\"]
+    for k, row in enumerate(table.rows):
+        lines += [r"    \midrule"] if table.starts_group(k) else []
+        lines.append(rf"    {' & '.join(map(_latex, table.cells(row)))} \\")
+    lines += [r"    \bottomrule", r"  \end{tabular}"]
+    below = [f"Warning: {text}" for text in table.warnings] + list(table.notes)
+    lines += [rf"  \par\smallskip {{\footnotesize {_latex(' '.join(text.split()))}\par}}" for text in below]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+# Greek letters, as models name their parameters, are no text in LaTeX's usual fonts. Those like Latin ones have no command.
+_GREEK = dict(
+    zip(
+        "αβγδεζηθικλμνξπρςστυφχψωΓΔΘΛΞΠΣΥΦΨΩ",
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho varsigma sigma tau upsilon phi chi psi omega "
+        "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega".split(),
+        strict=True,
+    )
+)
+_SYMBOLS = _GREEK | {"≤": "leq", "≥": "geq", "×": "times", "→": "rightarrow", "∂": "partial", "‖": "|", "µ": "mu"}
+_NAMES = {"\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum", "<": "textless", ">": "textgreater", "…": "ldots"}
+_ESCAPES = str.maketrans(
+    {x: rf"$\{name}$" for x, name in _SYMBOLS.items()}
+    | {x: rf"\{name}{{}}" for x, name in _NAMES.items()}
+    | {x: rf"\{x}" for x in "{}&%$#_"}
+    | {x: f"$_{i}$" for i, x in enumerate("₀₁₂₃₄₅₆₇₈₉")}
+    | {x: f"$^{{{digit}}}$" for x, digit in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True)}
+    | {"–": "--", "—": "---", "ο": "$o$"}
+)
+_POWER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e(-?\d+)(?!\w)")
+
+
+def _latex(text: str) -> str:
+    def power(match: re.Match[str]) -> str:
+        mantissa, exponent = match.groups()
+        factor = "" if mantissa == "1" else rf"{mantissa}\times "
+        return f"${factor}10^{{{exponent}}}$"
+
+    return _POWER.sub(power, text.translate(_ESCAPES))

@@ -2,284 +2,197 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..measure.rows import GradientRow, Reference, SolveRow, Timing
-from . import quantities
-from .ranking import Row, below_reference, in_order, label
+from ..measure.rows import GradientRow, Reference, SolveRow
+from .quantities import duration, duration_range, error, size, tolerance
 
 if TYPE_CHECKING:
     from .reports import AdjointReport, SolverReport
 
+Row = TypeVar("Row", GradientRow, SolveRow)
+
 MISSING = "–"
-_MACHINE = ("machine", "cpu", "cores", "threads", "platform", "pysciode", "python", "julia", "torch", "versions")
+_MACHINE = ("cpu", "cores", "torch_threads", "versions")
+_SHOWN_APART = ("loss", "states", "parameters")
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """By tolerance, loosest first; then the fastest first, the failed and at last the unavailable."""
+
+    def key(row: Row) -> tuple[Any, ...]:
+        status = ("ok", "failed", "unavailable").index(row.status)
+        return -row.rtol, -row.atol, status, row.timing.median if row.timing else math.inf, row.label, row.solver
+
+    return sorted(rows, key=key)
+
+
+def names(rows: Sequence[Row]) -> Callable[[Row], str]:
+    """What tells the methods of `rows` apart: their labels, with the solver where several took part."""
+    several = len({row.solver for row in rows if isinstance(row, GradientRow)}) > 1
+    return lambda row: f"{row.label} with {row.solver}" if several and isinstance(row, GradientRow) else row.label
 
 
 @dataclass(frozen=True)
-class Column(Generic[Row]):
-    """One column; those of a higher `rank` go first where the width does not suffice for all."""
+class Column:
+    """One column; those of a higher `rank` go first where the width does not suffice for all, those of rank 0 always stay."""
 
     title: str
-    cell: Callable[[Row], str]
+    value: Callable[[Any], Any]
+    write: Callable[[Any], str] = str
     rank: int = 0
     right: bool = True
 
-
-@dataclass(frozen=True)
-class Line:
-    """One row as text; `first` of its tolerance."""
-
-    cells: tuple[str, ...]
-    status: str
-    first: bool
+    def cell(self, row: Any) -> str:
+        value = self.value(row)
+        return MISSING if value is None else self.write(value)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A report as text.
-
-    Attributes
-    ----------
-    heading
-        Title, with what the table is about.
-    facts
-        Lines under the title, as ``("reference", "…")``.
-    warnings
-        What a reader must not overlook.
-    titles, right, ranks
-        Name, alignment and dispensability of each column.
-    lines
-        The rows.
-    notes
-        Lines below the table: failures with their reasons.
-    """
+    """A report as text: facts under the heading, warnings, the rows, and below them the failures with their reasons."""
 
     heading: str
-    facts: tuple[tuple[str, str], ...]
-    warnings: tuple[str, ...]
-    titles: tuple[str, ...]
-    right: tuple[bool, ...]
-    ranks: tuple[int, ...]
-    lines: tuple[Line, ...]
-    notes: tuple[str, ...]
+    facts: Mapping[str, str]
+    warnings: Sequence[str]
+    columns: Sequence[Column]
+    rows: Sequence[GradientRow | SolveRow]
+    notes: Sequence[str]
+
+    @property
+    def titles(self) -> list[str]:
+        return [column.title for column in self.columns]
+
+    def cells(self, row: GradientRow | SolveRow) -> list[str]:
+        return [column.cell(row) for column in self.columns]
+
+    def starts_group(self, k: int) -> bool:
+        """Whether row `k` is the first of its tolerances; also beyond the last."""
+        return k in (0, len(self.rows)) or (self.rows[k].rtol, self.rows[k].atol) != (self.rows[k - 1].rtol, self.rows[k - 1].atol)
 
 
 def gradient_table(report: AdjointReport) -> Table:
     """The table of a comparison of sensitivity methods."""
-    reference = report.reference
-    facts = [("problem", report.problem), ("loss", str(report.settings.get("loss", ""))), ("sizes", _sizes(report))]
+    reference, settings = report.reference, report.settings
+    known = {key: settings[key] for key in ("states", "parameters") if key in settings}
+    sizes = [f"{n} {key.removesuffix('s') if n == 1 else key}" for key, n in known.items()]
     if reference is None:
-        facts.append(("reference", "none: errors are unknown" if report.rows else "none"))
+        words = "none: errors are unknown" if report.rows else "none"
     else:
-        facts.append(("reference", _reference_in_words(reference)))
-    facts.append(("stiff", "yes" if report.stiff else ""))
-    facts += _settings_facts(report.settings)
-    columns = _gradient_columns(reference)
-    return _table("Sensitivity methods", facts, report.warnings, columns, report.rows)
+        blocks = [f"{name} ({n})" for name, n in reference.blocks.items()]
+        sizes.append(f"gradient to {', '.join(blocks if len(blocks) <= 6 else [*blocks[:5], f'{len(blocks) - 5} more'])}")
+        words = f"{reference.method}; own relative error about {error(reference.estimated_error)}"
+        words += f" ({reference.check})" if reference.check else ""
+    facts = {"problem": report.problem, "loss": str(settings.get("loss", "")), "sizes": ", ".join(sizes), "reference": words}
+    return _table("Sensitivity methods", facts | {"stiff": "yes" if report.stiff else ""}, report, _gradient_columns(reference))
 
 
 def solve_table(report: SolverReport) -> Table:
     """The table of a comparison of solvers."""
-    facts = [("problem", report.problem), ("reference", report.reference), *_settings_facts(report.settings)]
-    return _table("Solvers", facts, (), _solve_columns(), report.rows)
+    return _table("Solvers", {"problem": report.problem, "reference": report.reference}, report, _SOLVE_COLUMNS)
 
 
-def _table(
-    heading: str,
-    facts: Sequence[tuple[str, str]],
-    warnings: tuple[str, ...],
-    columns: Sequence[Column[Row]],
-    rows: Sequence[Row],
-) -> Table:
-    ordered = [row for row in in_order(rows) if row.status != "unavailable"]
-    solvers = {row.solver for row in ordered if isinstance(row, GradientRow)}
-    facts = list(facts)
-    if len(solvers) == 1:
-        facts.insert(1, ("solver", *solvers))
-        columns = [x for x in columns if x.title != "solver"]
-    cells = [tuple(column.cell(row) for column in columns) for row in ordered]
-    shown = [i for i, column in enumerate(columns) if column.rank == 0 or any(x[i] != MISSING for x in cells)]
-    lines = tuple(
-        Line(
-            tuple(line[i] for i in shown),
-            row.status,
-            first=k == 0 or (row.rtol, row.atol) != (ordered[k - 1].rtol, ordered[k - 1].atol),
-        )
-        for k, (row, line) in enumerate(zip(ordered, cells, strict=True))
-    )
-    return Table(
-        heading=heading,
-        facts=tuple((name, text) for name, text in facts if text),
-        warnings=tuple(warnings),
-        titles=tuple(columns[i].title for i in shown),
-        right=tuple(columns[i].right for i in shown),
-        ranks=tuple(columns[i].rank for i in shown),
-        lines=lines,
-        notes=tuple(_notes(rows)),
-    )
+def _table(heading: str, facts: Mapping[str, str], report: AdjointReport | SolverReport, columns: Sequence[Column]) -> Table:
+    rows = [row for row in in_order(report.rows) if row.status != "unavailable"]
+    solvers = {row.solver for row in rows if isinstance(row, GradientRow)}
+    facts = {"problem": facts["problem"], "solver": solvers.pop() if len(solvers) == 1 else "", **facts}
+    columns = [x for x in columns if x.title != "solver" or not facts["solver"]]
+    columns = [x for x in columns if x.rank == 0 or any(x.value(row) is not None for row in rows)]
+    settings = {key: x for key, x in report.settings.items() if key not in ("loss", "states", "parameters")}
+    machine = {key: settings.pop(key) for key in ("cpu", "cores", "torch_threads", "versions") if key in settings}
+    facts |= {"settings": _in_words(settings), "machine": _in_words(machine)}
+    warnings = getattr(report, "warnings", ())
+    return Table(heading, {name: text for name, text in facts.items() if text}, warnings, columns, rows, _notes(report.rows))
 
 
-def _gradient_columns(reference: Reference | None) -> list[Column[GradientRow]]:
+def _gradient_columns(reference: Reference | None) -> list[Column]:
+    def error_cell(row: GradientRow) -> str | None:
+        hidden = row.status == "ok" and reference is not None and reference.hides(row)
+        return f"≤ {error(reference.estimated_error)}" if hidden else _error(row)
+
     return [
-        Column("rtol", lambda row: quantities.tolerance(row.rtol)),
-        Column("atol", lambda row: quantities.tolerance(row.atol), rank=9),
+        *_TOLERANCES,
         Column("solver", lambda row: row.solver, rank=1, right=False),
-        Column("method", label, right=False),
-        Column("error", lambda row: _error_cell(row, reference)),
+        Column("method", lambda row: row.label, right=False),
+        Column("error", error_cell),
         Column("worst block", _worst_block, rank=8, right=False),
-        Column("total", lambda row: _time(row.total)),
-        Column("quartiles", lambda row: _spread(row.total), rank=4),
-        Column("forward", lambda row: _time(row.forward), rank=3),
-        Column("backward", lambda row: _time(row.backward), rank=3),
-        Column("first call", lambda row: _seconds(row.first_call), rank=5),
-        Column("kept", lambda row: _bytes(row.kept_memory), rank=2),
-        Column("peak", lambda row: _bytes(row.peak_memory), rank=6),
-        Column("allocated", lambda row: _bytes(row.allocated), rank=7),
-        Column("f", lambda row: _counts(row.forward_counts.f, row.backward_counts.f), rank=5),
-        Column("vjp", lambda row: _counts(row.forward_counts.vjp, row.backward_counts.vjp), rank=5),
-        Column("Jacobians", lambda row: _counts(row.forward_counts.jacobian, row.backward_counts.jacobian), rank=7),
-        Column("steps", lambda row: _count(row.steps), rank=8),
+        Column("total", _median, duration),
+        _QUARTILES,
+        Column("forward", lambda row: row.forward, lambda x: duration(x.median), rank=3),
+        Column("backward", lambda row: row.backward, lambda x: duration(x.median), rank=3),
+        _FIRST_CALL,
+        Column("kept", lambda row: row.kept_memory, size, rank=2),
+        Column("peak", lambda row: row.peak_memory, size, rank=6),
+        Column("allocated", lambda row: row.allocated, size, rank=7),
+        Column("f", lambda row: _both(row.forward_counts.f, row.backward_counts.f), rank=5),
+        Column("vjp", lambda row: _both(row.forward_counts.vjp, row.backward_counts.vjp), rank=5),
+        Column("Jacobians", lambda row: _both(row.forward_counts.jacobian, row.backward_counts.jacobian), rank=7),
+        Column("steps", lambda row: row.steps, rank=8),
     ]
 
 
-def _solve_columns() -> list[Column[SolveRow]]:
-    return [
-        Column("rtol", lambda row: quantities.tolerance(row.rtol)),
-        Column("atol", lambda row: quantities.tolerance(row.atol), rank=9),
-        Column("solver", label, right=False),
-        Column("error", lambda row: _error_cell(row, None)),
-        Column("time", lambda row: _time(row.time)),
-        Column("quartiles", lambda row: _spread(row.time), rank=4),
-        Column("first call", lambda row: _seconds(row.first_call), rank=5),
-        Column("f", lambda row: _count(row.counts.f), rank=2),
-        Column("Jacobians", lambda row: _count(row.counts.jacobian), rank=6),
-        Column("steps", lambda row: _count(row.steps), rank=3),
-        Column("rejected", lambda row: _count(row.rejected), rank=7),
-    ]
+def _error(row: GradientRow | SolveRow) -> str | None:
+    return row.status if row.status != "ok" else None if row.error is None else error(row.error)
 
 
-def _error_cell(row: GradientRow | SolveRow, reference: Reference | None) -> str:
-    if row.status != "ok":
-        return row.status
-    if row.error is None:
-        return MISSING
-    if isinstance(row, GradientRow) and below_reference(row, reference):
-        return f"≤ {quantities.error(reference.estimated_error)}"
-    return quantities.error(row.error)
-
-
-def _worst_block(row: GradientRow) -> str:
+def _worst_block(row: GradientRow) -> str | None:
     if len(row.block_errors) < 2:
-        return MISSING
+        return None
     name, value = max(row.block_errors.items(), key=lambda item: item[1])
-    return f"{name} {quantities.error(value)}"
+    return f"{name} {error(value)}"
 
 
-def _time(timing: Timing | None) -> str:
-    return MISSING if timing is None else quantities.duration(timing.median)
+def _median(row: GradientRow | SolveRow) -> float | None:
+    return None if row.timing is None else row.timing.median
 
 
-def _spread(timing: Timing | None) -> str:
-    if timing is None or len(timing.seconds) < 2:
-        return MISSING
-    return quantities.duration_range(*timing.quartiles)
+def _quartiles(row: GradientRow | SolveRow) -> tuple[float, float] | None:
+    return None if row.timing is None or len(row.timing.seconds) < 2 else row.timing.quartiles
 
 
-def _seconds(value: float | None) -> str:
-    return MISSING if value is None else quantities.duration(value)
-
-
-def _bytes(value: int | None) -> str:
-    return MISSING if value is None else quantities.size(value)
-
-
-def _count(value: int | None) -> str:
-    return MISSING if value is None else str(value)
-
-
-def _counts(forward: int | None, backward: int | None) -> str:
-    if forward is None and backward is None:
-        return MISSING
+def _both(forward: int | None, backward: int | None) -> str | None:
     if forward is None:
-        return f"{backward} back"
-    return f"{_count(forward)} + {_count(backward)}"
+        return None if backward is None else f"{backward} back"
+    return f"{forward} + {MISSING if backward is None else backward}"
 
 
-def _reference_in_words(reference: Reference) -> str:
-    text = f"{reference.method}; own relative error about {quantities.error(reference.estimated_error)}"
-    return f"{text} ({reference.check})" if reference.check else text
-
-
-def _sizes(report: AdjointReport) -> str:
-    settings = report.settings
-    parts = [_plural(settings[key], key) for key in ("states", "parameters") if key in settings]
-    if report.reference is not None:
-        blocks = report.reference.blocks
-        parts.append(f"gradient to {_some(f'{name} ({n})' for name, n in blocks.items())}")
-    return ", ".join(parts)
-
-
-def _plural(n: object, noun: str) -> str:
-    return f"{n} {noun.removesuffix('s') if n == 1 else noun}"
-
-
-def _some(names: object, most: int = 6) -> str:
-    names = list(names)
-    return ", ".join(names) if len(names) <= most else ", ".join(names[: most - 1]) + f" and {len(names) - most + 1} more"
-
-
-def _settings_facts(settings: Mapping[str, object]) -> list[tuple[str, str]]:
-    machine = {key: settings[key] for key in _MACHINE if key in settings}
-    others = {key: x for key, x in settings.items() if key not in (*_MACHINE, "loss", "states", "parameters")}
-    return [("settings", _in_words(others)), ("machine", _in_words(machine))]
+_TOLERANCES = (Column("rtol", lambda row: row.rtol, tolerance), Column("atol", lambda row: row.atol, tolerance, rank=9))
+_QUARTILES = Column("quartiles", _quartiles, lambda x: duration_range(*x), rank=4)
+_FIRST_CALL = Column("first call", lambda row: row.first_call, duration, rank=5)
+_SOLVE_COLUMNS = (
+    *_TOLERANCES,
+    Column("solver", lambda row: row.label, right=False),
+    Column("error", _error),
+    Column("time", _median, duration),
+    _QUARTILES,
+    _FIRST_CALL,
+    Column("f", lambda row: row.counts.f, rank=2),
+    Column("Jacobians", lambda row: row.counts.jacobian, rank=6),
+    Column("steps", lambda row: row.steps, rank=3),
+    Column("rejected", lambda row: row.rejected, rank=7),
+)
 
 
 def _in_words(values: Mapping[str, object]) -> str:
     parts = []
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            parts.append(", ".join(f"{name} {x}" for name, x in value.items()))
-        elif isinstance(value, (list, tuple)):
-            parts.append(f"{key} {', '.join(_setting(x) for x in value)}")
-        elif key == "cores":
-            parts.append(_plural(value, "cores"))
-        elif key in ("machine", "cpu", "platform"):
-            parts.append(str(value))
-        else:
-            parts.append(f"{key.replace('_', ' ')} {_setting(value)}")
+        found = value if isinstance(value, Mapping) else {key.replace("_", " "): value}
+        parts.append(", ".join(f"{name} {x:g}" if isinstance(x, float) else f"{name} {x}" for name, x in found.items()))
     return "; ".join(parts)
-
-
-def _setting(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return f"({', '.join(_setting(x) for x in value)})"
-    if isinstance(value, float):
-        return quantities.tolerance(value) if 0 < abs(value) < 0.01 else f"{value:g}"
-    return str(value)
 
 
 def _notes(rows: Sequence[GradientRow | SolveRow]) -> list[str]:
     """One line for each reason, with the methods and tolerances that it stopped."""
-    ordered = [row for row in in_order(rows) if row.status != "ok"]
-    several = len({row.solver for row in rows if isinstance(row, GradientRow)}) > 1
-    tolerances: dict[tuple[str, str, str], list[str]] = {}
-    for row in ordered:
-        name = f"{label(row)} with {row.solver}" if several and isinstance(row, GradientRow) else label(row)
-        found = tolerances.setdefault((row.status, row.reason or "no reason given", name), [])
-        if (tolerance := quantities.tolerance(row.rtol)) not in found:
-            found.append(tolerance)
-    names: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
-    for (status, reason, name), found in tolerances.items():
-        names.setdefault((status, reason, tuple(found)), []).append(name)
-    lines = [_note(status, reason, found, whose) for (status, reason, found), whose in names.items()]
-    return sorted(lines, key=lambda line: line.startswith("Not run"))
-
-
-def _note(status: str, reason: str, tolerances: Sequence[str], names: Sequence[str]) -> str:
-    if status == "unavailable":
-        return f"Not run: {', '.join(names)}: {reason}"
-    return f"Failed: {', '.join(names)} at rtol {', '.join(tolerances)}: {reason}"
+    name = names(rows)
+    tolerances: dict[tuple[str, ...], dict[str, None]] = {}
+    for row in in_order(rows):
+        if row.status != "ok":
+            tolerances.setdefault((row.status, row.reason or "no reason given", name(row)), {})[tolerance(row.rtol)] = None
+    methods: dict[tuple[str, str], list[str]] = {}
+    for (status, reason, method), found in tolerances.items():
+        at = f" at rtol {', '.join(found)}" if status == "failed" else ""
+        methods.setdefault(("Failed" if status == "failed" else "Not run", f"{at}: {reason}"), []).append(method)
+    return sorted(f"{what}: {', '.join(found)}{reason}" for (what, reason), found in methods.items())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from ...graphs.captured_model import ScalarModel
-from ...graphs.scalar_graph import ScalarGraph
+from ...graphs.scalar_graph import Scalar, ScalarGraph
 
 _OPERATORS = {
     "add": "({0} + {1})",
@@ -26,12 +26,15 @@ _OPERATORS = {
     "and": "({0} & {1})",
     "or": "({0} | {1})",
 }
+NUMPY_NAMES = {
+    "pow": "power", "mod": "mod", "fmod": "fmod", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
+    "atan2": "arctan2", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "max": "maximum", "min": "minimum",
+    "round": "round", "not": "logical_not", "select": "where",
+}  # fmt: skip
+"""NumPy's names of operations, where they are others; JAX has the same."""
+
 _CALLS = {
-    "numpy": {
-        "pow": "power", "mod": "mod", "fmod": "fmod", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
-        "atan2": "arctan2", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "max": "maximum", "min": "minimum",
-        "round": "round", "not": "logical_not", "select": "where",
-    },
+    "numpy": NUMPY_NAMES,
     "torch": {
         "mod": "remainder", "max": "maximum", "min": "minimum", "not": "logical_not", "select": "where",
     },
@@ -120,7 +123,7 @@ def _numpy_scope() -> dict[str, Any]:
         "nan": math.nan,
         "inf": math.inf,
     }
-    names = {*_CALLS["numpy"].values()} | {
+    names = {*NUMPY_NAMES.values()} | {
         "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh",
         "abs", "sign", "floor", "ceil", "trunc", "isnan", "isinf",
     }  # fmt: skip
@@ -161,26 +164,46 @@ def _torch_scope() -> dict[str, Any]:
 
 def evaluate(model: ScalarModel, u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:
     """The right-hand side at flat `u` and `p`, by walking the graph once: quicker than compiling for a single value."""
-    graph: ScalarGraph = model.graph
     scope = _numpy_scope()
-    calls = _CALLS["numpy"]
     values: dict[int, Any] = {model.t.id: np.float64(t)}
     values.update((x.id, v) for x, v in zip(model.u, np.asarray(u, float).ravel(), strict=True))
     values.update((x.id, v) for x, v in zip(model.p, np.asarray(p, float).ravel(), strict=True))
+
+    def function(op: str) -> Callable[..., Any]:
+        return DIRECT[op] if op in DIRECT else scope[NUMPY_NAMES.get(op, op)]
+
+    def number(x: float | bool) -> Any:
+        return x if isinstance(x, bool) else np.float64(x)
+
     with np.errstate(all="ignore"):
-        for i in graph.reachable(model.rhs):
-            if i in values:
-                continue
-            op, args = graph.ops[i], graph.args[i]
-            if op == "const":
-                values[i] = args[0] if isinstance(args[0], bool) else np.float64(args[0])
-            else:
-                operands = [values[a] for a in args]
-                values[i] = _DIRECT[op](*operands) if op in _DIRECT else scope[calls.get(op, op)](*operands)
-    return np.array([values[y.id] for y in model.rhs], float)
+        return np.array(walk(model.graph, model.rhs, values, function, number), float)
 
 
-_DIRECT: dict[str, Callable[..., Any]] = {
+def walk(
+    graph: ScalarGraph,
+    outputs: Sequence[Scalar],
+    values: dict[int, Any],
+    function: Callable[[str], Callable[..., Any]],
+    number: Callable[[float | bool], Any],
+) -> list[Any]:
+    """The values of `outputs`, operation by operation.
+
+    Parameters
+    ----------
+    values
+        Those of the symbols, by node; the others are added.
+    function, number
+        What evaluates an operation, and what a constant of the graph becomes.
+    """
+    for i in graph.reachable(outputs):
+        if i in values:
+            continue
+        op, args = graph.ops[i], graph.args[i]
+        values[i] = number(args[0]) if op == "const" else function(op)(*(values[a] for a in args))
+    return [values[x.id] for x in outputs]
+
+
+DIRECT: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
@@ -196,3 +219,4 @@ _DIRECT: dict[str, Callable[..., Any]] = {
     "or": lambda a, b: a | b,
     "select": lambda c, a, b: a if c else b,
 }
+"""Operations that are Python's own, of numbers and, all but ``select``, of arrays."""

@@ -1,8 +1,5 @@
-"""A captured model as a JAX function, for peers that solve and differentiate in JAX.
-
-Array models take the same way as in the lowering to Julia: :class:`JaxBackend` supplies the primitives, the table of
-:mod:`pysciode.lowering.ops.table` expresses every ATen operation by them. JAX differentiates the result by itself.
-"""
+"""A captured model as a JAX function: :class:`JaxBackend` supplies the primitives by which the table of
+:mod:`pysciode.lowering.ops.table` expresses every ATen operation, and JAX differentiates the result by itself."""
 
 from __future__ import annotations
 
@@ -16,88 +13,43 @@ import jax.scipy.special
 import numpy as np
 import torch
 
-from ...arrays.parameters import is_module
-from ...errors import CaptureError, EngineUnavailable
-from ...graphs.captured_model import ArrayModel, ScalarModel
-from ...graphs.scalar_graph import Scalar, ScalarGraph
-from ...lowering.ops.backend import Array, AxisMap, Backend, Kind, ScalarFunction, kind_of, run_scalar
-from ...lowering.ops.interpreter import interpret
-from ...lowering.scalars.unroll import grid
-from ...problems.base import Problem
-from ...problems.declarations import FIRST_ORDER
+from ..graphs.captured_model import ArrayModel, ScalarModel
+from ..graphs.scalar_graph import Scalar, ScalarGraph
+from .ops.backend import Array, AxisMap, Backend, Kind, ScalarFunction, kind_of, run_scalar
+from .ops.interpreter import interpret
+from .scalars.python_function import DIRECT, NUMPY_NAMES, walk
+from .scalars.unroll import grid
 
-JaxRhs = Callable[[Any, Any, Any], Any]
+JaxFunction = Callable[[Any, Any, Any], Any]
 """``f(t, u, p) -> du`` on flat JAX arrays."""
 
 
-def jax_rhs(problem: Problem) -> JaxRhs:
-    """The problem's right-hand side in JAX, ``f(t, u, p)`` on the flat state and the flat parameters of ``problem.layout``.
+def jax_function(model: ScalarModel | ArrayModel) -> JaxFunction:
+    """The right-hand side in JAX, on the flat state and the flat parameters.
 
-    Call it with x64 enabled where the problem is in double precision.
-
-    Raises
-    ------
-    EngineUnavailable
-        If the model stays in Python or is Julia source.  An operation without a JAX form raises the same when the function is
-        first traced.
+    Call it with x64 enabled where the model is in double precision. An operation without a JAX form raises CaptureError when the
+    function is first traced.
     """
-    model = _array_form(problem) or problem.model
-    if isinstance(model, ScalarModel):
-        return _scalar_rhs(model)
-    if isinstance(model, ArrayModel):
-        return _array_rhs(model)
-    kind = type(model).__name__.removesuffix("Model")
-    raise _no_form(f"a model given as {'Julia source' if kind == 'Julia' else 'a Python callback'}")
+    return _scalar_rhs(model) if isinstance(model, ScalarModel) else _array_rhs(model)
 
 
-def _no_form(what: str) -> EngineUnavailable:
-    return EngineUnavailable("diffrax", f"no JAX form of {what}", mend=None)
-
-
-def _array_form(problem: Problem) -> ArrayModel | None:
-    """A small torch model, which was unrolled into scalars for Julia, as the arrays that its JAX twin would be written in."""
-    from ...capture.reach import mentions_torch
-    from ...capture.torch.array_capture import capture_torch
-    from ...capture.torch.transforms import captured_outside
-
-    f = problem.f
-    if problem.form is not FIRST_ORDER or not isinstance(problem.model, ScalarModel) or not callable(f):
-        return None
-    if not (is_module(f) or mentions_torch(f)):
-        return None
-    p = problem.layout.rebuild(problem.leaves[: problem.layout.n_leaves])
-    try:
-        return captured_outside(lambda u0, p: capture_torch(f, u0, p, problem.tspan[0]), f, problem.u0, p)
-    except (CaptureError, TypeError):
-        return None
-
-
-def _scalar_rhs(model: ScalarModel) -> JaxRhs:
-    places = {x.id: i for i, x in enumerate(model.u)}, {x.id: i for i, x in enumerate(model.p)}
-
+def _scalar_rhs(model: ScalarModel) -> JaxFunction:
     def rhs(t: Any, u: Any, p: Any) -> Any:
-        t = jnp.asarray(t, u.dtype)
-        values = {model.t.id: t}
-        values |= {i: u[k] for i, k in places[0].items()}
-        values |= {i: p[k] for i, k in places[1].items()}
+        values = {model.t.id: jnp.asarray(t, u.dtype)}
+        values |= {x.id: given[i] for symbols, given in ((model.u, u), (model.p, p)) for i, x in enumerate(symbols)}
         return jnp.stack([jnp.asarray(x, u.dtype) for x in _evaluate(model.graph, model.rhs, values)])
 
     return rhs
 
 
-def _array_rhs(model: ArrayModel) -> JaxRhs:
-    sizes = [prod(s) for s in model.param_shapes]
-    ends = np.cumsum(sizes).tolist()
+def _array_rhs(model: ArrayModel) -> JaxFunction:
+    ends = np.cumsum([prod(shape) for shape in model.param_shapes])[:-1]
 
     def rhs(t: Any, u: Any, p: Any) -> Any:
-        backend = JaxBackend(u.dtype)
-        inputs = [Value(jnp.asarray(t, u.dtype), "float"), Value(u.reshape(model.u_shape), "float")]
-        for shape, size, end in zip(model.param_shapes, sizes, ends, strict=True):
-            inputs.append(Value(p[end - size : end].reshape(shape), "float"))
-        try:
-            (out,) = interpret(model.f, backend, inputs)
-        except CaptureError as error:
-            raise _no_form(error.operation or error.reason) from error
+        params = jnp.split(p, ends) if model.param_shapes else []
+        params = [x.reshape(shape) for x, shape in zip(params, model.param_shapes, strict=True)]
+        inputs = [Value(x, "float") for x in (jnp.asarray(t, u.dtype), u.reshape(model.u_shape), *params)]
+        (out,) = interpret(model.f, JaxBackend(u.dtype), inputs)
         return jnp.asarray(out.data, u.dtype).reshape(-1)
 
     return rhs
@@ -192,36 +144,11 @@ class JaxBackend(Backend):
 
 def _power(a: Any, b: Any) -> Any:
     # Whole powers become multiplications, as where one writes y**3.
-    if isinstance(b, float) and b.is_integer() and abs(b) <= 64:
-        return jnp.power(a, int(b))
-    return jnp.power(a, b)
+    return jnp.power(a, int(b) if isinstance(b, float) and b.is_integer() and abs(b) <= 64 else b)
 
 
 _SPECIAL: dict[str, Callable[..., Any]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "neg": lambda a: -a,
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-    "and": jnp.logical_and,
-    "or": jnp.logical_or,
-    "not": jnp.logical_not,
     "pow": _power,
-    "asin": jnp.arcsin,
-    "acos": jnp.arccos,
-    "atan": jnp.arctan,
-    "atan2": jnp.arctan2,
-    "asinh": jnp.arcsinh,
-    "acosh": jnp.arccosh,
-    "atanh": jnp.arctanh,
-    "max": jnp.maximum,
-    "min": jnp.minimum,
     "select": jnp.where,
     "stop": jax.lax.stop_gradient,
     "sigmoid": jax.nn.sigmoid,
@@ -232,19 +159,13 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
     "digamma": jax.scipy.special.digamma,
     "trigamma": lambda x: jax.scipy.special.polygamma(1, x),
 }
-"""Scalar operations that ``jax.numpy`` has by another name, or not at all."""
+"""Scalar operations that ``jax.numpy`` has not."""
 
 
 def _evaluate(graph: ScalarGraph, outputs: Sequence[Scalar], values: dict[int, Any]) -> list[Any]:
     """The values of `outputs`; numbers stay Python's, so that they take the arrays' precision."""
-    values = dict(values)
-    for i in graph.reachable(outputs):
-        if i in values:
-            continue
-        op, args = graph.ops[i], graph.args[i]
-        if op == "const":
-            values[i] = args[0]
-        else:
-            function = _SPECIAL.get(op) or getattr(jnp, op)
-            values[i] = function(*(values[a] for a in args))
-    return [values[x.id] for x in outputs]
+
+    def function(op: str) -> Callable[..., Any]:
+        return _SPECIAL.get(op) or DIRECT.get(op) or getattr(jnp, NUMPY_NAMES.get(op, op))
+
+    return walk(graph, outputs, values, function, lambda x: x)
