@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays.parameters import is_tensor
+from ..errors import require_extra_package
 from ..methods.algorithm_table import COARSE
 from .method_fit import warn_of_coarse_output
 
@@ -310,6 +311,7 @@ class Solution:
         ImportError
             Without pandas.
         """
+        require_extra_package("pandas", "Solution.to_dataframe", "analysis")
         import pandas as pd
 
         t, u = self.to_numpy()
@@ -340,6 +342,7 @@ class Solution:
         ImportError
             Without matplotlib.
         """
+        require_extra_package("matplotlib", "Solution.plot", "analysis")
         import matplotlib.pyplot as plt
 
         if ax is None:
