@@ -33,6 +33,7 @@ def test_the_first_examples_need_no_julia(monkeypatch):
 
 
 @pytest.mark.julia
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_all_examples_run_with_julia(page, monkeypatch, tmp_path):
     monkeypatch.setattr(engines, "_chosen", "julia")

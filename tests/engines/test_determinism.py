@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from determinism_script import hashes
 
 import pysciode as ps
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("determinism_script.py")
 

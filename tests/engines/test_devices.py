@@ -50,6 +50,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
 
 
 @pytest.mark.julia
+@pytest.mark.slow
 @pytest.mark.extra("jlarrays")
 @pytest.mark.parametrize("kind", ["gpu", "stand-in"])
 def test_the_code_of_the_documentation(kind):

@@ -370,7 +370,7 @@ def test_odd_paths_of_julia_do_no_harm(tmp_path):
 
 
 @pytest.mark.julia
-@pytest.mark.skipif(os.environ.get("PYSCIODE_SLOW_TESTS") != "1", reason="compiles for more than a minute; PYSCIODE_SLOW_TESTS=1")
+@pytest.mark.slow
 def test_a_julia_package_that_does_not_load(tmp_path):
     """A copy of the real environment whose Julia package is broken; what Julia compiles goes to a depot of its own."""
     from juliapkg.deps import load_meta

@@ -8,7 +8,7 @@ import sys
 import pytest
 from processes import MODELS, check_script, run_script
 
-pytestmark = [pytest.mark.julia, pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")]
+pytestmark = [pytest.mark.slow, pytest.mark.julia, pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")]
 
 PRESS = (
     MODELS

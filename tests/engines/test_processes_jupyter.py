@@ -13,7 +13,7 @@ pytest.importorskip("ipykernel")
 manager = pytest.importorskip("jupyter_client.manager")
 kernelspec = pytest.importorskip("jupyter_client.kernelspec")
 
-pytestmark = pytest.mark.julia
+pytestmark = [pytest.mark.slow, pytest.mark.julia]
 ENDLESS = "ps.Tsit5(), saveat=[1e9], maxiters=10**12, engine='julia'"
 
 

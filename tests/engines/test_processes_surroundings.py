@@ -12,7 +12,7 @@ from processes import MODELS, ROOT, check_script, run_script
 
 from pysciode.engines.julia.environment import environment_given_by_hand, julia_project
 
-pytestmark = [pytest.mark.julia, pytest.mark.skipif(sys.platform == "win32", reason="surroundings of Unix")]
+pytestmark = [pytest.mark.slow, pytest.mark.julia, pytest.mark.skipif(sys.platform == "win32", reason="surroundings of Unix")]
 
 WRITE = (
     MODELS

@@ -7,7 +7,7 @@ import sys
 import pytest
 from processes import MODELS, check_script, run_script
 
-pytestmark = pytest.mark.julia
+pytestmark = [pytest.mark.slow, pytest.mark.julia]
 
 
 def test_eight_threads_with_the_same_and_with_other_models():

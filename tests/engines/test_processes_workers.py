@@ -8,7 +8,7 @@ import sys
 import pytest
 from processes import ROOT, run_script
 
-pytestmark = [pytest.mark.julia, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")]
+pytestmark = [pytest.mark.slow, pytest.mark.julia, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")]
 
 WORK = """
 import multiprocessing, os, sys

@@ -15,6 +15,8 @@ import pysciode as ps
 from pysciode.comparison.measure.losses import SavedStates
 from pysciode.comparison.measure.reference import ridders
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"repeats": 1, "memory": False, "progress": False}
 METHODS = [ps.ForwardDiffSensitivity(), ps.GaussAdjoint(), ps.BacksolveAdjoint()]
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("hard_trajectories", "ude_hudson_bay")
 
 

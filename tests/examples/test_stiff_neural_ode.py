@@ -14,6 +14,8 @@ from scipy.integrate import solve_ivp
 import pysciode as ps
 from pysciode.comparison.measure.reference import ridders
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stiff(monkeypatch):

@@ -11,6 +11,8 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def kpp(monkeypatch):

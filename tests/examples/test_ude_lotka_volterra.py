@@ -11,6 +11,8 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pysindy")
 
 RIGHT = {"U1[x*y]": -0.9, "U2[x*y]": 0.8}

@@ -10,6 +10,8 @@ import pysciode as ps
 from pysciode.fitting import Normal, Parameter, fit
 from pysciode.fitting.lotka_volterra import fit_pelts
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = {
     "alpha": (0.546864, 0.303036),
     "beta": (0.0277473, 0.000787172),

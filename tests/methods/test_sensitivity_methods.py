@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -58,7 +56,7 @@ def test_tracker_has_no_vjp_for_quadratures(method):
         method(autojacvec="TrackerVJP")
 
 
-@pytest.mark.skipif(os.environ.get("PYSCIODE_SLOW_TESTS") != "1", reason="each compiles for half a minute; PYSCIODE_SLOW_TESTS=1")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sensealg",
     [

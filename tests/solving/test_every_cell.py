@@ -58,7 +58,7 @@ if ALL:
     CELLS = list(itertools.product([None, *map(draw.choice, ONE_OF_EACH.values())], METHODS, [torch.float64, torch.float32]))
 
 
-@pytest.mark.skipif(os.environ.get("PYSCIODE_SLOW_TESTS") != "1", reason="compiles for minutes; PYSCIODE_SLOW_TESTS=1")
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm, sensealg, dtype", CELLS, ids=str)
 def test_right_or_refused_by_name(algorithm, sensealg, dtype):
     u0, p = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True), torch.tensor(1.3, dtype=torch.float64, requires_grad=True)

@@ -11,7 +11,7 @@ import pytest
 import pysciode as ps
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.julia
+pytestmark = [pytest.mark.slow, pytest.mark.julia]
 
 F64 = torch.float64
 TIMES = np.linspace(12.5, 100.0, 8)

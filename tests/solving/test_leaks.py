@@ -13,6 +13,8 @@ import torch
 import pysciode as ps
 from pysciode.compat.scipy import solve_ivp
 
+pytestmark = pytest.mark.slow
+
 T = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
 
 

@@ -16,7 +16,7 @@ import torch
 import pysciode as ps
 from pysciode.nn import NeuralODE
 
-pytestmark = pytest.mark.julia
+pytestmark = [pytest.mark.slow, pytest.mark.julia]
 ROUNDS = int(os.environ.get("PYSCIODE_LEAK_ROUNDS", "1"))
 F64 = torch.float64
 SAVED = dict(saveat=0.1, rtol=1e-6, atol=1e-6, engine="julia")

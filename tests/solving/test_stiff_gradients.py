@@ -18,6 +18,8 @@ from scipy.integrate import solve_ivp
 
 import pysciode as ps
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 
 
