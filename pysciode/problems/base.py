@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from typing_extensions import Self
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ..arrays.tensors import DeviceValues, TensorValues
     from ..graphs.captured_model import CapturedModel
     from ..methods.algorithms import Algorithm
+
+ProblemT = TypeVar("ProblemT", bound="Problem")
 
 
 @dataclass(frozen=True)
@@ -358,7 +360,7 @@ class Problem:
                 # From now on what counts evaluations is not looked at.
                 shared = store(f)
                 shared.counting |= {place_id(place) for place, _ in counters}
-                shared.setdefault((*key[:-1], reach(f).key), shared.get(key))
+                shared.setdefault((*key[:-1], reached_by(f, shared.counting).key), shared.get(key))
             return model
 
         return build
@@ -409,7 +411,7 @@ def _remade(kind: type[Problem], arguments: dict[str, Any]) -> Problem:
 
 
 @opaque
-def remake(problem: Problem, **changes: Any) -> Problem:
+def remake(problem: ProblemT, **changes: Any) -> ProblemT:
     """A problem like `problem`, with some of its arguments changed; its captured model is kept where it still fits.
 
     Parameters
@@ -434,7 +436,8 @@ def remake(problem: Problem, **changes: Any) -> Problem:
         return type(problem)(**{key: changes[key] if key in changes else problem._argument(key) for key in known})
     out = object.__new__(type(problem))
     reached = reach(problem.f)
-    as_before = reached is problem._reached or (reached is not None and reached.key == problem._reached.key)
+    before = problem._reached
+    as_before = reached is before or (reached is not None and before is not None and reached.key == before.key)
     out._prepare(
         problem.functions,
         problem._changed_state(changes),
