@@ -95,10 +95,13 @@ def np_full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None, *
     return _filled(np.shape(a) if shape is None else shape, fill_value)
 
 
+def _of_all_entries(ord: Any, ndim: int) -> bool:
+    return ord is None or (ord == "fro" and ndim >= 2)
+
+
 def np_norm(x, ord: Any = None, axis=None, keepdims=False):
     x = wrap(np.asarray(x, object))
-    frobenius = ord == "fro" and x.ndim >= 2
-    if frobenius or ord is None:
+    if _of_all_entries(ord, x.ndim):
         if axis is None:
             axis = tuple(range(x.ndim))
         return _root(np.sum(x * x, axis=axis, keepdims=keepdims))

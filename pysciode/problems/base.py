@@ -119,7 +119,7 @@ class Problem:
     """The argument that is stacked on ``u0`` in the state ``[v, u]``, if there is one."""
     second_order: ClassVar[bool | None] = True
     """Of a state ``[v, u]``, whether ``du/dt = v``; None where the model decides."""
-    ensemble: ClassVar[bool] = False
+    ensemble: ClassVar[Literal[False]] = False
     """Whether it is many problems."""
     deterministic: ClassVar[bool] = True
     """Whether two solves of one problem give the same: some gradients solve again."""
