@@ -78,7 +78,8 @@ def estimates_table(result: PeltFit) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
 
     labels = {"u0[0]": "hare(1900)", "u0[1]": "lynx(1900)", "sigma[hare]": "sigma(hare)", "sigma[lynx]": "sigma(lynx)"}
-    for name, row in result.fit.to_frame().iterrows():
+    for label, row in result.fit.to_frame().iterrows():
+        name = str(label)
         published = PUBLISHED_RATES.get(name)
         table.add_row(
             f"{labels.get(name, name)} [dim]{MEANINGS.get(name, '')}[/dim]",

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .solving.ensemble_solution import EnsembleSolution
     from .solving.solution import Solution
 
 INSTALL_COMMAND = "python -m pysciode install"
@@ -84,7 +85,7 @@ class SolveFailed(PysciodeError):
 
     _otherwise = " (throw=False returns the partial solution instead)"
 
-    def __init__(self, retcode: str, t: float, solution: Solution | None, advice: str = "") -> None:
+    def __init__(self, retcode: str, t: float, solution: Solution | EnsembleSolution | None, advice: str = "") -> None:
         self.retcode = retcode
         self.t = t
         self.solution = solution

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from .tensors import DeviceValues
 class InMainMemory:
     """NumPy arrays."""
 
-    all_finite = staticmethod(all_finite)
-    copy = staticmethod(np.copy)
-    tensor = staticmethod(torch.from_numpy)
-    zeros_like = staticmethod(np.zeros_like)
+    all_finite: Callable[[Any], bool] = staticmethod(all_finite)
+    copy: Callable[..., Any] = staticmethod(np.copy)
+    tensor: Callable[[Any], torch.Tensor] = staticmethod(torch.from_numpy)
+    zeros_like: Callable[[Any], Any] = staticmethod(np.zeros_like)
 
     @staticmethod
     def values(u0: torch.Tensor, leaves: Sequence[Any], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -27,12 +27,12 @@ class InMainMemory:
         return u0.reshape(-1).numpy(force=True), flat_array(leaves, dtype)
 
     @staticmethod
-    def like(x: torch.Tensor, other: np.ndarray) -> np.ndarray:
+    def like(x: torch.Tensor, other: Any) -> Any:
         """`x` with the dtype and shape of another array."""
         return np.ascontiguousarray(x.numpy(force=True), other.dtype).reshape(other.shape)
 
     @staticmethod
-    def largest(x: np.ndarray) -> float:
+    def largest(x: Any) -> float:
         """The largest absolute value."""
         return float(np.abs(x).max(initial=0.0))
 
@@ -40,15 +40,15 @@ class InMainMemory:
 class OnDevice:
     """Tensors."""
 
-    copy = staticmethod(torch.clone)
-    zeros_like = staticmethod(torch.zeros_like)
+    copy: Callable[..., Any] = staticmethod(torch.clone)
+    zeros_like: Callable[[Any], Any] = staticmethod(torch.zeros_like)
 
     @staticmethod
-    def tensor(x: torch.Tensor) -> torch.Tensor:
+    def tensor(x: Any) -> torch.Tensor:
         return x
 
     @staticmethod
-    def all_finite(x: torch.Tensor) -> bool:
+    def all_finite(x: Any) -> bool:
         return bool(torch.isfinite(x).all())
 
     @staticmethod
@@ -58,11 +58,11 @@ class OnDevice:
         return flat.u0(), flat.p()
 
     @staticmethod
-    def like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    def like(x: torch.Tensor, other: Any) -> Any:
         """`x` with the dtype and shape of another tensor."""
         return x.detach().to(other.dtype).contiguous().reshape(other.shape)
 
     @staticmethod
-    def largest(x: torch.Tensor) -> float:
+    def largest(x: Any) -> float:
         """The largest absolute value."""
         return x.abs().max().item() if x.numel() else 0.0

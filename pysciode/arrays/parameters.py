@@ -50,8 +50,8 @@ def _tree(p: Any, path: str, leaves: list[Any]) -> Tree:
         return (NUMBER,)
     if isinstance(p, Mapping):
         return ("dict", tuple((k, _tree(v, f"{path}[{k!r}]", leaves)) for k, v in p.items()))
-    if isinstance(p, tuple) and hasattr(p, "_fields"):
-        subtrees = tuple(_tree(v, f"{path}.{k}", leaves) for k, v in zip(p._fields, p, strict=True))
+    if isinstance(p, tuple) and (fields := getattr(p, "_fields", None)) is not None:
+        subtrees = tuple(_tree(v, f"{path}.{k}", leaves) for k, v in zip(fields, p, strict=True))
         return ("namedtuple", type(p), subtrees)
     if isinstance(p, (list, tuple)):
         # A list of numbers (also nested, as a matrix) is one array: `p * 2` and `p[0, 1]` then work in the model.
@@ -77,8 +77,9 @@ def _as_numbers(p: Sequence[Any]) -> np.ndarray | None:
         return np.asarray(p, dtype=float)
     if all(isinstance(x, (list, tuple)) and not hasattr(x, "_fields") and len(x) > 0 for x in p):
         rows = [_as_numbers(x) for x in p]
-        if all(r is not None and r.shape == rows[0].shape for r in rows):
-            return np.stack(rows)
+        whole = [r for r in rows if r is not None]
+        if len(whole) == len(rows) and all(r.shape == whole[0].shape for r in whole):
+            return np.stack(whole)
     return None
 
 

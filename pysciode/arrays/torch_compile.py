@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,21 +28,21 @@ def opaque(f: Callable[P, T]) -> Callable[P, T]:
             return _uncompiled(f, call)(*args, **kwargs)
         return f(*args, **kwargs)
 
-    call._torchdynamo_disable = True
-    call._torchdynamo_disable_msg = REASON
+    # The marks that ``torch.compiler.disable`` leaves.
+    vars(call).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=REASON)
     return call
 
 
 @cache
 def _uncompiled(f: Callable[P, T], wrapper: Callable[P, T]) -> Callable[P, T]:
     import torch
+    from torch._C._dynamo.eval_frame import get_eval_frame_callback
 
     torch._dynamo.eval_frame.skip_code(wrapper.__code__)  # the same of all wrappers, and not worth compiling either
 
-    callback = torch._C._dynamo.eval_frame.get_eval_frame_callback
-    disabled = torch.compiler.disable(f)
+    disabled: Any = torch.compiler.disable(f)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return f(*args, **kwargs) if callback() is None else disabled(*args, **kwargs)
+        return f(*args, **kwargs) if get_eval_frame_callback() is None else disabled(*args, **kwargs)
 
     return call

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.jit._trace import is_tracing
 
 
 def transforming() -> bool:
@@ -12,7 +14,7 @@ def transforming() -> bool:
 
 def is_wrapped(x: torch.Tensor) -> bool:
     """Whether `x` stands for another tensor inside a transformation, so that its values can't be looked at."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return is_functorch_wrapped_tensor(x)
 
 
 def refuse_tracing(x: torch.Tensor) -> None:
@@ -24,7 +26,7 @@ def refuse_tracing(x: torch.Tensor) -> None:
         Naming what can be done instead.
     """
     symbolic = type(x).__name__ in ("FakeTensor", "FunctionalTensor")
-    if symbolic or torch.jit.is_tracing():
+    if symbolic or is_tracing():
         raise TypeError(
             "a solve can't be traced (torch.export, torch.jit.trace, make_fx): it runs outside of torch. torch.compile works, "
             "without fullgraph=True; to export a model, replace the solve by fixed steps"

@@ -39,7 +39,7 @@ def capture_callback(f: Callable[..., Any], layout: ParameterLayout, dtype: np.d
 
     def jac(u: np.ndarray, p: np.ndarray, t: float) -> np.ndarray:
         n = u.size
-        matrix = given(np.array(u, dtype), layout.unflatten(np.array(p, dtype)), t)
+        matrix: Any = given(np.array(u, dtype), layout.unflatten(np.array(p, dtype)), t)
         matrix = np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype)
         if matrix.shape != (n, n):
             raise ValueError(f"the Jacobian has shape {matrix.shape}, but a state of {n} entries needs ({n}, {n})")

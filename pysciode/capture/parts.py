@@ -6,6 +6,7 @@ import functools
 import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Set as AbstractSet
 from enum import Enum
 from types import (
     BuiltinFunctionType,
@@ -98,7 +99,7 @@ Remake = Callable[[Any, list[Part], list[Any]], Any]
 """``remake(x, parts, new)``: like `x`, with `new` for its `parts`."""
 
 
-def describe(x: Any, names: set[str]) -> tuple[Hashable, list[Part], Remake] | None:
+def describe(x: Any, names: AbstractSet[str]) -> tuple[Hashable, list[Part], Remake] | None:
     """What `x` is, its parts, and how to make another one of other parts; None for what can't be looked into.
 
     Parameters
@@ -111,7 +112,7 @@ def describe(x: Any, names: set[str]) -> tuple[Hashable, list[Part], Remake] | N
         return reads_of(x.__code__), parts_of_function(x), _remake_function
     if kind is list:
         return (list, len(x)), [Part(i, y, NUMBERS, x) for i, y in enumerate(x)], lambda x, parts, new: new
-    if kind is tuple or (isinstance(x, tuple) and hasattr(x, "_fields")):
+    if kind is tuple or (issubclass(kind, tuple) and hasattr(x, "_fields")):
         return (kind, len(x)), _numbered(x), _remake_tuple
     if kind is dict:
         return (dict, tuple(map(_hashable, x))), _named(x, NUMBERS, x), _remake_dict
@@ -135,7 +136,7 @@ def reads_of_method(x: MethodType) -> Hashable:
     return reads_of(x.__func__.__code__) if isinstance(x.__func__, FunctionType) else Same(x.__func__)
 
 
-def _fixed(x: Any, names: set[str]) -> tuple[Hashable, list[Part]] | None:
+def _fixed(x: Any, names: AbstractSet[str]) -> tuple[Hashable, list[Part]] | None:
     """What `x` is and its parts, of what is never made again with other parts."""
     if isinstance(x, ModuleType):
         if not is_users_module(x.__name__):
@@ -177,7 +178,7 @@ _INNER: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _instance(x: Any, names: set[str]) -> tuple[Hashable, list[Part], Remake] | None:
+def _instance(x: Any, names: AbstractSet[str]) -> tuple[Hashable, list[Part], Remake] | None:
     cls = type(x)
     own = getattr(x, "__dict__", None) or {}
     users = users_bases(cls)
@@ -202,7 +203,7 @@ def _instance(x: Any, names: set[str]) -> tuple[Hashable, list[Part], Remake] | 
     return (head if whole else (head, Same(x))), parts, _remake_instance if level == NUMBERS else _same
 
 
-def parts_of_class(users: tuple[type, ...], names: set[str]) -> list[Part]:
+def parts_of_class(users: tuple[type, ...], names: AbstractSet[str]) -> list[Part]:
     """What is read of the user's classes: functions by the names of the attributes that they are, and other attributes."""
     parts: list[Part] = []
     anything = ANY in names

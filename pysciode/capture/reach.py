@@ -87,7 +87,7 @@ class Reached:
     ) -> None:
         self.level = level
         self._counting, self._changing = counting, changing
-        self._torch = sys.modules.get("torch")
+        self._torch: Any = sys.modules.get("torch")
         self._transforming = self._torch is not None and self._torch._C._are_functorch_transforms_active()
         root = _root_of(f)
         names = _names.get(root, _NO_NAMES)
@@ -332,7 +332,7 @@ def contents(x: np.ndarray) -> Hashable:
     """The bytes of an array, or of a large one their number and a checksum."""
     if x.nbytes <= _WHOLE:
         return x.tobytes()
-    return (x.nbytes, zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8)))
+    return (x.nbytes, zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data))
 
 
 def _is_code(x: Any) -> bool:

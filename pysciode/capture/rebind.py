@@ -221,9 +221,10 @@ class _Rebinder:
             if cls not in self.classes:
                 self.classes[cls] = None  # while its methods are rebuilt: they may name objects of the same class
                 self.classes[cls] = type(cls.__name__, (cls,), self.methods(cls))
-            if self.classes[cls] is None:
+            rebuilt = self.classes[cls]
+            if rebuilt is None:
                 return x
-            twin = object.__new__(self.classes[cls])
+            twin = object.__new__(rebuilt)
             self.done[id(x)] = twin
             sparse = {name: SparseOperator(y) for name, y in x.__dict__.items() if is_sparse(y)}
             # One and the same dictionary where nothing is replaced, so that what the model notes down is not lost.

@@ -18,13 +18,13 @@ def place_id(place: Place) -> Hashable:
     return (id(container), key)
 
 
-def number_at(place: Place) -> int:
+def number_at(place: Place) -> Any:
     """The number kept there."""
     container, key = place
     return container.cell_contents if isinstance(container, CellType) else container[key]
 
 
-def put_number(place: Place, value: int) -> None:
+def put_number(place: Place, value: Any) -> None:
     """Keep another number there."""
     container, key = place
     if isinstance(container, CellType):

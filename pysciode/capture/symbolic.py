@@ -286,7 +286,7 @@ def _sympy_number(value: float | bool) -> Any:
 
     if isinstance(value, bool):
         return sympy.true if value else sympy.false
-    return sympy.Integer(int(value)) if value.is_integer() and abs(value) < 2**53 else sympy.Float(value)
+    return sympy.Integer(int(value)) if float(value).is_integer() and abs(value) < 2**53 else sympy.Float(value)
 
 
 @lru_cache(maxsize=1)

@@ -59,7 +59,7 @@ def differentiate(u: list[np.ndarray], t: list[np.ndarray]) -> Differentiated:
             raise ValueError(f"t must have {_WINDOW + 4} samples or more to be differentiated, not {len(times)}")
         if not np.allclose(steps, steps.mean(), rtol=1e-3):
             raise ValueError("t must have equal steps, or differentiation must be given")
-        method = SmoothedFiniteDifference(smoother_kws={"window_length": _WINDOW, "polyorder": _DEGREE})
+        method: Any = SmoothedFiniteDifference(smoother_kws={"window_length": _WINDOW, "polyorder": _DEGREE})
         derivatives.append(np.asarray(method(part, times), float)[_inside(len(times))])
 
     def average(values: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def _inside(count: int) -> slice:
 def _average(values: np.ndarray) -> np.ndarray:
     from scipy.signal import savgol_filter
 
-    smooth = savgol_filter(values, _WINDOW, _DEGREE, axis=0)
+    smooth = np.asarray(savgol_filter(values, _WINDOW, _DEGREE, axis=0))
     out = smooth.copy()
     out[1:-1] = (smooth[:-2] + 4 * smooth[1:-1] + smooth[2:]) / 6
     return out[_inside(len(values))]

@@ -117,14 +117,14 @@ class DiscoveredEquations:
         coefficients = self._coefficient_symbols()
         ones = dict.fromkeys(coefficients, sympy.Integer(1))
         return tuple(
-            tuple(term.xreplace(ones) for term in sympy.Add.make_args(e) if e != 0) for e in self.forms
+            tuple(substituted(term, ones) for term in sympy.Add.make_args(e) if e != 0) for e in self.forms
         )  # fmt: skip
 
     @property
     def states(self) -> tuple[sympy.Symbol, ...]:
         """The states of the whole system."""
         if self.physics is not None:
-            return self.physics.states
+            return tuple(self.physics.states)
         return tuple(s for s in self.symbols if str(s) in self.outputs)
 
     @property
@@ -265,9 +265,15 @@ def evaluate(expressions: Sequence[Any], symbols: Sequence[sympy.Symbol], x: np.
     return np.stack([np.broadcast_to(np.asarray(c, float), len(x)) for c in columns], axis=1)
 
 
+def substituted(e: sympy.Expr, values: Mapping[Any, Any]) -> sympy.Expr:
+    """`e` with other expressions for these."""
+    found: Any = e.xreplace(values)
+    return found
+
+
 def _with_numbers(e: sympy.Expr, values: Mapping[str, float]) -> sympy.Expr:
-    return e.xreplace({sympy.Symbol(name): sympy.Float(value, 17) for name, value in values.items()})
+    return substituted(e, {sympy.Symbol(name): sympy.Float(value, 17) for name, value in values.items()})
 
 
 def _rounded(e: sympy.Expr, digits: int) -> sympy.Expr:
-    return e.xreplace({x: sympy.Float(float(x), digits) for x in e.atoms(sympy.Float)})
+    return substituted(e, {x: sympy.Float(float(x), digits) for x in e.atoms(sympy.Float)})

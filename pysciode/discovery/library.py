@@ -131,7 +131,7 @@ def _traced(library: Any, inputs: Sequence[sympy.Symbol]) -> list[Any]:
     from ..capture.scalar_trace import trace_function
     from ..capture.symbolic import to_sympy
 
-    out = [sympy.Integer(1)] if library.include_bias else []
+    out: list[Any] = [sympy.Integer(1)] if library.include_bias else []
     for function in library.functions:
         count = function.__code__.co_argcount
         try:

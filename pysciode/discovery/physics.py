@@ -107,7 +107,7 @@ def as_expressions(given: Any, name: str, symbols: Sequence[sympy.Symbol]) -> tu
     if isinstance(given, (str, sympy.Basic)):
         raise TypeError(f"{name} must be a list of SymPy expressions, not {given!r}")
     try:
-        found = tuple(sympy.sympify(e, locals=dict(own)) for e in given)
+        found = tuple(sympy.sympify(e, locals=dict(own)) for e in given)  # pyright: ignore[reportCallIssue]
     except (TypeError, AttributeError, SyntaxError, sympy.SympifyError):
         raise TypeError(f"{name} must be SymPy expressions, not {given!r}") from None
     for e in found:

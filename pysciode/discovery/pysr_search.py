@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import sympy
 
-from .equations import Candidate, evaluate
+from .equations import Candidate, evaluate, substituted
 
 _MISSING = (
     "method='pysr' needs PySR: pip install pysr. Its first import adds the Julia package SymbolicRegression to the "
@@ -50,7 +50,7 @@ def pysr_candidates(
         If no expression is left, or one has symbols that are no inputs.
     """
     try:
-        from pysr import PySRRegressor
+        from pysr import PySRRegressor  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(_MISSING) from error
     # PySR refuses names that SymPy has another meaning for, so it gets names of its own.
@@ -75,7 +75,7 @@ def _with_symbols(e: sympy.Expr, inputs: Mapping[str, sympy.Symbol]) -> sympy.Ex
     foreign = {str(s) for s in e.free_symbols} - set(inputs)
     if foreign:
         raise ValueError(f"PySR's expression {e} has {', '.join(sorted(foreign))}, which is no input")
-    return e.xreplace({s: inputs[str(s)] for s in e.free_symbols})
+    return substituted(e, {s: inputs[str(s)] for s in e.free_symbols})
 
 
 def _split(e: sympy.Expr, output: str) -> tuple[sympy.Expr, dict[str, float]]:
@@ -83,11 +83,11 @@ def _split(e: sympy.Expr, output: str) -> tuple[sympy.Expr, dict[str, float]]:
 
     An exponent that is whole but for its type stays, too: with a coefficient there, negative inputs had no power.
     """
-    e = e.replace(
+    whole: Any = e.replace(
         lambda x: x.is_Pow and x.exp.is_Float and float(x.exp).is_integer(),
         lambda x: x.base ** int(float(x.exp)),
     )
-    constants = sorted(e.atoms(sympy.Float), key=float)
+    constants = sorted(whole.atoms(sympy.Float), key=float)
     coefficients = {f"{output}[{i}]": float(value) for i, value in enumerate(constants)}
-    form = e.xreplace({c: sympy.Symbol(name) for c, name in zip(constants, coefficients, strict=True)})
+    form = substituted(whole, {c: sympy.Symbol(name) for c, name in zip(constants, coefficients, strict=True)})
     return form, coefficients

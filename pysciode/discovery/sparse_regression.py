@@ -89,7 +89,7 @@ def _swept(scaled: np.ndarray, y: np.ndarray, scales: np.ndarray, sweep: Sweep) 
         features, target = (all_features, all_target) if _looks_at_samples(template) else few
         key = next((key for key in _SPARSITY if hasattr(_innermost(template), key)), None)
         for threshold in sweep.thresholds if key is not None else [float("nan")]:
-            optimizer = clone(template)
+            optimizer: Any = clone(template)
             if key is not None:
                 setattr(_innermost(optimizer), key, _SPARSITY[key](threshold))
             with warnings.catch_warnings():
@@ -104,7 +104,7 @@ def _swept(scaled: np.ndarray, y: np.ndarray, scales: np.ndarray, sweep: Sweep) 
 def _compressed(features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As many rows as columns, with the same sum of squares for any coefficients."""
     both = np.column_stack([features, target])
-    triangle = np.linalg.qr(both, mode="r") if len(both) > both.shape[1] else both
+    triangle: Any = np.linalg.qr(both, mode="r") if len(both) > both.shape[1] else both
     return triangle[:, :-1], triangle[:, -1]
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copyreg
 import os
 import sys
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..errors import EngineUnavailable
 from .base import Engine
 from .julia.environment import Trouble, find_trouble
 
+if TYPE_CHECKING:
+    from .julia.engine import JuliaEngine
+
 NAMES = ("auto", "julia", "embedded")
 
 _chosen = os.environ.get("PYSCIODE_ENGINE", "auto")
-_engines: dict[str, Engine] = {}
+_engines: dict[Any, Engine] = {}
 _automatic: Engine | None = None
 
 
@@ -36,6 +40,10 @@ def set_engine(name: str) -> None:
     _chosen = name
 
 
+@overload
+def get_engine(name: Literal["julia"]) -> JuliaEngine: ...
+@overload
+def get_engine(name: str | Engine | None = None) -> Engine: ...
 def get_engine(name: str | Engine | None = None) -> Engine:
     """The engine called `name`; None is the one set by :func:`set_engine`.
 
@@ -46,7 +54,7 @@ def get_engine(name: str | Engine | None = None) -> Engine:
     EngineUnavailable
         If Julia was asked for by name and can't be had.
     """
-    found = _engines.get(name)  # type: ignore[arg-type]
+    found = _engines.get(name)
     if found is not None:
         return found
     if isinstance(name, Engine):

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ..problems.base import Problem
 
 
+FlatArray = Any
+"""What crosses this border: a NumPy array, or a torch tensor where the problem lies on a device."""
+
+
 @dataclass(frozen=True)
 class EventRequest:
     """An event: where the first entry of what a model gives changes its sign.
@@ -81,7 +85,7 @@ class SolveOptions:
     adaptive: bool = True
     dense: bool = False
     save_idxs: np.ndarray | None = None
-    progress: Callable[[float], None] | None = None
+    progress: Callable[[float], object] | None = None
     events: tuple[EventRequest, ...] = ()
     steps: tuple[Callable[[np.ndarray, float], None], ...] = ()
     norm: Callable[[np.ndarray], float] | None = None
@@ -111,7 +115,7 @@ class SolveRequest:
     """
 
     problem: Problem
-    values: dict[str, Any]
+    values: dict[str, FlatArray]
     tspan: tuple[float, float]
     algorithm: Algorithm | None
     options: SolveOptions
@@ -119,12 +123,12 @@ class SolveRequest:
     wants: frozenset[str] = frozenset()
 
     @property
-    def u0(self) -> Any:
+    def u0(self) -> FlatArray:
         """The flat initial state."""
         return self.values["u0"]
 
     @property
-    def p(self) -> Any:
+    def p(self) -> FlatArray:
         """The flat parameters."""
         return self.values["p"]
 
@@ -173,11 +177,11 @@ class RawSolution:
     """
 
     t: np.ndarray
-    u: np.ndarray
+    u: FlatArray
     retcode: str
     stats: Mapping[str, int]
     t_reached: float
-    interpolant: Callable[[np.ndarray, int], np.ndarray] | None = None
+    interpolant: Callable[[np.ndarray, int], FlatArray] | None = None
     algorithm: str | None = None
     events: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
@@ -185,10 +189,10 @@ class RawSolution:
         return (type(self), tuple(getattr(self, x.name) for x in fields(self)))  # older protocols know no slots
 
 
-Gradients = dict[str, Any]
+Gradients = dict[str, FlatArray]
 """Gradients to a request's values, by their names."""
 
-Pullback = Callable[[Any], Gradients]
+Pullback = Callable[[FlatArray], Gradients]
 """``pullback(du)``, with the cotangent of ``RawSolution.u``, gives the gradients to the request's values in new arrays; may be called
 again."""
 
@@ -222,5 +226,5 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
+    def rhs(self, request: SolveRequest, u: FlatArray, t: float) -> FlatArray:
         """The right-hand side at flat `u` and time `t`, with the request's parameters."""

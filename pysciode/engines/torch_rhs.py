@@ -82,7 +82,7 @@ def look_for_index_errors(problem: Problem, t: np.ndarray, u: np.ndarray) -> Non
         If it reads outside of an array there.
     """
     model = problem.model
-    if not any(n.target in _INDEXING for n in model.f.graph.nodes):
+    if not isinstance(model, ArrayModel) or not any(n.target in _INDEXING for n in model.f.graph.nodes):
         return
     run = _Locating(model.f).run
     p = torch.as_tensor(problem.flat_p()).detach().cpu().to(model.dtype)

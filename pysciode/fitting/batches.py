@@ -32,7 +32,7 @@ class Batches:
         if isinstance(data, Iterator):
             raise TypeError(f"{name} is an iterator, which can be gone through once; give a loader, a list, or steps with data=None")
         self.single = whole
-        self._batches = (data,) if whole else data
+        self._batches: Any = (data,) if whole else data
         found = (getattr(data, "generator", None), getattr(getattr(data, "sampler", None), "generator", None))
         self.generators = list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 

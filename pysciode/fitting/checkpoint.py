@@ -17,7 +17,8 @@ import torch
 
 def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
     """States of torch's, NumPy's and Python's random numbers and of further generators, as tensors and plain values."""
-    name, keys, *rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, *rest = numpy_state
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

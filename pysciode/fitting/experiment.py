@@ -47,7 +47,7 @@ class Experiment:
     p: Mapping[str, float] = field(default_factory=dict)
     t0: float | None = None
     weights: Any = None
-    series: Sequence[str] | None = None
+    series: Sequence[str] = ()
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -63,7 +63,8 @@ class Experiment:
             raise ValueError("observed must hold finite numbers, NaN where there is none")
         if self.t0 is not None and not np.isfinite(self.t0):
             raise ValueError(f"t0 must be finite, not {self.t0}")
-        series = tuple(f"y[{j}]" for j in range(observed.shape[1])) if self.series is None else tuple(self.series)
+        series = () if self.series is None else tuple(self.series)
+        series = series or tuple(f"y[{j}]" for j in range(observed.shape[1]))
         if len(series) != observed.shape[1] or len(set(series)) != len(series):
             raise ValueError(f"series must name each of the {observed.shape[1]} columns of observed once, not {series}")
         values = {"t": t, "observed": observed, "weights": _weights(self.weights, observed), "series": series}
@@ -94,7 +95,7 @@ def as_experiments(data: Any) -> list[Experiment]:
     if not found:
         raise ValueError("data must hold an experiment")
     found = [x if x.name is not None else replace(x, name=str(i)) for i, x in enumerate(found)]
-    names = [x.name for x in found]
+    names = [x.name for x in found if x.name is not None]
     if len(set(names)) != len(names):
         raise ValueError(f"experiments must have different names, not {names}")
     if any("@" in name for name in names):

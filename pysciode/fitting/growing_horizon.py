@@ -61,17 +61,20 @@ class GrowingHorizon:
             raise ValueError(f"observed has shape {tuple(observed.shape)}, but there are {k} times")
         whole_number(self.stages, "stages", 1, k - 1)
         whole_number(self.steps, "steps", 1)
-        first = max(2, -(-k // self.stages)) if self.first is None else self.first
+        first = self._first_length(k)
         whole_number(first, "first", 2, k)
         for name, value in (("t", torch.as_tensor(self.t)), ("observed", observed), ("first", first)):
             object.__setattr__(self, name, value)
+
+    def _first_length(self, k: int) -> int:
+        return max(2, -(-k // self.stages)) if self.first is None else self.first
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Points of each horizon; the last has all."""
         if self.stages == 1:
             return (len(self.t),)
-        return tuple(int(round(x)) for x in np.linspace(self.first, len(self.t), self.stages))
+        return tuple(int(round(x)) for x in np.linspace(self._first_length(len(self.t)), len(self.t), self.stages))
 
     def __len__(self) -> int:
         return self.stages * self.steps

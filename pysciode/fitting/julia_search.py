@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 
@@ -10,11 +12,12 @@ from ..solving.options import solve_options
 from .likelihoods import Likelihood, LogNormal, NegativeBinomial, Normal, Poisson
 from .objective import Objective
 from .observation import Entries
-from .optimization_jl import FittedExperiment, minimize
+from .optimization_jl import FittedExperiment, Method, minimize
+from .optimization_jl import Likelihood as JuliaLikelihood
 from .optimizers import Found
 from .simulation import Simulation
 
-LIKELIHOODS: dict[type[Likelihood], str] = {
+LIKELIHOODS: dict[type[Likelihood], JuliaLikelihood] = {
     Normal: "normal",
     LogNormal: "lognormal",
     Poisson: "poisson",
@@ -51,7 +54,7 @@ def minimize_in_julia(objective: Objective, z0: np.ndarray, method: str, *, maxi
         [(x.lower, x.upper) for x in objective.unknowns.parameters],
         LIKELIHOODS[type(objective.likelihood)],
         z0,
-        method.removeprefix("Optim."),
+        cast(Method, method.removeprefix("Optim.")),
         maxiters=maxiter,
         gradient_tolerance=tol,
         progress=None if observe is None else lambda iteration, value: observe(value),

@@ -72,9 +72,9 @@ class Loop:
 
         training = self.training
         self.began = time.perf_counter() - training.seconds
-        total = self.steps
-        if total is None and self.data.count() is not None:
-            total = self.epochs * self.data.count()
+        total, count = self.steps, self.data.count()
+        if total is None and self.epochs is not None and count is not None:
+            total = self.epochs * count
         self.bar = tqdm(total=total, initial=training.steps, disable=not progress, unit="step")
         training.stopped = "finished"
         try:
@@ -99,7 +99,9 @@ class Loop:
         if stopping is not None and self.waited >= stopping.patience:
             training.stopped = "early stopping"
             return True
-        return training.epochs >= self.epochs if self.steps is None else training.steps >= self.steps
+        if self.steps is not None:
+            return training.steps >= self.steps
+        return self.epochs is not None and training.epochs >= self.epochs
 
     def _epoch(self) -> None:
         self.model.train()
@@ -128,12 +130,14 @@ class Loop:
             self.random_at_epoch = self.random_at_step = self._random_states()
             return iter(self.data)
         # Resumed within an epoch: its order is drawn again, and what is done passed over.
-        here = self.random_at_step
-        set_random_states(self.random_at_epoch, generators)
+        before, here = self.random_at_epoch, self.random_at_step
+        if before is not None:
+            set_random_states(before, generators)
         batches = iter(self.data)
         for _ in range(self.batch):
             next(batches)
-        set_random_states(here, generators)
+        if here is not None:
+            set_random_states(here, generators)
         return batches
 
     def _step(self, batch: Any) -> None:
@@ -301,7 +305,8 @@ class Loop:
 def evaluations(model: nn.Module) -> tuple[int, int] | None:
     """Evaluations forward and backward of the latest call of all blocks in `model`; None if it has none that count."""
     if hasattr(model, "nfe_forward"):
-        return model.nfe_forward, model.nfe_backward
+        block: Any = model
+        return block.nfe_forward, block.nfe_backward
     found = [counts for child in model.children() if (counts := evaluations(child)) is not None]
     return (sum(x[0] for x in found), sum(x[1] for x in found)) if found else None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -86,7 +86,7 @@ def fit_pelts(
     rtol: float = 1e-7,
     priors: bool = False,
     on_evaluation: Callable[[float], None] | None = None,
-    **options: object,
+    **options: Any,
 ) -> PeltFit:
     """Fit four rates, both initial values and both sigmas.
 

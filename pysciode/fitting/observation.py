@@ -40,8 +40,9 @@ def as_observation(given: Any, problem: Problem) -> Observe:
     """
     if given is None:
         return Entries(tuple(range(problem.n)))
+    function: Any = given
     if callable(given):
-        return given
+        return function
     try:
         entries = np.atleast_1d(np.asarray(given))
     except ValueError:

@@ -102,17 +102,18 @@ def minimize(
     options
         Of SciPy's method.
     """
+    searched: Objective | _Restricted = objective
     restore: Callable[[np.ndarray], np.ndarray] = np.asarray
     if free is not None and not free.all():
         whole = z0
-        objective, restore = _Restricted(objective, whole, free), lambda z: _with(whole, free, z)
+        searched, restore = _Restricted(objective, whole, free), lambda z: _with(whole, free, z)
         z0 = whole[free]
     if callable(optimizer):
-        found = _with_torch(objective, z0, optimizer, maxiter)
+        found = _with_torch(searched, z0, optimizer, maxiter)
     elif optimizer == LEAST_SQUARES and free is None:
         found = _least_squares(objective, z0, maxiter, tol, options)
     else:
-        found = _with_scipy(objective, z0, "L-BFGS-B" if optimizer == LEAST_SQUARES else optimizer, maxiter, tol, options)
+        found = _with_scipy(searched, z0, "L-BFGS-B" if optimizer == LEAST_SQUARES else optimizer, maxiter, tol, options)
     return Found(restore(found.z), found.value, found.converged, found.message, found.iterations)
 
 
@@ -190,7 +191,7 @@ def _least_squares(objective: Objective, z0: np.ndarray, maxiter: int, tol: floa
         best = optimize.least_squares(
             lambda x: objective.residuals(_head(z, x, n), noise),  # noqa: B023
             z[:n],
-            lambda x: objective.residual_jacobian(_head(z, x, n), noise),  # noqa: B023
+            lambda x: objective.residual_jacobian(_head(z, x, n), noise),  # noqa: B023  # pyright: ignore[reportArgumentType]
             **settings,
         )
         iterations += best.nfev

@@ -68,7 +68,7 @@ def predict(result: FitResult, t: Any, experiment: str | int, level: float, nois
         if draws is not None:
             mean = _curves(result, simulation, t, values, False, seed).mean(0)
         lower, upper = np.quantile(curves, [0.5 - level / 2, 0.5 + level / 2], axis=0)
-    return Prediction(t, mean, lower, upper, level, simulation.experiment.series)
+    return Prediction(t, mean, lower, upper, level, tuple(simulation.experiment.series))
 
 
 def _find(simulations: list[Simulation], experiment: str | int) -> Simulation:

@@ -88,10 +88,10 @@ def profile(result: FitResult, name: str, *, level: float = 0.95, points: int = 
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}")
     whole_number(points, "points", 2)
-    i, threshold = unknowns.names.index(name), stats.chi2.ppf(level, 1)
+    i, threshold = unknowns.names.index(name), float(stats.chi2.ppf(level, 1))
     z = unknowns.unbounded(result.values)
     best = objective.value_and_gradient(z)[0]
-    step = _first_step(result, i, z, np.sqrt(threshold))
+    step = _first_step(result, i, z, float(np.sqrt(threshold)))
     rows = [(z, 0.0)]
     with tqdm(total=2 * points, desc=f"profile of {name}", disable=not progress) as bar:
         for sign in (-1.0, 1.0):

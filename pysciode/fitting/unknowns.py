@@ -131,11 +131,12 @@ class Unknowns:
     @cached_property
     def _priors(self) -> list[tuple[torch.Tensor, Distribution]]:
         """Each prior, with the places of those that have it."""
-        places: dict[int, list[int]] = {}
+        found: dict[int, tuple[Distribution, list[int]]] = {}
         for i, parameter in enumerate(self.parameters):
-            if parameter.prior is not None:
-                places.setdefault(id(parameter.prior), []).append(i)
-        return [(torch.tensor(found), _lenient(self.parameters[found[0]].prior)) for found in places.values()]
+            prior = parameter.prior
+            if prior is not None:
+                found.setdefault(id(prior), (prior, []))[1].append(i)
+        return [(torch.tensor(places), _lenient(prior)) for prior, places in found.values()]
 
     def values(self, z: torch.Tensor) -> torch.Tensor:
         """``x`` of ``z``, differentiable; of many at once with further dimensions in front."""
@@ -146,16 +147,16 @@ class Unknowns:
 
     def unbounded(self, x: np.ndarray) -> np.ndarray:
         """``z`` of ``x``."""
-        x = torch.as_tensor(np.asarray(x, float))
-        z = x.clone()
+        values = torch.as_tensor(np.asarray(x, float))
+        z = values.clone()
         for places, transform in self._transforms:
-            z[..., places] = transform.inv(x[..., places])
+            z[..., places] = transform.inv(values[..., places])
         return z.numpy()
 
     def slopes(self, z: np.ndarray) -> np.ndarray:
         """``dx/dz``, shape ``(q,)``."""
-        z = torch.tensor(z, dtype=torch.float64, requires_grad=True)
-        return torch.autograd.grad(self.values(z).sum(), z)[0].numpy()
+        at = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+        return torch.autograd.grad(self.values(at).sum(), at)[0].numpy()
 
     def log_slopes(self, z: torch.Tensor) -> torch.Tensor:
         """``log |det dx/dz|``, for densities of ``z``."""

@@ -27,7 +27,13 @@ IN_PLACE = "the model changes its arguments or its constants in place; work on a
 # Stands in a node's stack trace, the one note that every version of torch passes on.
 _WITHOUT_GRADIENT = "model without gradient"
 
-_DETACHING = frozenset({torch.Tensor.detach, torch.detach, torch.Tensor.data.__get__})
+
+def _getters(*properties: str) -> set[Any]:
+    """What a mode sees where these properties of a tensor are read."""
+    return {getattr(torch.Tensor, name).__get__ for name in properties}
+
+
+_DETACHING = frozenset({torch.Tensor.detach, torch.detach, *_getters("data")})
 
 _HOOKING = frozenset({torch.Tensor.register_hook, torch.Tensor.register_post_accumulate_grad_hook})
 
@@ -73,8 +79,7 @@ class SourceLines(TorchFunctionMode):
 _MAKING_SPARSE = frozenset({torch.Tensor.to_sparse, torch.Tensor.to_sparse_coo, torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc})
 _SPARSE_PRODUCTS = {torch.sparse.mm: torch.mm, torch.sparse.addmm: torch.addmm, torch.smm: torch.mm, torch.spmm: torch.mm}
 _ABOUT_SPARSE = frozenset({
-    torch.Tensor.is_sparse.__get__, torch.Tensor.is_sparse_csr.__get__, torch.Tensor.layout.__get__, torch.Tensor.shape.__get__,
-    torch.Tensor.dtype.__get__, torch.Tensor.device.__get__, torch.Tensor.requires_grad.__get__, torch.Tensor.size,
+    *_getters("is_sparse", "is_sparse_csr", "layout", "shape", "dtype", "device", "requires_grad"), torch.Tensor.size,
     torch.Tensor.dim, torch.Tensor.coalesce, torch.Tensor.is_coalesced, torch.Tensor.indices, torch.Tensor.values,
     torch.Tensor.crow_indices, torch.Tensor.col_indices, torch.Tensor.detach, torch.Tensor._nnz,
 })  # fmt: skip

@@ -43,7 +43,7 @@ def np_sinc(x):
     return np_where(y == 0, 1.0, np.sin(y) / np.where(y == 0, 1.0, y))
 
 
-def np_select(condlist, choicelist, default=0):
+def np_select(condlist, choicelist, default: Any = 0):
     out = objects(default)
     for condition, choice in zip(reversed(condlist), reversed(choicelist), strict=True):
         out = np_where(condition, choice, out)
@@ -95,9 +95,13 @@ def np_full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None, *
     return _filled(np.shape(a) if shape is None else shape, fill_value)
 
 
-def np_norm(x, ord=None, axis=None, keepdims=False):
+def _of_all_entries(ord: Any, ndim: int) -> bool:
+    return ord is None or (ord == "fro" and ndim >= 2)
+
+
+def np_norm(x, ord: Any = None, axis=None, keepdims=False):
     x = wrap(np.asarray(x, object))
-    if (ord == "fro" and x.ndim >= 2) or ord is None:
+    if _of_all_entries(ord, x.ndim):
         if axis is None:
             axis = tuple(range(x.ndim))
         return _root(np.sum(x * x, axis=axis, keepdims=keepdims))
@@ -120,7 +124,7 @@ def _nonzero(x, function):
     return np_where(is_zero, 0.0, function(wrap(np_where(is_zero, 1.0, x))))
 
 
-def _root(x, order=2):
+def _root(x, order: Any = 2):
     return _nonzero(x, np.sqrt if order == 2 else lambda x: x ** (1.0 / order))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,10 +103,10 @@ class _DependenceBackend(DependencyBackend):
 
         if not args:
             return Dependencies(_none(shape), kind)
-        out = np.frompyfunc(combined, len(args), 1)(*(x.sets for x in args))
+        out: Any = np.frompyfunc(combined, len(args), 1)(*(x.sets for x in args))
         out = _as_objects(np.broadcast_to(_as_objects(out), shape))
         if stepped_by and self.moving:
-            self.steps.append((self.unpacked(int(_union(out))).stepped, user_line(self.node) if self.node is not None else None))
+            self.steps.append((self.unpacked(int(_union(out))).stepped, user_line(self.node)))
         return Dependencies(out, kind)
 
     def arg_reduce(self, how: str, x: Dependencies, axis: int) -> Dependencies:
@@ -116,7 +117,8 @@ class _DependenceBackend(DependencyBackend):
             found = self.unpacked(x)
             return self._packed(found.any, 0, found.stepped | (found.any if found.any & self.moving else 0))
 
-        return np.frompyfunc(step, 1, 1)(sets)
+        stepping: Any = np.frompyfunc(step, 1, 1)
+        return stepping(sets)
 
     def _of_coordinates(self, coordinates: Sequence[int | Dependencies]) -> int:
         out = 0

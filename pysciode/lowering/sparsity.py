@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def _union(sets: np.ndarray, axis: int | None = None) -> np.ndarray:
     return np.bitwise_or.reduce(sets.reshape(-1) if axis is None else sets, axis=0 if axis is None else axis, initial=0)
 
 
-class DependencyBackend(Backend):
+class DependencyBackend(Backend[Dependencies]):
     """Follows the sets through a graph. They may be too large, never too small."""
 
     def constant(self, value: torch.Tensor) -> Dependencies:
@@ -79,8 +80,9 @@ class DependencyBackend(Backend):
         return Dependencies(out, x.kind)
 
     def cat(self, xs: Sequence[Dependencies], axis: int) -> Dependencies:
-        known = np.concatenate([x.known for x in xs], axis) if all(x.known is not None for x in xs) else None
-        return Dependencies(np.concatenate([x.sets for x in xs], axis), xs[0].kind, known)
+        known = [x.known for x in xs if x.known is not None]
+        whole = np.concatenate(known, axis) if len(known) == len(xs) else None
+        return Dependencies(np.concatenate([x.sets for x in xs], axis), xs[0].kind, whole)
 
     def reduce(self, how: str, x: Dependencies, axes: tuple[int, ...]) -> Dependencies:
         kept = [a for a in range(x.ndim) if a not in axes]
@@ -107,9 +109,9 @@ class DependencyBackend(Backend):
 
     def _places(self, coordinates: Sequence[int | Dependencies], shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | None:
         axes = np.indices(shape, sparse=True)
-        if any(not isinstance(c, int) and c.known is None for c in coordinates):
-            return None
-        return tuple(np.broadcast_to(axes[c] if isinstance(c, int) else c.known, shape) for c in coordinates)
+        places = [axes[c] if isinstance(c, int) else c.known for c in coordinates]
+        known = [x for x in places if x is not None]
+        return tuple(np.broadcast_to(x, shape) for x in known) if len(known) == len(places) else None
 
     def take(self, x: Dependencies, coordinates: Sequence[int | Dependencies], shape: tuple[int, ...]) -> Dependencies:
         where = self._places(coordinates, shape)
@@ -132,7 +134,7 @@ class DependencyBackend(Backend):
         return Dependencies(np.bitwise_or.accumulate(x.sets, axis=axis), x.kind)
 
 
-def _as_objects(x: np.ndarray) -> np.ndarray:
+def _as_objects(x: Any) -> np.ndarray:
     return x if isinstance(x, np.ndarray) else np.array(x, dtype=object)
 
 

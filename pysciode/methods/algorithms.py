@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .algorithm_table import ALGORITHMS, COARSE
 
 if TYPE_CHECKING:
-    from .algorithm_classes import *  # noqa: F403  (made below from the table)
+    from .algorithm_classes import *  # noqa: F403  (made below from the table)  # pyright: ignore[reportMissingModuleSource]
 
 _FAMILIES = {
     "explicit": "explicit, for problems that are not stiff",
@@ -263,7 +263,7 @@ _CLASSES: dict[str, type[Algorithm]] = {}
 _CLASSES.update(_classes())
 globals().update(_CLASSES)
 
-__all__ = ["Algorithm", "list_algorithms", *_CLASSES]
+__all__ = ["Algorithm", "list_algorithms", *_CLASSES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def list_algorithms(family: str | None = None) -> list[str]:
@@ -295,7 +295,7 @@ def check_algorithm(algorithm: object) -> Algorithm | None:
         if algorithm == "auto":
             return None
         if algorithm in _CLASSES:
-            return _CLASSES[algorithm]()
+            return Algorithm(algorithm)
         raise ValueError(f"no algorithm {algorithm!r} is known; Algorithm({algorithm!r}, package=…) takes one from any Julia package")
     if isinstance(algorithm, type) and issubclass(algorithm, Algorithm):
         raise TypeError(f"algorithm is the class {algorithm.__name__}; pass an object: {algorithm.__name__}()")

@@ -94,7 +94,7 @@ class AugmentedNeuralODE(nn.Module):
 
     def _augmented(self, x: torch.Tensor) -> torch.Tensor:
         wanted = (x.shape[0], self.augment, *x.shape[2:])
-        if self.lift == "zero":
+        if not isinstance(self.lift, nn.Module):
             return torch.cat([x, x.new_zeros(wanted)], 1)
         lifted = self.lift(x)
         if self.augment == 0:
@@ -106,7 +106,7 @@ class AugmentedNeuralODE(nn.Module):
     def _projected(self, u: torch.Tensor, width: int) -> torch.Tensor:
         if self.project is None:
             return u
-        return u[:, :width] if self.project == "drop" else self.project(u)
+        return self.project(u) if isinstance(self.project, nn.Module) else u[:, :width]
 
     def _projected_path(self, u: torch.Tensor, width: int) -> torch.Tensor:
         """States of all times as one batch."""

@@ -63,9 +63,11 @@ class LatestCall:
 
         None in evaluation mode, without a regularisation, and after calls for samples alone.
         """
-        return None if self._integrals is None else self._integrals @ self.regularizer.weights(self._integrals)
+        regularizer, integrals = self.regularizer, self._integrals
+        return None if regularizer is None or integrals is None else integrals @ regularizer.weights(integrals)
 
     @property
     def regularization_terms(self) -> dict[str, torch.Tensor]:
         """The integrals themselves by name, without their weights, each of shape ``(batch,)``."""
-        return {} if self._integrals is None else dict(zip(self.regularizer.terms, self._integrals.T, strict=True))
+        regularizer, integrals = self.regularizer, self._integrals
+        return {} if regularizer is None or integrals is None else dict(zip(regularizer.terms, integrals.T, strict=True))

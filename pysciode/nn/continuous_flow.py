@@ -126,7 +126,7 @@ class ContinuousFlow(LatestCall, nn.Module):
         self.dynamics = dynamics
         self.shape = _shape(shape)
         self.trace = trace
-        self.noise = noise
+        self.noise: Noise = noise
         self.seed = seed
         self.t_span = _time_span(t_span)
         self.algorithm = Tsit5() if algorithm is None else check_algorithm(algorithm)
@@ -143,7 +143,7 @@ class ContinuousFlow(LatestCall, nn.Module):
     def trace(self, value: Trace) -> None:
         if value not in get_args(Trace):
             raise ValueError(f"trace must be 'exact' or 'hutchinson', not {value!r}")
-        self._trace = value
+        self._trace: Trace = value
 
     @property
     def base(self) -> Distribution:
@@ -191,7 +191,8 @@ class ContinuousFlow(LatestCall, nn.Module):
         self, x: torch.Tensor, context: torch.Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """From the data to the base, the same way backwards: `z` and ``log |det ∂z/∂x|``; see `forward`."""
-        return self._transport(FlowBatch.of(x, context, self.shape, "x"), *self.t_span[::-1], generator)
+        start, end = self.t_span
+        return self._transport(FlowBatch.of(x, context, self.shape, "x"), end, start, generator)
 
     @opaque
     def log_prob(
@@ -339,17 +340,20 @@ class ContinuousFlow(LatestCall, nn.Module):
 
         x = u[:, : math.prod(self.shape)].reshape(-1, *self.shape)
         found = hutchinson_divergence(lambda x: field(t, x), x, p["noise"]) if "noise" in p else exact_divergence(lambda x: field(t, x), x)
-        columns = [self._integrand(name, field, t, x, found) for name in self._terms]
+        regularizer = self.regularizer
+        columns = [] if regularizer is None else [self._integrand(regularizer, name, field, t, x, found) for name in self._terms]
         return torch.cat([found.value.flatten(1), found.trace[:, None], *columns], 1)
 
-    def _integrand(self, name: str, field: Any, t: torch.Tensor, x: torch.Tensor, found: Divergence) -> torch.Tensor:
+    def _integrand(
+        self, regularizer: Regularization, name: str, field: Any, t: torch.Tensor, x: torch.Tensor, found: Divergence
+    ) -> torch.Tensor:
         """Of one term of the regularisation, shape ``(batch, 1)``."""
         match name:
             case "kinetic":
                 return found.value.flatten(1).square().sum(1, keepdim=True)
             case "jacobian":
                 return found.squared_norm[:, None]
-        return replace(self.regularizer, kinetic=0.0, jacobian=0.0).rates(field, t, x, None)[1]
+        return replace(regularizer, kinetic=0.0, jacobian=0.0).rates(field, t, x, None)[1]
 
     def extra_repr(self) -> str:
         start, end = self.t_span

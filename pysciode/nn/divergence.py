@@ -39,7 +39,7 @@ def exact_divergence(f: VectorField, x: torch.Tensor) -> Divergence:
 
     It costs about as much as ``n + 1`` evaluations of `f`, in the memory of ``n``.
     """
-    value, pullback = torch.func.vjp(f, x)
+    value, pullback = torch.func.vjp(f, x)[:2]
     batch, event = x.shape[0], x.shape[1:]
     n = event.numel()
     unit = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, 1, *event).expand(n, *x.shape).contiguous()
@@ -63,7 +63,7 @@ def hutchinson_divergence(f: VectorField, x: torch.Tensor, noise: torch.Tensor) 
         Of the shape of `x`, with mean 0 and unit covariance; no gradient goes to it.
     """
     noise = noise.detach()
-    value, pullback = torch.func.vjp(f, x)
+    value, pullback = torch.func.vjp(f, x)[:2]
     (row,) = pullback(noise)
     return Divergence(value, (row * noise).flatten(1).sum(1), row.square().flatten(1).sum(1))
 

@@ -186,18 +186,19 @@ class LatentODE(LatestCall, nn.Module):
         whole_number(samples, "samples", 1)
         check_weight(kl_weight, importance_weighted)
         observations = Observations.of(x, times, mask)
-        if self.intensity is None and window is not None:
+        intensity = self.intensity
+        if intensity is None and window is not None:
             raise ValueError("window is for models with an intensity")
-        watched = None if self.intensity is None else check_window(window, observations)
+        watched = None if intensity is None else check_window(window, observations)
         posterior = self._encode(observations)
         z0 = _draw(posterior, samples, generator)
         path = self._path(z0, observations.observed_times(), *([] if watched is None else [watched]))
         states = path(observations.times)
         log_likelihood = self._log_likelihood(states[..., : self.latent_dim], observations)
         events = torch.zeros_like(log_likelihood)
-        if watched is not None:
+        if watched is not None and intensity is not None:
             integrals = path(watched)[..., self.latent_dim :].diff(dim=2).squeeze(2)
-            log_rates = by_rows(self.intensity, states[..., : self.latent_dim])
+            log_rates = by_rows(intensity, states[..., : self.latent_dim])
             events = event_log_likelihood(log_rates, integrals, observations)
         return ELBO.of(posterior, z0, log_likelihood, events, kl_weight, importance_weighted)
 

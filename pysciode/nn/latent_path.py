@@ -36,10 +36,10 @@ class LatentPath:
 
     def __call__(self, times: torch.Tensor) -> torch.Tensor:
         """States at `times`, ``(n,)`` or ``(batch, n)``, as ``(samples, batch, n, d)``; beyond the range those at its end."""
-        if self.later is None and self.earlier is None:
-            return self.start[:, :, None].expand(-1, -1, times.shape[-1], -1)
-        if self.later is None or self.earlier is None:
-            return (self.later or self.earlier)(times)
+        if self.later is None:
+            return self.start[:, :, None].expand(-1, -1, times.shape[-1], -1) if self.earlier is None else self.earlier(times)
+        if self.earlier is None:
+            return self.later(times)
         return torch.where((times >= self.t0)[..., None], self.later(times), self.earlier(times))
 
 
@@ -71,11 +71,14 @@ def latent_field(dynamics: nn.Module, intensity: nn.Module | None, latent_dim: i
         given = {"t": t, "u": u}
         return dynamics(*[given[role] for role in roles])
 
+    if intensity is None:
+        return flow
+
     def flow_with_integral(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         z = u[:, :latent_dim]
         return torch.cat([flow(t, z), intensity(z).exp()], 1)
 
-    return flow if intensity is None else flow_with_integral
+    return flow_with_integral
 
 
 def by_rows(module: Callable[[torch.Tensor], torch.Tensor], latent: torch.Tensor) -> torch.Tensor:

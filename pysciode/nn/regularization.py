@@ -98,7 +98,7 @@ class Regularization:
             Of the shape of `u`, and of shape ``(batch, terms)``.
         """
         if self.jacobian:
-            du, pullback = torch.func.vjp(lambda u: field(t, u), u)
+            du, pullback = torch.func.vjp(lambda u: field(t, u), u)[:2]
         else:
             du = field(t, u)
         columns = []

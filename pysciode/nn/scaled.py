@@ -44,6 +44,9 @@ class ScaledField(nn.Module):
     pysciode.nn.NeuralODE : solves it; take ``Rodas5P()`` and ``atol`` in proportion to `scale_u`.
     """
 
+    scale_u: torch.Tensor
+    scale_t: torch.Tensor
+
     def __init__(self, net: nn.Module, scale_u: Any, scale_t: Any = 1.0) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):

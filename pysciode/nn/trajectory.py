@@ -77,7 +77,7 @@ class Trajectory:
         weights = torch.zeros(*times.shape, 3, len(knots), dtype=knots.dtype)
         for order, ends in enumerate(_QUINTIC):
             for knot, powers in zip((left, left + 1), ends, strict=True):
-                weight = polyval(s, powers) * (step * direction) ** order
+                weight: Any = polyval(s, powers) * (step * direction) ** order
                 weights[..., order, :].scatter_(-1, knot[..., None], weight[..., None])
         return weights.flatten(-2)
 
@@ -171,7 +171,7 @@ def _parts(
     A quintic's error in the middle of a step `h` is about ``5^(5/2)/192 h`` times its largest defect, and goes with ``h⁶``.
     """
     step = torch.diff(times)[:, None, None]
-    states, slopes = 0.0, 0.0
+    states = slopes = torch.zeros_like(coefficients[0, :-1])
     for order, (at_left, at_right) in enumerate(_QUINTIC):
         left, right = coefficients[order, :-1], coefficients[order, 1:]
         states = states + step**order * (_at_defect(at_left) * left + _at_defect(at_right) * right)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from ..arrays.tensors import DeviceValues, TensorValues
     from ..graphs.captured_model import CapturedModel
+
+ProblemT = TypeVar("ProblemT", bound="Problem")
 
 
 class Problem:
@@ -69,7 +71,7 @@ class Problem:
     """The argument that is stacked on ``u0`` in the state ``[v, u]``, if there is one."""
     second_order: ClassVar[bool | None] = True
     """Of a state ``[v, u]``, whether ``du/dt = v``; None where the model decides."""
-    ensemble: ClassVar[bool] = False
+    ensemble: ClassVar[Literal[False]] = False
     """Whether it is many problems."""
     deterministic: ClassVar[bool] = True
     """Whether two solves of one problem give the same: some gradients solve again."""
@@ -310,7 +312,7 @@ class Problem:
                 # From now on what counts evaluations is not looked at.
                 shared = store(f)
                 shared.counting |= {place_id(place) for place, _ in counters}
-                shared.setdefault((*key[:-1], reach(f).key), shared.get(key))
+                shared.setdefault((*key[:-1], reached_by(f, shared.counting).key), shared.get(key))
             return model
 
         return build
@@ -361,7 +363,7 @@ def _remade(kind: type[Problem], arguments: dict[str, Any]) -> Problem:
 
 
 @opaque
-def remake(problem: Problem, **changes: Any) -> Problem:
+def remake(problem: ProblemT, **changes: Any) -> ProblemT:
     """A problem like `problem`, with some of its arguments changed; its captured model is kept where it still fits.
 
     Parameters
@@ -386,7 +388,8 @@ def remake(problem: Problem, **changes: Any) -> Problem:
         return type(problem)(**{key: changes[key] if key in changes else problem._argument(key) for key in known})
     out = object.__new__(type(problem))
     reached = reach(problem.f)
-    as_before = reached is problem._reached or (reached is not None and reached.key == problem._reached.key)
+    before = problem._reached
+    as_before = reached is before or (reached is not None and before is not None and reached.key == before.key)
     out._prepare(
         problem.functions,
         problem._changed_state(changes),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class EnsembleProblem:
     >>> sol = solve(ensemble, Tsit5(), saveat=1.0)
     """
 
-    ensemble: ClassVar[bool] = True
+    ensemble: ClassVar[Literal[True]] = True
 
     def __init__(self, problem: Problem, u0: Any = None, p: Any = None) -> None:
         check_problem(problem)

@@ -38,10 +38,10 @@ def run_with_autograd(
 ) -> Solution:
     """Solve a torch problem; the states carry a gradient where one of the inputs asks for it."""
     span, leaves = problem.span, problem.tensors
-    in_tensor = saveat is not None and is_tensor(saveat) and saveat.ndim == 1
-    if in_tensor and saveat.device != problem.u0.device:
-        saveat = saveat.to(problem.u0.device)
-    times = (span.start_tensor, span.end_tensor, saveat if in_tensor and saveat.requires_grad else None)
+    saved = saveat if isinstance(saveat, torch.Tensor) and saveat.ndim == 1 else None
+    if saved is not None and saved.device != problem.u0.device:
+        saved = saved.to(problem.u0.device)
+    times = (span.start_tensor, span.end_tensor, saved if saved is not None and saved.requires_grad else None)
     in_transform = transforming()
     wants_u0 = in_transform or problem.u0.requires_grad
     wants_p = in_transform or any([x.requires_grad for x in leaves])  # noqa: C419  (a generator takes longer)
@@ -72,7 +72,7 @@ def run_with_autograd(
         if save_idxs is not options.save_idxs:
             states = states.reshape(len(states), -1)[:, torch.from_numpy(save_idxs).to(states.device)]
     raw = call.raw
-    t = saveat.to(problem.u0.dtype) if in_tensor and len(saveat) == len(raw.t) else None
+    t = saved.to(problem.u0.dtype) if saved is not None and len(saved) == len(raw.t) else None
     return Solution(problem, raw, states, t, engine.name, algorithm_name(algorithm, raw), call.sensealg, save_idxs)
 
 
@@ -90,8 +90,12 @@ class _Call:
 
     __slots__ = (
         "problem", "arrays", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "times_move", "members", "request", "raw",
-        "pullback",
+        "pullback", "method",
     )  # fmt: skip
+
+    request: SolveRequest
+    raw: RawSolution
+    pullback: Pullback
 
     def __init__(
         self,
@@ -109,14 +113,12 @@ class _Call:
         self.algorithm = algorithm
         self.options = options
         self.sensealg = sensealg
+        self.method = "" if sensealg is None else sensealg.name
         self.engine = engine
         self.wants = wants
         self.times_given = times_given
         self.times_move = times_move
         self.members: Sequence[_Call] = ()  # inside vmap, one for each member of the batch
-        self.request: SolveRequest | None = None
-        self.raw: RawSolution | None = None
-        self.pullback: Pullback | None = None
 
     def copy(self) -> _Call:
         """Another call of the same kind, not yet made."""
@@ -172,7 +174,7 @@ class _Call:
         plain = self.engine.solve(self.request.again(sensealg=None, wants=frozenset()))
         if plain.retcode not in SUCCESS:
             return
-        name, retcode = self.sensealg.name, self.raw.retcode
+        name, retcode = self.method, self.raw.retcode
 
         def refuse(du: Any) -> Gradients:
             raise GradientFailed(
@@ -200,7 +202,7 @@ class _Call:
         GradientFailed
             If the forward solve gave up, or something is not finite.
         """
-        name = self.sensealg.name
+        name = self.method
         if self.raw.retcode not in SUCCESS:
             raise GradientFailed(name, f"the solve itself stopped with retcode {self.raw.retcode}", "A partial solution has no gradient")
         cotangent = self.arrays.like(grad, self.raw.u)
@@ -249,9 +251,9 @@ class _Call:
         mass_matrix = self.problem.mass_matrix
         return du if mass_matrix is None else np.linalg.solve(dense(mass_matrix), du)
 
-    def time_gradients(self, grad: torch.Tensor, du0: Any, moves: tuple[bool, ...]) -> list[torch.Tensor]:
+    def time_gradients(self, grad: torch.Tensor, du0: Any, moves: Sequence[bool]) -> list[torch.Tensor]:
         """Gradients with respect to those of the start, the end and the saved times that move."""
-        span, at, rhs = self.problem.span, self.raw.t, self._slope
+        span, at, rhs, saveat = self.problem.span, self.raw.t, self._slope, self.options.saveat
         g = self.arrays.like(grad, self.raw.u)
 
         def flow(i: int) -> float:
@@ -267,8 +269,8 @@ class _Call:
         if moves[1]:
             last = flow(len(at) - 1) if not self.times_given and at[-1] == span.end else 0.0
             found.append(span.end_tensor.new_tensor(last))
-        if moves[2]:
-            later = [0.0] * (len(self.options.saveat) - len(at))  # than an event that ended the solve
+        if moves[2] and saveat is not None:
+            later = [0.0] * (len(saveat) - len(at))  # than an event that ended the solve
             found.append(self.problem.u0.new_tensor([*(flow(i) for i in range(len(at))), *later]))
         return found
 
@@ -382,7 +384,7 @@ class _Pullback(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.sensealg = inputs[0].sensealg.name
+        ctx.sensealg = inputs[0].method
 
     @staticmethod
     def backward(ctx, *grads):

@@ -45,7 +45,7 @@ def solve_ensemble(
         options["saveat"] = np.array([span.end]) if span.end_tensor is None else span.end_tensor.reshape(1)
     if not (progress is True or progress is False or callable(progress)):
         raise TypeError(f"progress must be True, False or a function of the members solved, not {progress!r}")
-    report = _Bar(len(ensemble)) if progress is True else progress or (lambda done: None)
+    report: Callable[[int], object] = _Bar(len(ensemble)) if progress is True else progress or (lambda done: None)
     try:
         if isinstance(ensemblealg, EnsembleGPUKernel):
             from .ensemble_kernel import solve_in_kernel
@@ -77,13 +77,14 @@ def _solve_one_by_one(
     algorithm: Any,
     ensemblealg: EnsembleSerial | EnsembleThreads,
     options: dict[str, Any],
-    report: Callable[[int], None],
+    report: Callable[[int], object],
 ) -> EnsembleSolution:
     problem, engine = ensemble.problem, get_engine(options["engine"])
     options |= {"engine": engine, "dense": False if options["dense"] is None else options["dense"], "throw": False}
     if np.ndim(options["saveat"]) == 0:
         options["saveat"] = save_times(options["saveat"], *problem.tspan)
-    times = np.asarray(options["saveat"].detach().cpu() if is_tensor(options["saveat"]) else options["saveat"], np.float64)
+    saveat: Any = options["saveat"]
+    times = np.asarray(saveat.detach().cpu() if is_tensor(saveat) else saveat, np.float64)
     states, parameters = ensemble.rows()
     # One step of autograd for all members, rather than one for each.
     states, parameters = (tuple(x.unbind(0)) if is_tensor(x) else x for x in (states, parameters))

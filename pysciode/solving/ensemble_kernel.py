@@ -55,7 +55,7 @@ def solve_in_kernel(
     algorithm: Any,
     ensemblealg: EnsembleGPUKernel,
     options: dict[str, Any],
-    report: Callable[[int], None],
+    report: Callable[[int], object],
 ) -> EnsembleSolution:
     """Solve all members in kernels.
 
@@ -69,7 +69,7 @@ def solve_in_kernel(
     problem = ensemble.problem
     chosen = _check_algorithm(check_algorithm(algorithm))
     engine = get_engine(options.pop("engine"))
-    checked = _check_options(problem, options)
+    checked, times = _check_options(problem, options)
     _check_gradients(ensemble, options["saveat"])
     model = _scalar_model(problem)
     if chosen in _WRONG_STAGE and depends_on_time(model):
@@ -77,19 +77,19 @@ def solve_in_kernel(
             f"DiffEqGPU's {chosen} takes one of its stages at a wrong time, and is not accurate where the model depends on the "
             "time, as this one does: take Rodas4() or Rodas5P()"
         )
-    if engine.name != "julia":
+    from ..engines.julia.engine import JuliaEngine
+
+    if not isinstance(engine, JuliaEngine):
         raise EngineUnavailable("EnsembleGPUKernel")
     require_extra("ensembles", "EnsembleGPUKernel")
     engine.start()
     handle = _handle(engine, lower_static(model, problem.dtype, derivatives=chosen in IMPLICIT), problem.n)
-    states, outcomes, reached = _run(engine, handle, ensemble, chosen, checked, report)
+    states, outcomes, reached = _run(engine, handle, ensemble, chosen, checked, times, report)
     reached = np.where(outcomes == 1, problem.tspan[1], reached.astype(np.float64))
     shaped = states.reshape(*states.shape[:2], *problem.shape)
     if checked.save_idxs is not None:
         shaped = states[:, :, checked.save_idxs]
-    return EnsembleSolution(
-        ensemble, checked.saveat, shaped, _RETCODES[outcomes], reached, chosen, ensemblealg, engine.name, checked.save_idxs
-    )
+    return EnsembleSolution(ensemble, times, shaped, _RETCODES[outcomes], reached, chosen, ensemblealg, engine.name, checked.save_idxs)
 
 
 def _check_algorithm(algorithm: Algorithm | None) -> str:
@@ -102,8 +102,8 @@ def _check_algorithm(algorithm: Algorithm | None) -> str:
     return algorithm.name
 
 
-def _check_options(problem: Problem, given: dict[str, Any]) -> SolveOptions:
-    """The options, of which the kernels know a few."""
+def _check_options(problem: Problem, given: dict[str, Any]) -> tuple[SolveOptions, np.ndarray]:
+    """The options, of which the kernels know a few, and the times to save at."""
     sensealg = given.pop("sensealg")
     known = ("saveat", "rtol", "atol", "dt", "dtmax", "maxiters", "save_idxs")
     absent = {"adaptive": True, "dense": None, "tstops": None, "dtmin": None, "callback": None, "internalnorm": None}
@@ -111,11 +111,13 @@ def _check_options(problem: Problem, given: dict[str, Any]) -> SolveOptions:
         if name not in known and value is not absent.get(name) and not (name == "dense" and value is False):
             raise ValueError(f"{name} can't be given with EnsembleGPUKernel: take EnsembleThreads()")
     options = solve_options(problem, **{name: given[name] for name in known}, dense=False)
+    if options.saveat is None:
+        raise ValueError("saveat must be given with EnsembleGPUKernel")
     if not isinstance(options.atol, float):
         raise ValueError("atol must be one number with EnsembleGPUKernel")
     if problem.mass_matrix is not None:
         raise ValueError("mass_matrix: EnsembleGPUKernel solves explicit equations only; take EnsembleThreads()")
-    return options
+    return options, options.saveat
 
 
 def _check_gradients(ensemble: EnsembleProblem, saveat: Any) -> None:
@@ -176,7 +178,8 @@ def _run(
     ensemble: EnsembleProblem,
     algorithm: str,
     options: SolveOptions,
-    report: Callable[[int], None],
+    times: np.ndarray,
+    report: Callable[[int], object],
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """States ``(N, k, n)``, and for each member the number of its outcome and the time that it reached."""
     problem, count = ensemble.problem, len(ensemble)
@@ -186,7 +189,7 @@ def _run(
         "dtype": problem.dtype.name,
         "algorithm": algorithm,
         "tspan": list(map(float, problem.tspan)),
-        "saveat": options.saveat,
+        "saveat": times,
         "reltol": options.rtol,
         "abstol": options.atol,
         "dt": options.dt,
@@ -194,9 +197,10 @@ def _run(
         "maxiters": options.maxiters,
         "np": problem.layout.size,
     }
-    shape = (count, len(options.saveat), problem.n)
-    if problem.device is not None:
-        return _on_device(engine, arguments, ensemble, options, shape, report)
+    shape = (count, len(times), problem.n)
+    device = problem.device
+    if device is not None:
+        return _on_device(engine, device, arguments, ensemble, options, shape, report)
     in_torch = is_tensor(u0)
     u0, p = (np.ascontiguousarray(x.numpy(force=True) if in_torch else x, problem.dtype) for x in (u0, p))
     u = np.full(shape, np.nan, problem.dtype)
@@ -226,11 +230,12 @@ def _run(
 
 def _on_device(
     engine: JuliaEngine,
+    device: str,
     arguments: dict[str, Any],
     ensemble: EnsembleProblem,
     options: SolveOptions,
     shape: tuple[int, ...],
-    report: Callable[[int], None],
+    report: Callable[[int], object],
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """One kernel for all members, over torch's own memory."""
     import torch
@@ -242,8 +247,8 @@ def _on_device(
     arrays = {"u0": u0, "p": p, "u": u, "outcomes": outcomes, "reached": reached}
     rows = {"count": shape[0], "u0_rows": len(u0), "p_rows": len(p)}
     request = SolveRequest(problem, problem.flat_values(), problem.tspan, None, options)
-    engine.devices.prepare(request)  # waits for torch's part too
+    engine.devices.prepare(request, device)  # waits for torch's part too
     addresses = {name: x.data_ptr() for name, x in arrays.items()}
-    engine.command("solve_members", arguments | rows | addresses | device_arguments(problem.device))
+    engine.command("solve_members", arguments | rows | addresses | device_arguments(device))
     report(shape[0])
     return u, outcomes.numpy(force=True), reached.numpy(force=True)

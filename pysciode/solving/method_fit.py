@@ -72,7 +72,7 @@ def warn_of_gradients(problem: Problem, algorithm: Algorithm | None, sensealg: S
         return
     if sensealg.reads_dense_output and is_coarse(algorithm):
         warn_of_coarse_output(problem, algorithm.name, "the adjoint reads")
-    limit = COARSE_GRADIENTS.get(algorithm.name, COARSE_GRADIENTS.get(algorithm.family, 0.0))
+    limit = COARSE_GRADIENTS.get(algorithm.name, COARSE_GRADIENTS.get(algorithm.family or "", 0.0))
     if rtol <= limit:
         _say(
             problem,

@@ -161,7 +161,7 @@ _REFUSED = {
 """SciML's keywords that would be ignored or contradict what is asked for here, each with the way out."""
 
 
-def check_extra(extra: dict[str, Any]) -> None:
+def check_extra(extra: Mapping[str, Any]) -> None:
     """Refuse options that would be ignored.
 
     Raises
@@ -194,7 +194,8 @@ class ProgressBar:
         from tqdm import tqdm
 
         self._start, self._end = start, end
-        self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| t = {postfix[0]:g} [{elapsed}<{remaining}]", postfix=[start])
+        time: Any = [start]
+        self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| t = {postfix[0]:g} [{elapsed}<{remaining}]", postfix=time)
 
     def __call__(self, t: float) -> None:
         self._bar.postfix[0] = t
@@ -218,7 +219,7 @@ def solve_options(
     adaptive: bool = True,
     save_idxs: Any = None,
     dense: bool | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], object] | None = None,
     callback: Any = None,
     internalnorm: Callable[[Any], float] | None = None,
     initializealg: Any = None,

@@ -165,10 +165,9 @@ def solve(
         "internalnorm": internalnorm,
         "initializealg": initializealg,
     }
-    many = getattr(problem, "ensemble", None)
-    if many is None:
+    if not hasattr(problem, "ensemble"):
         raise TypeError(f"problem must be an ODEProblem or an EnsembleProblem, not {type(problem).__name__}")
-    if many:
+    if problem.ensemble is True:
         from .ensemble import solve_ensemble
 
         options = asked | {"engine": engine} | solver_options
@@ -182,7 +181,7 @@ def solve(
         run = _run_with_autograd() if problem.is_torch else run_numpy
         solution = run(problem, *prepared, sensealg, backend, saveat)
     finally:
-        if progress is True:
+        if isinstance(bar, ProgressBar):
             bar.close()
     if throw and solution.retcode not in SUCCESS:
         _raise_index_error(problem, solution)

@@ -24,7 +24,7 @@ def share(
     run: Callable[[int, int], None],
     mode: Callable[[], Any] | None,
     workers: int,
-    report: Callable[[int], None],
+    report: Callable[[int], object],
     first: int = 1,
 ) -> None:
     """Have threads do ``run(start, stop)`` for all of ``0 … count``, part by part.
@@ -39,7 +39,10 @@ def share(
         Members of the first part, which is this thread's own: what is made once for all members is made there.
     """
     parts = _Parts(count, workers)
-    start, stop = parts.take(first)
+    part = parts.take(first)
+    if part is None:
+        return
+    start, stop = part
     run(start, stop)
     parts.finish(stop - start)
     report(parts.done)
@@ -64,7 +67,7 @@ def _work(
     run: Callable[[int, int], None],
     mode: Callable[[], Any],
     size: int,
-    report: Callable[[int], None] | None = None,
+    report: Callable[[int], object] | None = None,
 ) -> None:
     """Do parts while there are any, each of about the time that is worth its handing out."""
     with mode():

@@ -15,7 +15,8 @@ import pysciode as ps
 from pysciode.capture.parts import FLOATS, NOTHING, NUMBERS
 from pysciode.capture.reach import Reached
 from pysciode.capture.substituted import Substituted
-from pysciode.compat.scipy.model import _functions
+from pysciode.compat.scipy.model import Form, _functions, model_of
+from pysciode.graphs.captured_model import ScalarModel
 
 RATE = 1.0
 MATRIX = np.array([[-1.0, 0.0], [0.0, -2.0]])
@@ -110,6 +111,14 @@ def test_integers_may_be_sizes_and_branches_may_depend_on_parameters():
 def test_positions_count_and_not_names():
     np.testing.assert_allclose(end(lambda u, p, t: -t * p, args=(2.0,)), decayed(2.0, 2.0), rtol=1e-7)
     np.testing.assert_allclose(end(lambda y, t: -t), decayed(1.0, 1.0), rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [float, complex])
+@pytest.mark.parametrize("fun", [by_helper, by_matrix, by_settings])
+def test_ordinary_functions_are_captured_without_an_engine(fun, dtype):
+    model, _ = model_of(fun, (), np.array([1.0, 2.0], dtype), 0.0, Form(2, dtype is complex))
+    assert not model.in_python
+    assert isinstance(model.problem.model, ScalarModel)
 
 
 @pytest.mark.usefixtures("on_julia")

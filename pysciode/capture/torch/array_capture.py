@@ -185,12 +185,13 @@ def _cut_gradients(graph: torch.fx.GraphModule) -> None:
 
 def _rewrite_copy(graph: torch.fx.GraphModule, node: torch.fx.Node) -> None:
     """``copy(to, source)``, which torch can't differentiate, becomes a conversion and an expansion of the source."""
-    source, to = node.args[1], node.meta["val"]
+    args: tuple[Any, ...] = node.args
+    source, to = args[1], node.meta["val"]
     with graph.graph.inserting_before(node):
         if source.meta["val"].dtype != to.dtype:
             source = graph.graph.call_function(torch.ops.aten._to_copy.default, (source,), {"dtype": to.dtype})
         new = graph.graph.call_function(torch.ops.aten.expand.default, (source, list(to.shape)))
-    for made in {source, new} - {node.args[1]}:
+    for made in {source, new} - {args[1]}:
         made.meta.update(node.meta)
     node.replace_all_uses_with(new)
     graph.graph.erase_node(node)

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx
+import torch.fx.traceback
 import torch.utils._pytree as pytree
 
 from ...errors import CaptureError
 from ...graphs.node_source import user_line
 from .trace import make_graph
 
-try:
+_SUPPORTED = find_spec("torch._subclasses.complex_tensor") is not None  # since torch 2.10
+if TYPE_CHECKING or _SUPPORTED:
     from torch._subclasses.complex_tensor import ComplexTensor
-except ImportError:  # before torch 2.10
-    ComplexTensor = None
 
 aten = torch.ops.aten
 _TRANSFORMS = (aten._fft_r2c.default, aten._fft_c2r.default, aten._fft_c2c.default)
@@ -40,7 +41,7 @@ def in_real_parts(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -
     CaptureError
         For Fourier transforms of more than `LONGEST` points.
     """
-    if ComplexTensor is None or not any(map(is_complex, graph.graph.nodes)):
+    if not _SUPPORTED or not any(map(is_complex, graph.graph.nodes)):
         return graph
     # Made here, outside of the trace, which takes them for constants then.
     matrices, constants = {}, {}
@@ -136,7 +137,7 @@ def _is_real(x: Any) -> bool:
 
 def _promoted(x: Any, like: torch.Tensor | None = None) -> Any:
     """A complex tensor of a real one, or of a complex number that meets the tensor `like`; anything else as it is."""
-    if isinstance(x, complex):
+    if isinstance(x, complex) and like is not None:
         real = like.re if isinstance(like, ComplexTensor) else like
         return ComplexTensor(torch.full_like(real, x.real), torch.full_like(real, x.imag))
     if not isinstance(x, torch.Tensor) or isinstance(x, ComplexTensor) or not x.is_floating_point():
@@ -152,9 +153,10 @@ def _along(x: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
 
 def _matrices(node: torch.fx.Node) -> dict[tuple, torch.Tensor]:
     """Real and imaginary parts of the transforms' matrices, by the number of points."""
-    x, axes = node.args[0].meta["val"], node.args[1]
+    args: tuple[Any, ...] = node.args
+    x, axes = args[0].meta["val"], args[1]
     lengths = {x.shape[a] for a in axes}
-    halved = node.args[3] if node.target is aten._fft_c2r.default else None
+    halved = args[3] if node.target is aten._fft_c2r.default else None
     out = {}
     for n in lengths | ({halved} if halved else set()):
         if n > LONGEST:

@@ -65,8 +65,10 @@ def _clamp_max(x: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
 
 
 def _clamp(x: torch.Tensor, min: torch.Tensor | None = None, max: torch.Tensor | None = None) -> Any:
-    if min is None or max is None:
-        return _clamp_max(x, max) if min is None else _clamp_min(x, min)
+    if max is None and min is not None:
+        return _clamp_min(x, min)
+    if min is None and max is not None:
+        return _clamp_max(x, max)
     return NotImplemented
 
 

@@ -107,5 +107,5 @@ def _jvp_by_transposition(
     f: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], tangents: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``torch.func.jvp`` as the transpose of the linear map that ``torch.func.vjp`` is."""
-    out, pullback = torch.func.vjp(f, *inputs)
+    out, pullback = torch.func.vjp(f, *inputs)[:2]
     return out, torch.func.vjp(pullback, torch.zeros_like(out))[1](tuple(tangents))[0]

@@ -173,7 +173,7 @@ def check_jacobian(jac: Any, t0: float, y0: np.ndarray, args: tuple[Any, ...]) -
     """
     if jac is None:
         return
-    matrix = jac(t0, y0.copy(), *args) if callable(jac) else jac
+    matrix: Any = jac(t0, y0.copy(), *args) if callable(jac) else jac
     shape = matrix.shape if hasattr(matrix, "shape") else np.shape(matrix)  # NumPy gives sparse matrices none
     expected = (y0.size, y0.size)
     if shape != expected:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Number
 from typing import Any
 
@@ -125,9 +125,13 @@ class Complex:
 def _of(x: Any) -> Any:
     if isinstance(x, Complex):
         return x
-    if isinstance(x, (Number, np.number)) or hasattr(x, "graph"):
+    if _has_parts(x):
         return Complex(x.real, x.imag)
     return NotImplemented
+
+
+def _has_parts(x: Any) -> bool:
+    return isinstance(x, (Number, np.number)) or hasattr(x, "graph")
 
 
 def _is_zero(x: Any) -> bool:
@@ -155,8 +159,8 @@ class ComplexArray(np.ndarray):
         return _imag(self).view(ComplexArray)
 
 
-_real = np.frompyfunc(lambda x: Complex(x.real), 1, 1)
-_imag = np.frompyfunc(lambda x: Complex(x.imag), 1, 1)
+_real: Any = np.frompyfunc(lambda x: Complex(x.real), 1, 1)
+_imag: Any = np.frompyfunc(lambda x: Complex(x.imag), 1, 1)
 
 
 def pairs(u: Sequence[Any]) -> ComplexArray:
@@ -171,6 +175,6 @@ def whole(x: Sequence[Any]) -> ComplexArray:
     return out.view(ComplexArray)
 
 
-def parts(x: Sequence[Any]) -> list[Any]:
+def parts(x: Iterable[Any]) -> list[Any]:
     """Real and imaginary parts in turn."""
     return [part for y in x for part in (y.real, y.imag)]

@@ -58,24 +58,25 @@ class DenseSolution(OdeSolution):
         return y[0] if t.ndim == 0 else y.T
 
     def _states(self, times: np.ndarray) -> np.ndarray:
-        if self._solution is None:
+        solution = self._solution
+        if solution is None:
             return np.tile(self._y0, (len(times), 1))
         inside = np.clip(times, self.t_min, self.t_max)
-        y = np.ascontiguousarray(self._solution(inside))
+        y = np.ascontiguousarray(solution(inside))
         for there in (times < self.t_min, times > self.t_max):
             if there.any():
-                y[there] = self._beyond(inside[there], times[there])
+                y[there] = self._beyond(solution, inside[there], times[there])
         return y
 
-    def _beyond(self, end: np.ndarray, times: np.ndarray) -> np.ndarray:
+    def _beyond(self, solution: Solution, end: np.ndarray, times: np.ndarray) -> np.ndarray:
         """The cubic through values and slopes at the end and as far inside as `times` lie outside, or a step if that is more."""
         first, last = self.ts_sorted[:2], self.ts_sorted[-2:]
         step = (first if end[0] == self.t_min else last) @ [-1.0, 1.0]
         other = np.clip(end - np.sign(times - end) * np.maximum(step, np.abs(times - end)), self.t_min, self.t_max)
         h = (other - end)[:, None]
         s = (times - end)[:, None] / h
-        y0, y1 = self._solution(end), self._solution(other)
-        d0, d1 = h * self._solution(end, derivative=1), h * self._solution(other, derivative=1)
+        y0, y1 = solution(end), solution(other)
+        d0, d1 = h * solution(end, derivative=1), h * solution(other, derivative=1)
         rise = y1 - y0
         return y0 + s * (d0 + s * (3 * rise - 2 * d0 - d1 + s * (d0 + d1 - 2 * rise)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def events_of(events: Any) -> tuple[Event, ...]:
 class _Posed(ContinuousCallback):
     """An event whose condition is a captured model already."""
 
-    posed: Problem | None = None
+    posed: Problem = field(kw_only=True)
     stop_after: int = 0
 
     def request(self, problem: Problem) -> EventRequest:
@@ -157,9 +157,11 @@ class Events:
             elif event.stop_after:
                 found = next(stopping)
                 t, y = np.append(start[0], found.t), np.vstack([start[1], found.u.view(self._y0.dtype)])
-            else:
+            elif sol is not None:  # which is there wherever an event does not end the solve
                 t = self._roots(event, solution, sol)
                 y = sol(t).T
+            else:
+                t, y = start
             times.append(t)
             states.append(y if len(t) else np.empty(0))
         return times, states
@@ -295,7 +297,7 @@ def _root(
     def g(t: float) -> float:
         return known[t] if t in known else float(event(t, sol(t), *args))
 
-    return brentq(g, *times.tolist(), xtol=4 * EPS, rtol=4 * EPS)
+    return brentq(g, *times.tolist(), xtol=4 * EPS, rtol=4 * EPS)  # pyright: ignore[reportReturnType]
 
 
 def _occurs_at(event: Event, args: tuple[Any, ...], y0: np.ndarray, t0: float, end: float, slope: Callable[[], np.ndarray]) -> bool:

@@ -180,14 +180,19 @@ def model_of(
         outline = (form, reached.key)
         level = known.levels.find(outline)
         if level is None:
-            model, reached, level = _capture(known, fun, args, y0, t0, form, NUMBERS)
-            known.levels.keep(outline, level)
-        elif level != IN_PYTHON:
+            found = _capture(known, fun, args, y0, t0, form, NUMBERS)
+            known.levels.keep(outline, IN_PYTHON if found is None else found[1].level)
+        elif level == IN_PYTHON:
+            found = None
+        else:
             reached = reached if level == NUMBERS else Reached(fun, args, level)
             model = known.models.find((form, reached.key))
             if model is None or (reached.opaque and _differs(model, fun, args, y0, t0, reached)):
-                model, reached, level = _capture(known, fun, args, y0, t0, form, level)
-        if level != IN_PYTHON:
+                found = _capture(known, fun, args, y0, t0, form, level)
+            else:
+                found = model, reached
+        if found is not None:
+            model, reached = found
             return model, reached.flat()
         if not known.warned:
             known.warned = True
@@ -205,7 +210,7 @@ class Call:
 
     def jacobian(self, t: float, y: np.ndarray) -> np.ndarray:
         """`jac`, a function or a matrix, as a matrix of real numbers."""
-        matrix = self.jac(t, y, *self.args) if callable(self.jac) else self.jac
+        matrix: Any = self.jac(t, y, *self.args) if callable(self.jac) else self.jac
         matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
         if y.dtype.kind != "c":
             return matrix.reshape(y.size, y.size)
@@ -258,8 +263,8 @@ def _code(fun: Any) -> CodeType | None:
 
 def _capture(
     known: _Function, fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: float, form: Form, least: int
-) -> tuple[Any, Reached | None, int]:
-    """The model at the first level that will do, with what was reached; or None and `IN_PYTHON`."""
+) -> tuple[Model, Reached] | None:
+    """The model at the first level that will do, with what was reached; None if `fun` must stay in Python."""
     form.call(fun, t0, y0.copy(), args)  # what is wrong with `fun` itself comes out here
     for level in range(least, IN_PYTHON):
         reached = Reached(fun, args, level)
@@ -272,8 +277,8 @@ def _capture(
             continue
         model = Model(_problem(form, captured, len(reached.flat())), form, False)
         known.models.keep((form, reached.key), model)
-        return model, reached, level
-    return None, None, IN_PYTHON
+        return model, reached
+    return None
 
 
 def _trace(fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: float, form: Form, reached: Reached) -> ScalarModel:
@@ -302,7 +307,7 @@ def _trace(fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: float, form: For
     # Beside the start, where much may happen to vanish, a point near it.
     near = start + (0.1 * np.abs(start) + 0.01) * np.random.default_rng(0).uniform(-1.0, 1.0, start.shape)
     for u in (start, near):
-        check_capture(model, on_numbers, u, layout, leaves, t0)
+        check_capture(model, on_numbers, u, layout, leaves, t0, start.shape)
     return model
 
 
@@ -362,6 +367,8 @@ def _differs(model: Model, fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: 
     from ...lowering.scalars.python_function import evaluate
 
     captured = model.problem.model
+    if not isinstance(captured, ScalarModel):
+        return True
     found = evaluate(captured, y0.view(float), reached.flat(), t0)
     expected = _floats(model.form.call(fun, t0, y0.copy(), args))
     return not np.allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max(initial=0.0), equal_nan=True)

@@ -73,8 +73,11 @@ def _dense(func: Callable[..., Any], y0: Any, t0: Any, t1: Any, settings: dict[s
             states = states + _slopes(func, form, times, states) * moved.to(states.real.dtype)
         return form.parts(states.reshape((*times.shape, *states.shape[1:])))
 
-    job, u0 = job_of(func, y0, span, settings)
-    if job is None or (torch.is_grad_enabled() and (u0.requires_grad or job.adapter.tensors())):
+    posed = job_of(func, y0, span, settings)
+    if posed is None:
+        return by_solving
+    job, u0 = posed
+    if torch.is_grad_enabled() and (u0.requires_grad or job.adapter.tensors()):
         return by_solving
     solution = job.every_step(u0, start, end)
     if not solution.success:

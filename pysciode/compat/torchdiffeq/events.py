@@ -101,7 +101,7 @@ def _first_change(solution: Solution, condition: Callable[[float, torch.Tensor],
 def _refined(condition: Callable[[float], float], left: float, right: float, value: float) -> float:
     """The place between `left` and `right` where the condition stops being positive; `value` is that at `right`."""
     if value < 0 and condition(left) > 0:
-        return brentq(condition, left, right, xtol=1e-14 * max(abs(left), abs(right), 1e-300), rtol=1e-14)
+        return brentq(condition, left, right, xtol=1e-14 * max(abs(left), abs(right), 1e-300), rtol=1e-14)  # pyright: ignore[reportReturnType, reportArgumentType]
     # It may be zero all the way from there, or have no value.
     while abs(right - left) > 1e-15 * max(abs(left), abs(right)):
         middle = left + (right - left) / 2

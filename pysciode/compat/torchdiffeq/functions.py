@@ -67,6 +67,8 @@ class Adapter:
         ``f(u, p, t)`` on the real tensor of the form; what problems are posed of.
     """
 
+    _reached: Reached
+
     def __init__(self, func: Callable[..., Any], form: Form, known: Known) -> None:
         self.func = func
         self.form = form
@@ -74,7 +76,6 @@ class Adapter:
         setattr(self.f, ADAPTER, self)
         share(self.f, known.captures)
         self._known = known
-        self._reached: Reached | None = None
 
     @classmethod
     def of(cls, func: Callable[..., Any], form: Form) -> Adapter:
@@ -305,7 +306,7 @@ def _model(func: Callable[..., Any], form: Form) -> Callable[..., torch.Tensor]:
     if form.is_plain:
         shape, dtype = form.shape, form.dtype
 
-        def f(u, p, t):
+        def f(u: Any, p: Any, t: Any) -> Any:
             du = func(t, u)
             # Symbols go through as they are, and most tensors too.
             if not hasattr(du, "requires_grad") or (du.shape == shape and du.dtype == dtype):
@@ -314,7 +315,7 @@ def _model(func: Callable[..., Any], form: Form) -> Callable[..., torch.Tensor]:
 
     else:
 
-        def f(u, p, t):
+        def f(u: Any, p: Any, t: Any) -> Any:
             return form.real(func(t.to(form.dtype) if form.is_half else t, form.user(u)))
 
     return f
@@ -328,6 +329,7 @@ def _leaves(x: torch.Tensor, stops: list[Any]) -> Iterator[torch.Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            yield variable
         waiting += [following for following, _ in node.next_functions]

@@ -127,9 +127,10 @@ def algorithm_of(method: Any, options: Mapping[str, Any]) -> tuple[Kind, Algorit
     if method is None:
         method = "dopri5"
     if isinstance(method, str):
-        for kind, table in (("adaptive", ADAPTIVE), ("fixed", FIXED)):
-            if method in table:
-                return kind, check_algorithm(table[method])
+        if method in ADAPTIVE:
+            return "adaptive", check_algorithm(ADAPTIVE[method])
+        if method in FIXED:
+            return "fixed", check_algorithm(FIXED[method])
         if method in NEWER:
             return NEWER[method][0], check_algorithm(NEWER[method][1])
         if method == "scipy_solver":

@@ -180,10 +180,11 @@ def _odeint(func: Any, y0: Any, t: Any, rtol: Any, atol: Any, method: Any, optio
         return _there(func, y0, t, settings, event_fn, adjoint)
     if adjoint is not None:
         adjoint.check(func, method, options)
-    job, u0 = _prepared(func, y0, t, settings, event_fn, adjoint)
-    if isinstance(job, str):
-        warn_handed_over(func, job)
+    prepared = _prepared(func, y0, t, settings, event_fn, adjoint)
+    if isinstance(prepared, str):
+        warn_handed_over(func, prepared)
         return _there(func, y0, t, settings, event_fn, adjoint)
+    job, u0 = prepared
     form, t = job.adapter.form, widened(t)
     if event_fn is not None:
         from .events import solve_to_event
@@ -195,7 +196,7 @@ def _odeint(func: Any, y0: Any, t: Any, rtol: Any, atol: Any, method: Any, optio
 
 def _prepared(
     func: Any, y0: Any, t: Any, settings: dict[str, Any], event_fn: Any = None, adjoint: _Adjoint | None = None
-) -> tuple[Job | str, torch.Tensor | None]:
+) -> tuple[Job, torch.Tensor] | str:
     """What is to be solved and the real initial state; or why Julia can't solve it."""
     check_state(y0)
     check_times(t)
@@ -203,29 +204,29 @@ def _prepared(
         raise ValueError(f"len(t) must be 2 with an event_fn, not {len(t)}")
     reason = not_here(func, y0, t)
     if reason is not None:
-        return reason, None
+        return reason
     method = method_of(settings["method"], settings["options"], func, y0, t, event=event_fn is not None)
     reason = method.not_here or (adjoint.not_here if adjoint is not None else None)
     if reason is not None:
-        return reason, None
+        return reason
     form, u0 = Form.of(y0)
     adapter = Adapter.of(func, form)
     rtol, atol = (tolerance(settings[name], name, form) for name in ("rtol", "atol"))
     if u0.numel():
         adapter.look(t[0].item(), u0)
         if adapter.not_here is not None:
-            return adapter.not_here, None
+            return adapter.not_here
         if u0.device.type != "cpu" and (adapter.in_python or method.norm is not None):
-            return f"a function that stays in Python, of tensors on {u0.device}", None
+            return f"a function that stays in Python, of tensors on {u0.device}"
         rtol = rtol if isinstance(rtol, float) else float(rtol.min())
     found = None if adjoint is None else adjoint.on_julia(func, settings["method"])
     return Job(adapter, method, rtol, atol, found, get_engine()), u0
 
 
-def job_of(func: Any, y0: Any, t: Any, settings: dict[str, Any]) -> tuple[Job | None, torch.Tensor | None]:
+def job_of(func: Any, y0: Any, t: Any, settings: dict[str, Any]) -> tuple[Job, torch.Tensor] | None:
     """What is to be solved and the real initial state; None for what Julia can't solve."""
-    job, u0 = _prepared(func, y0, t, settings)
-    return (None, None) if isinstance(job, str) else (job, u0)
+    prepared = _prepared(func, y0, t, settings)
+    return None if isinstance(prepared, str) else prepared
 
 
 def _there(func: Any, y0: Any, t: Any, settings: dict[str, Any], event_fn: Any, adjoint: _Adjoint | None) -> Any:

@@ -11,7 +11,7 @@ from ...errors import EngineUnavailable
 from .methods import algorithm_of, is_torchdiffeqs
 
 ODEINT, ODEINT_ADJOINT = torchdiffeq.odeint, torchdiffeq.odeint_adjoint
-ODEINT_DENSE = getattr(torchdiffeq, "odeint_dense", None) or getattr(torchdiffeq._impl, "odeint_dense", None)
+ODEINT_DENSE: Any = getattr(torchdiffeq, "odeint_dense", None) or getattr(torchdiffeq._impl, "odeint_dense", None)
 ODEINT_EVENT = torchdiffeq.odeint_event
 
 

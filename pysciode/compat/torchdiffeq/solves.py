@@ -57,12 +57,13 @@ class Job:
 
     def states(self, u0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The real states at the times `t`, shape ``(len(t), *u0.shape)``; they carry gradients."""
+        steps = self.method.steps
         if len(t) == 1:
             states = u0[None]
         elif u0.numel() == 0:
             states = u0.expand(len(t), *u0.shape)
-        elif self.method.steps is not None and self.method.linear:
-            states = self._on_lines(u0, t)
+        elif steps is not None and self.method.linear:
+            states = self._on_lines(u0, t, steps)
         elif self.method.jumps:
             states = self._over_jumps(u0, t)
         else:
@@ -77,9 +78,9 @@ class Job:
         with torch.no_grad():
             return self._solve(u0.detach(), (start, end), saveat=None, dense=True, throw=False)
 
-    def _on_lines(self, u0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def _on_lines(self, u0: torch.Tensor, t: torch.Tensor, steps: np.ndarray) -> torch.Tensor:
         """States on a fixed grid, with straight lines between."""
-        steps, times = self.method.steps, numbers(t).astype(np.float64)
+        times = numbers(t).astype(np.float64)
         if len(steps) == len(times) and (steps == times).all():
             return self._solve(u0, (t[0], times[-1]), saveat=t).u
         states = self._solve(u0, (t[0], steps[-1]), saveat=steps).u

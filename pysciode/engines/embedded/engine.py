@@ -73,24 +73,24 @@ class EmbeddedEngine(Engine):
             return _integrate(request, run, rhs, *_tensors(request), keep_graph=False)[0]
 
     def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
-        _check_sensealg(request.sensealg, request.problem.model)
+        sensealg = _check_sensealg(request.sensealg, request.problem.model)
         run, rhs = _plan(request), torch_rhs(request.problem)
         u0, p = _tensors(request)
-        if request.sensealg.embedded == "adjoint":
+        if sensealg.embedded == "adjoint":
             with torch.no_grad():
-                raw, states = _integrate(request, run, rhs, u0, p, keep_graph=False)
+                raw, states, counts = _integrate(request, run, rhs, u0, p, keep_graph=False)
             # The raw solution shares the states' memory, and belongs to whoever gets it.
-            return raw, partial(_backsolve, request, run, rhs, u0, p, raw, states.clone())
+            return raw, partial(_backsolve, request, run, rhs, u0, p, raw.t, states.clone(), counts)
         with torch.enable_grad():
-            raw, states = _integrate(request, run, rhs, u0.requires_grad_(), p.requires_grad_(), keep_graph=True)
+            raw, states, _ = _integrate(request, run, rhs, u0.requires_grad_(), p.requires_grad_(), keep_graph=True)
         return raw, partial(_through_the_solver, states, u0, p)
 
 
 @torch.autocast("cpu", enabled=False)  # a solver's arithmetic is not the place to save bits
 def _integrate(
     request: SolveRequest, run: _Run, rhs: FlatRhs, u0: torch.Tensor, p: torch.Tensor, *, keep_graph: bool
-) -> tuple[RawSolution, torch.Tensor]:
-    """The raw solution, and the whole states at its times as a tensor, with its graph if wanted."""
+) -> tuple[RawSolution, torch.Tensor, dict[str, int]]:
+    """The raw solution, the whole states at its times as a tensor, with its graph if wanted, and the solution's statistics."""
     options = request.options
     every_step = options.saveat is None
     recorder = Recorder.make(run.adaptive, rhs, p, u0, run.times[0].item(), request, keep_graph)
@@ -100,7 +100,7 @@ def _integrate(
         # Chosen here, so that no gradient flows through the choice of the steps.
         solver_options = solver_options | {"first_step": first_step(recorder, u0, request, run.order)}
     try:
-        states = odeint(recorder, u0, run.times, **_tolerances(request), method=run.method, options=solver_options)
+        states: Any = odeint(recorder, u0, run.times, **_tolerances(request), method=run.method, options=solver_options)
     except SolverStopped as stop:
         retcode = stop.retcode
         recorder.forget_last_if_bad()
@@ -121,16 +121,17 @@ def _integrate(
             recorder.cut(times[good].item())
             times, states = times[:good], states[:good]
     saved = states if options.save_idxs is None else states[:, torch.from_numpy(options.save_idxs)]
+    counts = recorder.stats()
     raw = RawSolution(
         t=times.numpy().copy(),
         u=np.ascontiguousarray(saved.detach().numpy()),
         retcode=retcode,
-        stats=recorder.stats(),
+        stats=counts,
         t_reached=recorder.times[-1],
         interpolant=hermite(recorder) if options.dense else None,
         algorithm=run.name,
     )
-    return raw, states
+    return raw, states, counts
 
 
 def _through_the_solver(states: torch.Tensor, u0: torch.Tensor, p: torch.Tensor, du: np.ndarray) -> Gradients:
@@ -144,13 +145,14 @@ def _backsolve(
     rhs: FlatRhs,
     u0: torch.Tensor,
     p: torch.Tensor,
-    raw: RawSolution,
+    saved: np.ndarray,
     states: torch.Tensor,
+    counts: dict[str, int],
     du: np.ndarray,
 ) -> Gradients:
-    times = torch.from_numpy(raw.t)
+    times = torch.from_numpy(saved)
     cotangents = torch.from_numpy(du)
-    if raw.t[0] != request.tspan[0]:
+    if saved[0] != request.tspan[0]:
         times = torch.cat([run.times[:1], times])
         states = torch.cat([u0[None], states])
         cotangents = torch.cat([torch.zeros_like(u0)[None], cotangents])
@@ -162,7 +164,7 @@ def _backsolve(
             states,
             cotangents,
             request.options.maxiters,
-            raw.stats,
+            counts,
             **_tolerances(request),
             method=run.method,
             options=run.options,
@@ -219,6 +221,8 @@ def _options(request: SolveRequest, adaptive: bool) -> dict[str, Any]:
     if not adaptive:
         if options.tstops is not None:
             raise EngineUnavailable("tstops with a fixed step")
+        if options.dt is None:
+            raise EngineUnavailable("a fixed step without dt")
         return {"grid_constructor": partial(_grid, options.dt, options.maxiters), "interp": "cubic"}
     out: dict[str, Any] = {}
     if options.dt is not None:
@@ -237,17 +241,17 @@ def _grid(dt: float, maxiters: int, rhs: object, u: torch.Tensor, times: torch.T
     return torch.cat([start + torch.sign(length) * dt * torch.arange(count, dtype=times.dtype), times[-1:]])
 
 
-def _check_sensealg(sensealg: SensitivityAlgorithm | None, model: object) -> None:
-    way = None if sensealg is None else sensealg.embedded
-    if way is None:
+def _check_sensealg(sensealg: SensitivityAlgorithm | None, model: object) -> SensitivityAlgorithm:
+    if sensealg is None or sensealg.embedded is None:
         raise EngineUnavailable(
             f"the sensitivity method {sensealg.name if sensealg else None}",
             "the embedded engine has BacksolveAdjoint and, through the solver, ReverseDiffAdjoint",
         )
-    if way == "adjoint":
+    if sensealg.embedded == "adjoint":
         if not sensealg.generated:
             raise EngineUnavailable(f"{sensealg.name}(autojacvec={sensealg.options['autojacvec']!r})")
         if not sensealg.options["checkpointing"]:
             raise EngineUnavailable(f"{sensealg.name}(checkpointing=False)")
     if isinstance(model, CallbackModel) and model.vjp is None:
         raise GradientFailed(sensealg.name, "the model is a Python callback without a derivative", "Write it in torch")
+    return sensealg

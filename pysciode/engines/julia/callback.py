@@ -55,28 +55,32 @@ class PythonFunctions:
         def f(du: Any, u: Any, p: Any, t: float) -> None:
             state(du)[...] = model.f(state(u), parameters(p), t)
 
-        def vjp(dlam: Any, dp: Any, lam: Any, u: Any, p: Any, t: float) -> None:
-            du_bar, p_bar = model.vjp(state(lam), state(u), parameters(p), t)
-            state(dlam)[...] = du_bar
-            if n_params:
-                parameters(dp)[...] = p_bar
-
-        def jac(J: Any, u: Any, p: Any, t: float) -> None:
-            matrix(J).T[...] = model.jac(state(u), parameters(p), t)  # Julia has columns first
-
         self._f = callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, ctypes.c_double), f)
         self._jac = None
-        if model.jac is not None:
+        jacobian = model.jac
+        if jacobian is not None:
+
+            def jac(J: Any, u: Any, p: Any, t: float) -> None:
+                matrix(J).T[...] = jacobian(state(u), parameters(p), t)  # Julia has columns first
+
             self._jac = callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, ctypes.c_double), jac)
         self._vjp = None
-        if model.vjp is not None:
+        pullback = model.vjp
+        if pullback is not None:
+
+            def vjp(dlam: Any, dp: Any, lam: Any, u: Any, p: Any, t: float) -> None:
+                du_bar, p_bar = pullback(state(lam), state(u), parameters(p), t)
+                state(dlam)[...] = du_bar
+                if n_params:
+                    parameters(dp)[...] = p_bar
+
             self._vjp = callable_from_julia(ctypes.CFUNCTYPE(ctypes.c_int, *[pointer] * 5, ctypes.c_double), vjp)
 
     @property
     def addresses(self) -> dict[str, int]:
         """By the function's name; 0 where there is none."""
         functions = {"f": self._f, "vjp": self._vjp, "jac": self._jac}
-        return {name: 0 if x is None else ctypes.cast(x, ctypes.c_void_p).value for name, x in functions.items()}
+        return {name: 0 if x is None else ctypes.cast(x, ctypes.c_void_p).value or 0 for name, x in functions.items()}
 
 
 class _Arrays:
@@ -101,6 +105,6 @@ class _Arrays:
             return np.empty(self._shape, self._dtype)
         if len(self._kept) >= 256:
             self._kept.clear()
-        found = np.frombuffer(self._memory.from_address(address), self._dtype).reshape(self._shape)
+        found = np.frombuffer(memoryview(self._memory.from_address(address)), self._dtype).reshape(self._shape)
         self._kept[address] = found
         return found

@@ -15,7 +15,7 @@ from typing import Any
 _waiting = threading.local()
 
 
-def callable_from_julia(prototype: Any, function: Callable[..., None]) -> Any:
+def callable_from_julia(prototype: Any, function: Callable[..., object]) -> Any:
     """`function` as a C function that returns 0, or 1 after an exception, which is kept; while one waits nothing is called.
 
     Parameters

@@ -9,11 +9,11 @@ import numpy as np
 
 from ...arrays.devices import torch_device
 from ...graphs.captured_model import CallbackModel
-from ..base import SolveRequest
+from ..base import FlatArray, SolveRequest
 from .installation import require_extra
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _PACKAGES = {"cuda": "CUDA", "stand_in": "JLArrays"}
 
@@ -32,7 +32,7 @@ class Devices:
         self._ready: set[str] = set()
         self._precision = "highest"
 
-    def prepare(self, request: SolveRequest) -> None:
+    def prepare(self, request: SolveRequest, device: str) -> None:
         """Have everything ready for a solve there: Julia's package, torch's pending work done, torch's settings known.
 
         Raises
@@ -42,7 +42,6 @@ class Devices:
         EngineUnavailable
             If there is no such device for Julia.
         """
-        device = request.problem.device
         check_request(request)
         if device not in self._ready:
             if device.startswith("cuda"):
@@ -112,7 +111,7 @@ def check_request(request: SolveRequest) -> None:
         )
 
 
-def empty(request: SolveRequest, shape: tuple[int, ...]) -> np.ndarray | torch.Tensor:
+def empty(request: SolveRequest, shape: tuple[int, ...]) -> FlatArray:
     """An uninitialised array of the problem's dtype where its vectors lie."""
     problem = request.problem
     if problem.device is None:
@@ -122,7 +121,7 @@ def empty(request: SolveRequest, shape: tuple[int, ...]) -> np.ndarray | torch.T
     return torch.empty(shape, dtype=problem.u0.dtype, device=torch_device(problem.device))
 
 
-def contiguous(request: SolveRequest, x: Any) -> np.ndarray | torch.Tensor:
+def contiguous(request: SolveRequest, x: Any) -> FlatArray:
     """`x`, which lies where the problem's vectors do, as a contiguous array of its dtype."""
     problem = request.problem
     if problem.device is None:

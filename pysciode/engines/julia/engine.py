@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ import numpy as np
 
 from ...errors import AccuracyWarning, EngineUnavailable, GradientFailed, JuliaError
 from ...methods.adjoints import SensitivityAlgorithm
-from ..base import Engine, Gradients, Pullback, RawSolution, SolveRequest
+from ..base import Engine, FlatArray, Gradients, Pullback, RawSolution, SolveRequest
 from .callback import norm_function, step_function
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
@@ -110,7 +111,8 @@ class JuliaEngine(Engine):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[str, Callable[..., int]] = {}
-        self._models: RegisteredModels | None = None
+        self._models = RegisteredModels(self.command, self._release)
+        self._connected = False
         self.devices = Devices(self.command)
         self._process: int | None = None  # that started it
 
@@ -131,13 +133,13 @@ class JuliaEngine(Engine):
             return
         start_julia()  # also where a forked child is told that it can't
         with self._lock:
-            if self._models is None:
+            if not self._connected:
                 self._connect()
+                self._connected = True
         self._process = os.getpid()
 
     def _connect(self) -> None:
-        import juliacall
-
+        juliacall = sys.modules["juliacall"]  # where start_julia put it
         addresses = dict(line.split("=") for line in juliacall.Main.seval("PySciODE.addresses()").splitlines())
         _check_layout(addresses)
         for name, signature in _SIGNATURES.items():
@@ -154,7 +156,6 @@ class JuliaEngine(Engine):
         atexit.register(_at_exit)  # runs before juliacall's own, which was registered earlier and ends Julia
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_at_exit)
-        self._models = RegisteredModels(self.command, self._release)
 
     def require(self, sensealg: SensitivityAlgorithm) -> None:
         require_packages(sensealg.name, sensealg.packages)
@@ -227,10 +228,10 @@ class JuliaEngine(Engine):
         return replace(raw, retcode=found.retcode if raw.retcode == "Success" else raw.retcode, events=found.events)
 
     def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
-        solution, answer = self._run(request)
-        return solution, partial(self._pull_back, request, answer, solution)
+        solution, answer, counts = self._run(request)
+        return solution, partial(self._pull_back, request, answer, counts)
 
-    def rhs(self, request: SolveRequest, u: np.ndarray, t: float) -> np.ndarray:
+    def rhs(self, request: SolveRequest, u: FlatArray, t: float) -> FlatArray:
         plan = self.plan(request)
         report = _Report()
         u = contiguous(request, u)
@@ -243,19 +244,20 @@ class JuliaEngine(Engine):
     def plan(self, request: SolveRequest) -> Plan:
         """What Julia keeps of a request: all but `u0`, `p`, the time span and the saved times; starts Julia."""
         self.start()
-        if request.problem.device is not None:
-            self.devices.prepare(request)
+        device = request.problem.device
+        if device is not None:
+            self.devices.prepare(request, device)
         return make_plan(self.command, self._models, request)
 
-    def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer]:
+    def _run(self, request: SolveRequest) -> tuple[RawSolution, _Answer, _Counts]:
         plan = self.plan(request)
         options = request.options
         report = _Report()
         width = request.problem.n if options.save_idxs is None else len(options.save_idxs)
-        if options.saveat is None:
-            count, saveat, u = -1, None, None
+        saveat = options.saveat
+        if saveat is None:
+            count, u = -1, None
         else:
-            saveat = options.saveat
             count = len(saveat)
             u = empty(request, (count, width))
         hooks, keep = _hooks(request)
@@ -276,7 +278,7 @@ class JuliaEngine(Engine):
             ctypes.addressof(report),
         )
         self._check(status, report, request)
-        if u is not None and report.count == count:
+        if saveat is not None and report.count == count:
             t = saveat
         else:
             t = np.empty(report.count, dtype=np.float64)
@@ -287,8 +289,9 @@ class JuliaEngine(Engine):
             keeps_it = request.sensealg is None or request.sensealg.continuous
             interpolant = partial(self._interpolate, request, answer, width) if keeps_it else self._solved_again(request)
         events = self._events(request, answer) if options.events else ()
-        raw = RawSolution(t, u, report.retcode.decode(), _Counts(report), report.t_reached, interpolant, events=events)
-        return raw, answer
+        counts = _Counts(report)
+        raw = RawSolution(t, u, report.retcode.decode(), counts, report.t_reached, interpolant, events=events)
+        return raw, answer, counts
 
     def _events(self, request: SolveRequest, answer: _Answer) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         count = self._calls["event_count"](answer.id)
@@ -308,7 +311,7 @@ class JuliaEngine(Engine):
             )
         return tuple((t[index == i], u[index == i]) for i in range(len(request.options.events)))
 
-    def _pull_back(self, request: SolveRequest, answer: _Answer, solution: RawSolution, du: np.ndarray) -> Gradients:
+    def _pull_back(self, request: SolveRequest, answer: _Answer, counts: _Counts, du: FlatArray) -> Gradients:
         report = _Report()
         du = contiguous(request, du)
         du0 = empty(request, (request.problem.n,))
@@ -317,10 +320,10 @@ class JuliaEngine(Engine):
         catch_what_ctypes_drops()
         status = self._calls["pullback"](answer.id, _input(du), _output(du0), _output(dp), ctypes.addressof(report))
         self._check(status, report, request)
-        solution.stats.pullback = report
+        counts.pullback = report
         return {"u0": du0, "p": dp}
 
-    def _interpolate(self, request: SolveRequest, answer: _Answer, width: int, times: np.ndarray, derivative: int) -> np.ndarray:
+    def _interpolate(self, request: SolveRequest, answer: _Answer, width: int, times: np.ndarray, derivative: int) -> FlatArray:
         report = _Report()
         times = np.ascontiguousarray(times, dtype=np.float64)
         out = empty(request, (len(times), width))
@@ -329,16 +332,19 @@ class JuliaEngine(Engine):
         self._check(status, report, request)
         return out
 
-    def _solved_again(self, request: SolveRequest) -> Callable[[np.ndarray, int], np.ndarray]:
+    def _solved_again(self, request: SolveRequest) -> Callable[[np.ndarray, int], FlatArray]:
         """Dense output of a solve that carries derivatives, which keeps none: that of one without, made when it is wanted."""
         # The arrays may be memory of tensors that an optimiser changes.
         plain = request.again(values={name: x.copy() for name, x in request.values.items()}, sensealg=None, wants=frozenset())
-        found: list[RawSolution] = []
+        found: list[Callable[[np.ndarray, int], FlatArray]] = []
 
-        def interpolant(times: np.ndarray, derivative: int) -> np.ndarray:
+        def interpolant(times: np.ndarray, derivative: int) -> FlatArray:
             if not found:
-                found.append(self.solve(plain))
-            return found[0].interpolant(times, derivative)
+                kept = self.solve(plain).interpolant
+                if kept is None:
+                    raise JuliaError("a solve without derivatives kept no dense output")
+                found.append(kept)
+            return found[0](times, derivative)
 
         return interpolant
 
@@ -364,7 +370,7 @@ class JuliaEngine(Engine):
             error = out_of_device_memory(device, message)  # says who holds what before all of it is given back
             self.devices.reclaim(device)
             raise error from JuliaError(stack)
-        if status == _NO_DEVICE:
+        if status == _NO_DEVICE and device is not None:
             raise device_unavailable(device, message)
         raise JuliaError(message) from JuliaError(stack)
 
@@ -456,4 +462,4 @@ def _output(array: Any) -> int | None:
     """Address of a new array, for a C function to write to."""
     if not isinstance(array, np.ndarray):
         return array.data_ptr()
-    return ctypes.addressof(ctypes.c_char.from_buffer(array)) if array.size else None
+    return ctypes.addressof(ctypes.c_char.from_buffer(array)) if array.size else None  # pyright: ignore[reportArgumentType]

@@ -196,7 +196,7 @@ def _trouble_with_manifest(project: str) -> Trouble | None:
     entry = re.search(rf"^\[\[deps\.{JULIA_PACKAGE}\]\]$(.*?)(?=^\[\[|\Z)", manifest, re.MULTILINE | re.DOTALL)
     if entry is None:
         return Trouble(f"Manifest.toml lacks {JULIA_PACKAGE}")
-    described = files("pysciode").joinpath(required_packages()[JULIA_PACKAGE]["path"], "Project.toml").read_text("utf-8")
+    described = (files("pysciode") / required_packages()[JULIA_PACKAGE]["path"] / "Project.toml").read_text("utf-8")
 
     def named(section: str) -> set[str]:
         found = re.search(rf"^\[{section}\]$(.*?)(?=^\[|\Z)", described, re.MULTILINE | re.DOTALL)

@@ -74,7 +74,7 @@ class RegisteredModels:
         self._command = command
         self._release = release
         self.lock = threading.RLock()
-        self._known: dict[tuple[int, str], list[Registered]] = {}
+        self._known: dict[tuple[int, str, str | None], list[Registered]] = {}
         self._by_content: weakref.WeakValueDictionary[Hashable, Registered] = weakref.WeakValueDictionary()
         self._recent: deque[Registered] = deque(maxlen=32)
         self._outlines: OrderedDict[int, int | None] = OrderedDict()

@@ -36,7 +36,7 @@ def _size(shape: Sequence[int]) -> str:
     return ", ".join(map(str, reversed(shape))) if shape else "1"
 
 
-class FunctionalBackend(Backend):
+class FunctionalBackend(Backend[Named]):
     """Writes one statement for each primitive."""
 
     def __init__(self, constants: Constants) -> None:
@@ -68,8 +68,9 @@ class FunctionalBackend(Backend):
         return Named("", tuple(shape), kind, static=np.full(tuple(shape), value, types[kind]))
 
     def pointwise(self, fn: ScalarFunction, args: Sequence[Named], shape: tuple[int, ...], kind: Kind) -> Named:
-        if args and all(x.static is not None for x in args):
-            known = self._folded(fn, args, shape, kind)
+        static = [x.static for x in args if x.static is not None]
+        if args and len(static) == len(args):
+            known = self._folded(fn, [x.kind for x in args], static, shape, kind)
             if known is not None:
                 return known
         graph = ScalarGraph()
@@ -94,12 +95,14 @@ class FunctionalBackend(Backend):
         result.number = numbers and covered == ()
         return result if result.number or covered == shape else self._spread(result, covered, shape)
 
-    def _folded(self, fn: ScalarFunction, args: Sequence[Named], shape: tuple[int, ...], kind: Kind) -> Named | None:
+    def _folded(
+        self, fn: ScalarFunction, kinds: Sequence[Kind], args: Sequence[np.ndarray], shape: tuple[int, ...], kind: Kind
+    ) -> Named | None:
         """The operation on known values, such as indices, if it can be done now."""
         graph = ScalarGraph()
         values = []
-        for row in zip(*(np.broadcast_to(x.static, shape).reshape(-1).tolist() for x in args), strict=True):
-            value = run_scalar(graph, fn, [x.kind for x in args], [graph.const(v) for v in row]).constant
+        for row in zip(*(np.broadcast_to(x, shape).reshape(-1).tolist() for x in args), strict=True):
+            value = run_scalar(graph, fn, kinds, [graph.const(v) for v in row]).constant
             if value is None:
                 return None
             values.append(value)
@@ -179,8 +182,9 @@ class FunctionalBackend(Backend):
     def cat(self, xs: Sequence[Named], axis: int) -> Named:
         length = sum(x.shape[axis] for x in xs)
         shape = (*xs[0].shape[:axis], length, *xs[0].shape[axis + 1 :])
-        if all(x.static is not None for x in xs):
-            return Named("", shape, xs[0].kind, static=np.concatenate([x.static for x in xs], axis))
+        static = [x.static for x in xs if x.static is not None]
+        if len(static) == len(xs):
+            return Named("", shape, xs[0].kind, static=np.concatenate(static, axis))
         names = ", ".join(self._array(x).name for x in xs)
         place = len(shape) - axis
         joined = {1: f"vcat({names})", 2: f"hcat({names})"}.get(place, f"cat({names}; dims={place})")
@@ -214,11 +218,12 @@ class FunctionalBackend(Backend):
 
     def _places(self, coordinates: Sequence[int | Named], shape: tuple[int, ...], base: tuple[int, ...]) -> np.ndarray:
         axes = np.indices(shape, sparse=True)
-        where = []
+        where: list[np.ndarray] = []
         for c in coordinates:
-            if not isinstance(c, int) and c.static is None:
+            place = axes[c] if isinstance(c, int) else c.static
+            if place is None:
                 raise Unsupported("an index that is computed from the state")
-            where.append(np.broadcast_to(axes[c] if isinstance(c, int) else c.static, shape))
+            where.append(np.broadcast_to(place, shape))
         return np.ravel_multi_index(tuple(where), base)
 
     def take(self, x: Named, coordinates: Sequence[int | Named], shape: tuple[int, ...]) -> Named:

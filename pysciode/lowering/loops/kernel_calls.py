@@ -18,7 +18,7 @@ class Matrix:
     strides: tuple[int, int, int]
 
 
-def matrix_strides(shape: tuple[int, int], strides: tuple[int, int]) -> tuple[int, int] | None:
+def matrix_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int] | None:
     """Strides for a matrix whose rows, or columns, lie densely one after the other; None where neither do.
 
     That is how libraries take matrices. The stride of an axis of length 1 is free, and chosen to be one that they understand.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ...graphs.scalar_graph import Scalar, ScalarGraph
-from ..ops.backend import Array, AxisMap, Backend, Kind, ScalarFunction, as_number, kind_of, run_scalar
+from ..ops.backend import AxisMap, Backend, Kind, ScalarFunction, as_number, kind_of, run_scalar
 from .array_values import Computed, Filled, Stored, Taken, Value, Viewed, at_index, axes_of, mapped
 from .constants import Constants
 from .kernel_calls import Matrix, Product, Solve, matrix_strides
@@ -43,7 +43,7 @@ def _or_nan(g: ScalarGraph, valid: Scalar, x: Scalar) -> Scalar:
 _all_of.takes_bool = _or_nan.takes_bool = True
 
 
-class LoopBackend(Backend):
+class LoopBackend(Backend[Value]):
     """Builds the program of one function.
 
     Parameters
@@ -86,7 +86,7 @@ class LoopBackend(Backend):
                 x.stored, x.cost, x.n_reads = target, 0, 1
             return x.stored
         if isinstance(x, Viewed) and isinstance(x.base, Computed) and math.prod(x.base.shape) <= math.prod(x.shape):
-            return self.affine(self.memory(x.base), x.shape, x.maps)
+            return self.memory(self.affine(self.memory(x.base), x.shape, x.maps))
         target = self.temporary(x.shape, x.kind)
         self.store(x, target)
         return target
@@ -116,7 +116,7 @@ class LoopBackend(Backend):
         valid = self.memory(conditions[0] if len(conditions) == 1 else self.pointwise(_all_of, conditions, (), "bool"))
         return [self.pointwise(_or_nan, [self.expand(valid, x.shape), x], x.shape, x.kind) for x in results]
 
-    def shared(self, x: Array) -> None:
+    def shared(self, x: Value) -> None:
         """`x` is used several times: keep it in memory, if it is not quicker to compute it again."""
         base = x.base if isinstance(x, Viewed) else x
         if isinstance(base, Computed) and base.stored is None and self._is_dear(base):
@@ -142,9 +142,10 @@ class LoopBackend(Backend):
             if math.prod(x.shape) < math.prod(shape):
                 self.shared(x)
         args = [self.expand(x, shape) for x in args]
-        if all(isinstance(x, Filled) for x in args):
+        filled = [x for x in args if isinstance(x, Filled)]
+        if len(filled) == len(args):
             graph = ScalarGraph()
-            scalars = [graph.const(bool(x.value) if x.kind == "bool" else float(x.value)) for x in args]
+            scalars = [graph.const(bool(x.value) if x.kind == "bool" else float(x.value)) for x in filled]
             value = run_scalar(graph, fn, [x.kind for x in args], scalars).constant
             if value is not None:
                 return Filled(shape, value, kind)
@@ -160,8 +161,7 @@ class LoopBackend(Backend):
             return Filled(shape, x.value, x.kind)
         if isinstance(x, Viewed):
             inner = [Affine.combine(c, ((k, Affine.axis(a)) for a, k in terms)) for c, terms in maps]
-            composed = [mapped(m, tuple(inner)) for m in x.maps]
-            return self.affine(x.base, shape, [(m.constant, m.terms) for m in composed])
+            return self.affine(x.base, shape, [mapped(m, tuple(inner)).axis_map() for m in x.maps])
         if isinstance(x, Computed) and x.stored is not None:
             x = x.stored
         if isinstance(x, Stored):
@@ -212,8 +212,8 @@ class LoopBackend(Backend):
             return split_maps(x.shape, shape) is not None
         if isinstance(x, Filled):
             return True
-        x = x.stored if isinstance(x, Computed) else x
-        return isinstance(x, Stored) and reshaped(x.shape, x.strides, shape) is not None
+        kept = x.stored if isinstance(x, Computed) else x
+        return isinstance(kept, Stored) and reshaped(kept.shape, kept.strides, shape) is not None
 
     def cat(self, xs: Sequence[Value], axis: int) -> Value:
         length = sum(x.shape[axis] for x in xs)
@@ -221,7 +221,7 @@ class LoopBackend(Backend):
         target = self.temporary(shape, xs[0].kind)
         start = 0
         for x in xs:
-            part = self.slice(target, axis, start, start + x.shape[axis])
+            part = self.memory(self.slice(target, axis, start, start + x.shape[axis]))
             self.store(x, part)
             start += x.shape[axis]
         return target
@@ -290,7 +290,7 @@ class LoopBackend(Backend):
 
     @staticmethod
     def _matrix(x: Stored) -> Matrix:
-        return Matrix(x.buffer, x.offset, (x.strides[0] if x.ndim == 3 else 0, *x.strides[-2:]))
+        return Matrix(x.buffer, x.offset, (x.strides[0] if x.ndim == 3 else 0, x.strides[-2], x.strides[-1]))
 
     def _short_product(self, a: Value, b: Value, shape: tuple[int, ...], k: int) -> Value:
         """The product as a sum of `k` pointwise products."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from ...graphs.scalar_graph import Scalar, ScalarGraph
-from ..ops.backend import Kind
+from ..ops.backend import AxisMap, Kind
 from ..scalars.straight_line import straight_line
 from .loop_nest import SIMD_FROM, Nest, best_last
 from .scatter_races import Apart
@@ -43,7 +44,7 @@ class Indirect:
     index: Affine
 
 
-Variable = "int | Indirect"
+Variable: TypeAlias = "int | Indirect"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Affine:
         kept = [(v, c) for v, c in terms.items() if c]
         kept.sort(key=lambda term: (0, term[0]) if isinstance(term[0], int) else (1, id(term[0].buffer)))
         return Affine(constant, tuple(kept))
+
+    def axis_map(self) -> AxisMap:
+        """Of a place that depends on axes alone."""
+        return self.constant, tuple((v, c) for v, c in self.terms if isinstance(v, int))
 
     def coefficient(self, axis: int) -> int:
         return next((c for v, c in self.terms if v == axis), 0)

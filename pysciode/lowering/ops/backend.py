@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Generic, Literal
 
 import torch
 import torch.fx
+from typing_extensions import TypeVar
 
 from ...errors import CaptureError
 from ...graphs.scalar_graph import Scalar, ScalarGraph
@@ -48,94 +49,98 @@ class Array:
         return len(self.shape)
 
 
-class Backend(ABC):
+A = TypeVar("A", bound=Array, default=Array)
+
+
+class Backend(ABC, Generic[A]):
     """The primitives.  Shapes are static, axes non-negative, and arrays of one call have equal shapes unless said otherwise."""
 
-    node: torch.fx.Node | None = None
+    node: torch.fx.Node
+    """Of the graph, the one that is being translated."""
 
-    def require(self, valid: Array) -> None:  # noqa: B027
+    def require(self, valid: A) -> None:
         """Have all results be NaN where an element of `valid` is false: an index lies outside of its array.
 
         The solver then takes a smaller step, as with any right-hand side that is not defined. Ignored by backends that compute nothing.
         """
 
     @abstractmethod
-    def constant(self, value: torch.Tensor) -> Array: ...
+    def constant(self, value: torch.Tensor) -> A: ...
 
     @abstractmethod
-    def full(self, shape: Sequence[int], value: float | bool, kind: Kind) -> Array: ...
+    def full(self, shape: Sequence[int], value: float | bool, kind: Kind) -> A: ...
 
     @abstractmethod
-    def pointwise(self, fn: ScalarFunction, args: Sequence[Array], shape: tuple[int, ...], kind: Kind) -> Array:
+    def pointwise(self, fn: ScalarFunction, args: Sequence[A], shape: tuple[int, ...], kind: Kind) -> A:
         """`fn` on each element of `args`, broadcast to `shape`."""
 
     @abstractmethod
-    def affine(self, x: Array, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> Array:
+    def affine(self, x: A, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> A:
         """The view of `x` whose element at an index is `x` at the mapped index (one map for each axis of `x`)."""
 
     @abstractmethod
-    def accumulate(self, x: Array, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> Array:
+    def accumulate(self, x: A, shape: tuple[int, ...], maps: Sequence[AxisMap]) -> A:
         """The adjoint of :meth:`affine`: zeros of `shape`, with each element of `x` added at its mapped index."""
 
     @abstractmethod
-    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array: ...
+    def reshape(self, x: A, shape: tuple[int, ...]) -> A: ...
 
     @abstractmethod
-    def cat(self, xs: Sequence[Array], axis: int) -> Array: ...
+    def cat(self, xs: Sequence[A], axis: int) -> A: ...
 
     @abstractmethod
-    def reduce(self, how: str, x: Array, axes: tuple[int, ...]) -> Array:
+    def reduce(self, how: str, x: A, axes: tuple[int, ...]) -> A:
         """``"sum"``, ``"prod"``, ``"max"``, ``"min"`` (NaN wins), ``"any"`` or ``"all"`` over `axes`, which disappear.
 
         Equal extremes share the derivative; with ``"first_max"`` and ``"first_min"`` the first of them has it.
         """
 
     @abstractmethod
-    def arg_reduce(self, how: str, x: Array, axis: int) -> Array:
+    def arg_reduce(self, how: str, x: A, axis: int) -> A:
         """The first index of the ``"max"`` or ``"min"`` along `axis`, which disappears."""
 
     @abstractmethod
-    def matmul(self, a: Array, b: Array) -> Array:
+    def matmul(self, a: A, b: A) -> A:
         """``(m, k) × (k, n)`` or ``(batch, m, k) × (batch, k, n)``."""
 
     @abstractmethod
-    def solve(self, a: Array, b: Array) -> Array:
+    def solve(self, a: A, b: A) -> A:
         """``a⁻¹ b`` for ``(n, n)`` and ``(n, k)``, or for a batch of both."""
 
     @abstractmethod
-    def take(self, x: Array, coordinates: Sequence[int | Array], shape: tuple[int, ...]) -> Array:
+    def take(self, x: A, coordinates: Sequence[int | A], shape: tuple[int, ...]) -> A:
         """``out[o] = x[c(o)]``: for each axis of `x`, a coordinate is an axis of the result or an index array of `shape`."""
 
     @abstractmethod
-    def put(self, base: Array, coordinates: Sequence[int | Array], values: Array, accumulate: bool) -> Array:
+    def put(self, base: A, coordinates: Sequence[int | A], values: A, accumulate: bool) -> A:
         """`base` with `values` set or added at the coordinates, which are as in :meth:`take` over the shape of `values`."""
 
     @abstractmethod
-    def scan(self, how: str, x: Array, axis: int) -> Array:
+    def scan(self, how: str, x: A, axis: int) -> A:
         """The running ``"sum"`` or ``"prod"`` along `axis`."""
 
-    def shared(self, x: Array) -> None:  # noqa: B027  (a hint, which need not be taken)
+    def shared(self, x: A) -> None:
         """`x` will be used more than once."""
 
     # --- views by name; a backend may print them in its own way ---
 
-    def permute(self, x: Array, axes: Sequence[int]) -> Array:
+    def permute(self, x: A, axes: Sequence[int]) -> A:
         places = {a: i for i, a in enumerate(axes)}
         return self.affine(x, tuple(x.shape[a] for a in axes), [(0, ((places[a], 1),)) for a in range(x.ndim)])
 
-    def expand(self, x: Array, shape: tuple[int, ...]) -> Array:
+    def expand(self, x: A, shape: tuple[int, ...]) -> A:
         if x.shape == shape:
             return x
         lead = len(shape) - x.ndim
         return self.affine(x, shape, [(0, () if n == 1 else ((lead + a, 1),)) for a, n in enumerate(x.shape)])
 
-    def slice(self, x: Array, axis: int, start: int, stop: int, step: int = 1) -> Array:
+    def slice(self, x: A, axis: int, start: int, stop: int, step: int = 1) -> A:
         """Every `step`-th element from `start` up to `stop` along `axis`."""
         length = max(0, -(-(stop - start) // step))
         shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
         return self.affine(x, shape, [(start, ((a, step),)) if a == axis else (0, ((a, 1),)) for a in range(x.ndim)])
 
-    def flip(self, x: Array, axes: Sequence[int]) -> Array:
+    def flip(self, x: A, axes: Sequence[int]) -> A:
         return self.affine(x, x.shape, [(n - 1, ((a, -1),)) if a in axes else (0, ((a, 1),)) for a, n in enumerate(x.shape)])
 
 

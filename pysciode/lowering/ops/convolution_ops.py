@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .backend import Array, Backend
-from .table import aten, pointwise, row, total
+from .table import aten, operation_name, pointwise, row, total
 
 
 def _spread(value: int | Sequence[int], n: int) -> list[int]:
@@ -273,7 +273,7 @@ for _n in (2, 3):
 
 @row(aten.adaptive_max_pool2d_backward.default, aten.adaptive_max_pool3d_backward.default)
 def _adaptive_max_backward(b: Backend, grad: Array, x: Array, index: Array) -> Array:
-    n = 2 if "2d" in b.node.target._schema.name else 3
+    n = 2 if "2d" in operation_name(b) else 3
     return _max_pool_backward(n)(b, grad, x, None, None, None, None, False, index)
 
 

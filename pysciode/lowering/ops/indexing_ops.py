@@ -12,7 +12,7 @@ from ...errors import IndexOutOfRange
 from ...graphs.node_source import user_line
 from ...graphs.scalar_graph import Scalar, ScalarGraph
 from .backend import Array, Backend
-from .table import aten, axis_of, cast, pointwise, row, takes_bool, total
+from .table import aten, axis_of, cast, operation_name, pointwise, row, takes_bool, total
 
 
 def _place(b: Backend, index: Array, n: int, *, from_end: bool = True) -> Array:
@@ -51,13 +51,14 @@ def _from_end(g: ScalarGraph, i: Scalar, n: int) -> Scalar:
 
 def _indices(b: Backend, x: Array, indices: Sequence[Array | None]) -> tuple[list[int | Array], tuple[int, ...]]:
     """The coordinates that NumPy's advanced indexing reads `x` at, and the shape of the result."""
-    given: list[Array | None] = []
+    given: dict[int, Array] = {}
     for i, index in enumerate(indices):
-        if index is not None and index.kind == "bool":
+        if index is None:
+            continue
+        if index.kind == "bool":
             raise NotImplementedError("indexing by a mask; use torch.where")
-        given.append(None if index is None else _place(b, index, x.shape[i]))
-    given += [None] * (x.ndim - len(given))
-    at = [i for i, index in enumerate(given) if index is not None]
+        given[i] = _place(b, index, x.shape[i])
+    at = list(given)
     block = tuple(torch.broadcast_shapes(*(given[i].shape for i in at)))
     together = at == list(range(at[0], at[-1] + 1))
     first = at[0] if together else 0
@@ -65,7 +66,7 @@ def _indices(b: Backend, x: Array, indices: Sequence[Array | None]) -> tuple[lis
     shape = (*(x.shape[i] for i in free[:first]), *block, *(x.shape[i] for i in free[first:]))
     coordinates: list[int | Array] = []
     for i in range(x.ndim):
-        if i in at:
+        if i in given:
             lifted = b.expand(given[i], block)
             lifted = b.reshape(lifted, (1,) * first + block + (1,) * (len(free) - first))
             coordinates.append(b.expand(lifted, shape))
@@ -83,8 +84,9 @@ def _index(b: Backend, x: Array, indices: Sequence[Array | None]) -> Array:
 
 @row(aten.index_put.default, aten._unsafe_index_put.default)
 def _index_put(b: Backend, x: Array, indices: Sequence[Array | None], values: Array, accumulate: bool = False) -> Array:
-    if len(indices) == 1 and indices[0].kind == "bool" and math.prod(values.shape) == 1:
-        mask = b.reshape(indices[0], indices[0].shape + (1,) * (x.ndim - indices[0].ndim))
+    first = indices[0] if len(indices) == 1 else None
+    if first is not None and first.kind == "bool" and math.prod(values.shape) == 1:
+        mask = b.reshape(first, first.shape + (1,) * (x.ndim - first.ndim))
         fn = lambda g, m, x, v: g.apply("select", m, x + v if accumulate else v, x)  # noqa: E731
         fn.takes_bool = True
         return pointwise(b, fn, mask, x, b.reshape(values, (1,) * x.ndim), kind=x.kind)
@@ -106,7 +108,7 @@ def _gather(b: Backend, x: Array, axis: int, index: Array, *, sparse_grad: bool 
 
 @row(aten.scatter.src, aten.scatter.value, aten.scatter_add.default)
 def _scatter(b: Backend, x: Array, axis: int, index: Array, source: Any) -> Array:
-    accumulate = "add" in b.node.target._schema.name
+    accumulate = "add" in operation_name(b)
     if not isinstance(source, Array):
         source = b.full(index.shape, source, x.kind)
     for a, n in enumerate(index.shape):

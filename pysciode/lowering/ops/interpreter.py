@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 import torch.fx
+from torch.fx.node import map_arg
 
 from ...errors import CaptureError
 from ...graphs.node_source import user_line
 
 # Each module enters its rows.
 from . import convolution_ops, indexing_ops, pointwise_ops, product_ops, reduction_ops, resampling_ops, view_ops  # noqa: F401
-from .backend import Array, Backend, kind_of
+from .backend import A, Array, Backend, kind_of
 from .table import ROWS
 
 
-def interpret(graph: torch.fx.GraphModule, backend: Backend, inputs: Sequence[Array]) -> list[Array]:
+def interpret(graph: torch.fx.GraphModule, backend: Backend[Any], inputs: Sequence[A]) -> list[A]:
     """The outputs of `graph`, as arrays of `backend`."""
     remaining = iter(inputs)
     env: dict[torch.fx.Node, Any] = {}
@@ -29,9 +30,9 @@ def interpret(graph: torch.fx.GraphModule, backend: Backend, inputs: Sequence[Ar
         elif node.op == "get_attr":
             env[node] = getattr(graph, str(node.target)).detach()
         elif node.op == "output":
-            out = torch.fx.node.map_arg(node.args[0], lambda n: env[n])
+            out: Any = map_arg(node.args[0], lambda n: env[n])
             outputs = out if isinstance(out, (tuple, list)) else [out]
-            return [x if isinstance(x, Array) else _constant(backend, x) for x in outputs]
+            return [_lift(backend, x) for x in outputs]
         else:
             value = env[node] = _call(node, backend, env, ROWS)
             if isinstance(value, Array) and len(node.users) > 1:
@@ -39,17 +40,18 @@ def interpret(graph: torch.fx.GraphModule, backend: Backend, inputs: Sequence[Ar
     raise AssertionError("a graph without output")
 
 
-def _call(node: torch.fx.Node, backend: Backend, env: dict, rows: dict) -> Any:
-    args = torch.fx.node.map_arg(node.args, lambda n: env[n])
-    kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: env[n])
+def _call(node: torch.fx.Node, backend: Backend[Any], env: dict, rows: dict) -> Any:
+    args: Any = map_arg(node.args, lambda n: env[n])
+    kwargs: Any = map_arg(node.kwargs, lambda n: env[n])
     if node.target is operator.getitem:
         return args[0][args[1]]
     symbolic = []
-    torch.fx.node.map_arg((node.args, node.kwargs), lambda n: symbolic.append(_is_symbolic(env[n])))
+    map_arg((node.args, node.kwargs), lambda n: symbolic.append(_is_symbolic(env[n])))
     if not any(symbolic):
         # Nothing here depends on an input: a constant of the model.
         with torch.no_grad():
-            return node.target(*args, **kwargs)
+            operation: Any = node.target
+            return operation(*args, **kwargs)
     row = rows.get(node.target)
     if row is None:
         raise CaptureError(f"the operation {node.target} has no translation", operation=str(node.target), where=user_line(node))
@@ -72,7 +74,7 @@ def _lift(backend: Backend, x: Any) -> Any:
     return x
 
 
-def _constant(backend: Backend, value: torch.Tensor) -> Array:
+def _constant(backend: Backend[Any], value: torch.Tensor) -> Any:
     if value._is_zerotensor():
         return backend.full(tuple(value.shape), 0.0, kind_of(value.dtype))
     value = value.detach().cpu()

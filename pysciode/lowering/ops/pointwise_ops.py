@@ -8,7 +8,7 @@ from typing import Any
 from ...graphs.node_source import stops_gradient
 from ...graphs.scalar_graph import Scalar, ScalarGraph, clamp
 from .backend import Array, Backend, ScalarFunction
-from .table import ROWS, Row, apply, aten, axis_of, cast, choose, node_kind, pointwise, prims, row, takes_bool, to_bool
+from .table import ROWS, Row, apply, aten, axis_of, cast, choose, node_kind, operation_name, pointwise, prims, row, takes_bool, to_bool
 
 # --- one operand: by the name of the scalar operation ----------------------------------------------------------------
 
@@ -308,7 +308,7 @@ def _log_sigmoid_backward(b: Backend, grad: Array, x: Array, buffer: Array) -> A
 
 @row(aten.hardshrink.default, aten.softshrink.default)
 def _shrink(b: Backend, x: Array, width: float = 0.5) -> Array:
-    soft = "soft" in b.node.target._schema.name
+    soft = "soft" in operation_name(b)
 
     def fn(g: ScalarGraph, x: Scalar) -> Scalar:
         low, high = g.apply("lt", x, g.const(-width)), g.apply("gt", x, g.const(width))
@@ -382,7 +382,7 @@ def _fill(b: Backend, x: Array, value: Any) -> Array:
     aten.new_empty_strided.default, aten._new_zeros_with_same_feature_meta.default,
 )  # fmt: skip
 def _filled(b: Backend, x: Array, *args: Any, **options: Any) -> Array:
-    name = b.node.target._schema.name
+    name = operation_name(b)
     value = args[-1] if "full" in name else float("ones" in name)
     kind = node_kind(b)
     return b.full(tuple(b.node.meta["val"].shape), bool(value) if kind == "bool" else value, kind)

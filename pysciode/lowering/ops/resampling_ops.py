@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .backend import Array, Backend
-from .table import aten, row
+from .table import aten, operation_name, row
 
 
 def _along_axis(b: Backend, x: Array, axis: int, matrix: torch.Tensor) -> Array:
@@ -101,7 +101,7 @@ for _mode, _dims in (("nearest", (1, 2, 3)), ("linear", (1,)), ("bilinear", (2,)
      aten.reflection_pad3d_backward.default)  # fmt: skip
 def _pad_backward(b: Backend, grad: Array, x: Array, padding: Sequence[int]) -> Array:
     n = len(padding) // 2
-    pad = getattr(aten, b.node.target._schema.name.split("::")[1].replace("_backward", "")).default
+    pad = getattr(aten, operation_name(b).split("::")[1].replace("_backward", "")).default
     for i in range(n):
         axis = x.ndim - n + i
         size, sides = x.shape[axis], [0] * (2 * n)

@@ -42,6 +42,12 @@ def node_kind(b: Backend) -> Kind:
     return kind_of((value[0] if isinstance(value, (tuple, list)) else value).dtype)
 
 
+def operation_name(b: Backend) -> str:
+    """Of the node at hand, such as ``"aten::index_put"``."""
+    operation: Any = b.node.target
+    return operation._schema.name
+
+
 def takes_bool(fn: ScalarFunction) -> ScalarFunction:
     """Mark `fn` as taking truth values as they are, not as numbers."""
     fn.takes_bool = True  # type: ignore[attr-defined]
@@ -53,15 +59,18 @@ def pointwise(b: Backend, fn: ScalarFunction, *args: Array | float | bool, kind:
     arrays = [x for x in args if isinstance(x, Array)]
     shape = tuple(torch.broadcast_shapes(*(x.shape for x in arrays)))
     if len(arrays) < len(args):
-        full, given = fn, args
-
-        def fn(g: ScalarGraph, *scalars: Scalar) -> Scalar:
-            rest = iter(scalars)
-            return full(g, *(next(rest) if isinstance(x, Array) else g.const(x) for x in given))
-
-        if getattr(full, "takes_bool", False):
-            takes_bool(fn)
+        fn = _with_numbers(fn, args)
     return b.pointwise(fn, arrays, shape, kind or node_kind(b))
+
+
+def _with_numbers(fn: ScalarFunction, args: Sequence[Array | float | bool]) -> ScalarFunction:
+    """`fn` of the arrays among `args` alone."""
+
+    def of_arrays(g: ScalarGraph, *scalars: Scalar) -> Scalar:
+        rest = iter(scalars)
+        return fn(g, *(next(rest) if isinstance(x, Array) else g.const(x) for x in args))
+
+    return takes_bool(of_arrays) if getattr(fn, "takes_bool", False) else of_arrays
 
 
 def to_bool(b: Backend, x: Array) -> Array:

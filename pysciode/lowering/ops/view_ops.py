@@ -226,7 +226,8 @@ def _storage_maps(x_shape: tuple[int, ...], shape: Sequence[int], strides: Seque
 
 @row(aten.as_strided.default)
 def _as_strided(b: Backend, x: Array, shape: Sequence[int], strides: Sequence[int], offset: int | None = None) -> Array:
-    source = b.node.args[0].meta["val"]
+    args: tuple[Any, ...] = b.node.args
+    source = args[0].meta["val"]
     if not source.is_contiguous() or source.storage_offset():
         raise NotImplementedError("as_strided of a tensor that is itself a view")
     flat = b.reshape(x, (math.prod(x.shape),))

@@ -27,13 +27,15 @@ def julia_literal(value: float | bool, dtype: np.dtype) -> str:
     single = dtype == np.float32
     if single:
         with np.errstate(over="ignore"):
-            value = np.float32(value)
-    if math.isnan(value):
+            number = np.float32(value)
+    else:
+        number = float(value)
+    if math.isnan(number):
         return "NaN32" if single else "NaN"
-    if math.isinf(value):
+    if math.isinf(number):
         text = "Inf32" if single else "Inf"
-        return text if value > 0 else f"(-{text})"
-    text = str(value) if single else repr(float(value))
+        return text if number > 0 else f"(-{text})"
+    text = str(number) if single else repr(number)
     if single:
         text = text.replace("e", "f") if "e" in text else text + "f0"
     return f"({text})" if text.startswith("-") else text

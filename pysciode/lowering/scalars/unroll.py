@@ -37,7 +37,7 @@ def _objects(items: Sequence[Scalar], shape: tuple[int, ...]) -> np.ndarray:
     return out.reshape(shape)
 
 
-class Unroller(Backend):
+class Unroller(Backend[Elements]):
     """Arrays as NumPy object arrays of :class:`~pysciode.graphs.scalar_graph.Scalar`."""
 
     def __init__(self, graph: ScalarGraph, max_ops: int) -> None:
@@ -65,7 +65,7 @@ class Unroller(Backend):
 
     def pointwise(self, fn: ScalarFunction, args: Sequence[Elements], shape: tuple[int, ...], kind: Kind) -> Elements:
         self._spend(math.prod(shape))
-        kinds = [x.kind for x in args]
+        kinds: list[Kind] = [x.kind for x in args]
         rows = zip(*(np.broadcast_to(x.data, shape).reshape(-1) for x in args), strict=True)
         return self._checked(_objects([run_scalar(self.graph, fn, kinds, row) for row in rows], shape), kind)
 
@@ -198,7 +198,7 @@ def unroll(model: ArrayModel, max_ops: int = 400) -> ScalarModel | None:
         inputs.append(Elements(_objects(p[start:stop], shape), "float"))
         start = stop
     unroller = Unroller(graph, max_ops + n + n_params + 1)
-    graph.where = lambda: user_line(unroller.node) if unroller.node is not None else None
+    graph.where = lambda: user_line(unroller.node)
     try:
         (du,) = interpret(model.f, unroller, inputs)
     except TooLarge:
