@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,7 +153,7 @@ def compare_adjoints(
     engine = get_engine("julia" if julia_is_installed() else "embedded")
     if engine.name == "julia":
         engine.start()  # not part of what the time limit is for
-    stiff, trouble = _look(engine, problem, function, maxiters, effort.time_limit)
+    stiff, warnings = _look(engine, problem, function, maxiters, effort.time_limit)
     solvers = solvers or (default_algorithm(problem, stiff),)
     who = entries(problem, blocks.size, solvers, named, vjps)
     if engine.name != "julia":
@@ -163,93 +163,89 @@ def compare_adjoints(
     settings = {"loss": called, "states": problem.n, "parameters": problem.layout.size, "differentiated": blocks.size}
     settings |= {"saved_times": len(times), "dtype": problem.dtype.name}
     settings |= {"repeats": repeats, "time_limit": time_limit, "maxiters": maxiters, "seed": seed}
-    comparison = _Comparison(reference_solver(engine, problem, blocks, function, stiff), effort, maxiters, seed)
-    comparison.warnings += trouble
+    tight = reference_solver(engine, problem, blocks, function, stiff)
+    tightest = min(rtol for rtol, _ in grid)
+    rows: list[GradientRow] = []
+    known = growth = None
 
     def report() -> AdjointReport:
         from .report.reports import AdjointReport
 
-        found, warnings = tuple(comparison.rows), tuple(comparison.warnings)
-        return AdjointReport(found, comparison.reference, warnings, description, settings | machine(), stiff, comparison.growth)
+        return AdjointReport(tuple(rows), known, tuple(warnings), description, settings | machine(), stiff, growth)
 
     try:
         with tqdm(total=len(who) * len(grid) + 1, disable=not progress, unit="row", leave=False) as bar:
             bar.set_description("reference")
-            comparison.find_reference(reference, min(rtol for rtol, _ in grid))
+            known, target = _find_reference(tight, reference, tightest, seed, effort.time_limit, warnings)
+            growth = _growth(tight, seed, effort.time_limit, warnings)
             bar.update()
-            comparison.run(who, grid, bar)
+            for row in _measured(who, [Task(problem, times, *x, maxiters) for x in grid], function, target, effort, bar):
+                rows.append(row)
+                bar.update()
     except KeyboardInterrupt:
         interrupted = ComparisonInterrupted(report())
         print(interrupted.report, file=sys.stderr)
         raise interrupted from None
     backwards = [name for name, x in SENSITIVITY_ALGORITHMS.items() if x.solves_states_backwards]
-    failed = [row for row in comparison.rows if row.status == "failed" and row.method in backwards]
+    failed = [row for row in rows if row.status == "failed" and row.method in backwards]
     if stiff and failed:
-        comparison.warnings.append(
+        warnings.append(
             f"the problem is stiff (SciML's default solver takes an implicit method), and {failed[0].method}, which solves the states "
             f"backwards in time, fails on it: {failed[0].reason}"
         )
     return report()
 
 
-@dataclass
-class _Comparison:
-    """A comparison under way: what is found so far."""
+def _find_reference(
+    tight: TightSolver, given: Any, tightest: float, seed: int, limit: float | None, warnings: list[str]
+) -> tuple[Reference | None, Target | None]:
+    """The reference, where there is one; `warnings` get what there is to say about it."""
+    try:
+        # It is solved a few dozen times, at a tolerance that takes many steps.
+        with limited(None if limit is None else 5 * limit):
+            known, target = find_reference(tight, given, seed)
+    except (NoReference, OutOfTime) as error:
+        warnings.append(f"there is no reference, so rows have no error: {error}")
+        return None, None
+    if known.norm == 0:
+        warnings.append("the gradient is 0: relative errors mean nothing")
+    elif not known.estimated_error <= tightest:
+        warnings.append(
+            f"the reference itself has an estimated error of {known.estimated_error:.1e}, which is more than the tightest tolerance: "
+            "methods whose errors are below it can't be told apart"
+        )
+    return known, target
 
-    solver: TightSolver
-    effort: Effort
-    maxiters: int
-    seed: int
-    growth: float | None = None
-    rows: list[GradientRow] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    reference: Reference | None = None
-    target: Target | None = None
 
-    def find_reference(self, given: Any, tightest: float) -> None:
-        """The reference, and what there is to say about it and about gradients of this problem at all."""
-        limit = self.effort.time_limit
-        try:
-            # It is solved a few dozen times, at a tolerance that takes many steps.
-            with limited(None if limit is None else 5 * limit):
-                self.reference, self.target = find_reference(self.solver, given, self.seed)
-        except (NoReference, OutOfTime) as error:
-            self.warnings.append(f"there is no reference, so rows have no error: {error}")
-        growth = None
-        with suppress(OutOfTime), limited(limit):
-            growth = exponential_growth(self.solver, self.seed)
-        if growth is not None:
-            self.growth, warning = growth
-            self.warnings.append(warning)
-        if self.reference is None:
-            return
-        error = self.reference.estimated_error
-        if self.reference.norm == 0:
-            self.warnings.append("the gradient is 0: relative errors mean nothing")
-        elif not error <= tightest:
-            self.warnings.append(
-                f"the reference itself has an estimated error of {error:.1e}, which is more than the tightest tolerance: methods whose "
-                "errors are below it can't be told apart"
-            )
+def _growth(tight: TightSolver, seed: int, limit: float | None, warnings: list[str]) -> float | None:
+    growth = None
+    with suppress(OutOfTime), limited(limit):
+        growth = exponential_growth(tight, seed)
+    if growth is None:
+        return None
+    decades, warning = growth
+    warnings.append(warning)
+    return decades
 
-    def run(self, who: Sequence[Contestant], grid: Sequence[tuple[float, float]], bar: tqdm) -> None:
-        """All rows; what is not there at one tolerance, or takes too long, is not tried at the next."""
-        for contestant in who:
-            hopeless: GradientRow | None = None
-            for rtol, atol in grid:
-                task = Task(self.solver.problem, self.solver.loss.times, rtol, atol, self.maxiters)
-                row = unmeasured(contestant, task)
-                bar.set_description(f"{row.solver}, {row.label}, rtol {rtol:.0e}")
-                if hopeless is not None:
-                    row = replace(hopeless, rtol=rtol, atol=atol)
-                elif contestant.skipped is not None:
-                    row = replace(row, status="unavailable", reason=contestant.skipped)
-                else:
-                    row = measure(contestant, task, self.solver.loss, self.target, self.effort)
-                self.rows.append(row)
-                if row.status == "unavailable" or (row.reason or "").startswith("over the time limit"):
-                    hopeless = row
-                bar.update()
+
+def _measured(
+    who: Sequence[Contestant], tasks: Sequence[Task], loss: LossFunction, target: Target | None, effort: Effort, bar: tqdm
+) -> Iterator[GradientRow]:
+    """All rows; what is not there at one tolerance, or takes too long, is not tried at the next."""
+    for contestant in who:
+        hopeless: GradientRow | None = None
+        for task in tasks:
+            row = unmeasured(contestant, task)
+            bar.set_description(f"{row.solver}, {row.label}, rtol {row.rtol:.0e}")
+            if hopeless is not None:
+                row = replace(hopeless, rtol=row.rtol, atol=row.atol)
+            elif contestant.skipped is not None:
+                row = replace(row, status="unavailable", reason=contestant.skipped)
+            else:
+                row = measure(contestant, task, loss, target, effort)
+            if row.status == "unavailable" or (row.reason or "").startswith("over the time limit"):
+                hopeless = row
+            yield row
 
 
 def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int, limit: float | None) -> tuple[bool, list[str]]:
@@ -263,16 +259,16 @@ def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int
     problem.model  # captured here, so that what can't be captured is told before anything runs
     u0, p = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
     run = EngineRun(engine, SolveRequest(problem, u0, p, problem.tspan, None, options))
-    trouble = []
+    warnings = []
     try:
         with limited(limit):
             states = run.forward()
     except Exception as error:
-        trouble.append(f"a plain solve by the default solver failed: {one_line(error)}")
+        warnings.append(f"a plain solve by the default solver failed: {one_line(error)}")
     else:
         with suppress(LossNotFinite):
             loss(states.to(problem.u0.dtype))
-    return run.raw is not None and run.raw.stats.get("njacs", 0) > 0, trouble
+    return run.raw is not None and run.raw.stats.get("njacs", 0) > 0, warnings
 
 
 def _describe(problem: ODEProblem) -> str:

@@ -127,7 +127,9 @@ def last_row(row: Row, stages: Callable[[Row], Iterator[Row]]) -> Row:
         for row in stages(row):  # noqa: B007, B020  (each stage adds to the row)
             pass
     except Exception as error:  # whatever a solver may throw: the others go on
-        return replace(row, status="unavailable" if _is_not_offered(error) else "failed", reason=one_line(error))
+        said = isinstance(error, PysciodeError) and any(text in str(error) for text in _NOT_OFFERED)
+        unavailable = said or isinstance(error, (EngineUnavailable, ImportError))
+        return replace(row, status="unavailable" if unavailable else "failed", reason=one_line(error))
     return row
 
 
@@ -142,11 +144,6 @@ def repeated(lap: Callable[[], T], repeats: int, seconds: float) -> list[T]:
 
 _NOT_OFFERED = ("is not supported by", "is not installed in this Julia environment", "is loaded. Install the package")
 """What SciMLSensitivity says where it has no such combination, or lacks a package."""
-
-
-def _is_not_offered(error: Exception) -> bool:
-    said = isinstance(error, PysciodeError) and any(text in str(error) for text in _NOT_OFFERED)
-    return said or isinstance(error, (EngineUnavailable, ImportError))
 
 
 def one_line(error: BaseException) -> str:

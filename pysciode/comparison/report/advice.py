@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...methods.adjoints import SENSITIVITY_ALGORITHMS
 from ..measure.rows import GradientRow, Reference
-from .quantities import duration, duration_range, error, ratio, size, tolerance
+from .quantities import duration, error, size, tolerance
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -95,7 +95,7 @@ def recommend(report: AdjointReport, accuracy: float | None = None, memory_limit
     reference, fastest, best = report.reference, candidates[0], _best(candidates, report.reference)
     n = len({row.label for row in candidates})
     rank = "the only method that is accurate enough" if n == 1 else f"the best of {n} methods that are accurate enough"
-    spread = f" (quartiles {duration_range(*best.total.quartiles)})" if len(best.total.seconds) > 1 else ""
+    spread = f" (quartiles {duration(*best.total.quartiles)})" if len(best.total.seconds) > 1 else ""
     reasons.append(f"{_name(best)} is {rank}: {_time(best)}{spread} for solve and gradient, error {_error(best, reference)}.")
     if best is not fastest:
         known = fastest.memory is not None and best.memory is not None
@@ -215,7 +215,8 @@ def _time(row: GradientRow) -> str:
 
 
 def _longer(slow: GradientRow, fast: GradientRow) -> str:
-    return f"{_time(slow)}, {ratio(_seconds(slow) / _seconds(fast))} times as long"
+    ratio = _seconds(slow) / _seconds(fast)
+    return f"{_time(slow)}, {f'{ratio:.1f}' if ratio < 10 else f'{ratio:.0f}'} times as long"
 
 
 def _error(row: GradientRow, reference: Reference) -> str:
