@@ -106,17 +106,13 @@ def compare_adjoints(
         differences of the loss along random directions.
     peers
         Whether torchdiffeq and diffrax, where they are installed, take part; or further contestants.
-    repeats
-        Timed runs after a warm-up.
+    repeats, maxiters
+        Timed runs after a warm-up, and steps of a solve at most.
     time_limit
         Seconds for a method's first call, and again for its repetitions; None for no limit. A compiler can't be interrupted, so
         a call may take longer, but then counts as over the limit. In other threads than the main one there is no limit.
-    maxiters
-        Steps of a solve at most.
-    memory
-        Whether to measure memory, which takes some tenths of a second for each row.
-    progress
-        Whether to show a bar.
+    memory, progress
+        Whether to measure memory, which takes some tenths of a second for each row, and whether to show a bar.
     seed
         For random directions.
 
@@ -177,7 +173,9 @@ def compare_adjoints(
         with tqdm(total=len(who) * len(grid) + 1, disable=not progress, unit="row", leave=False) as bar:
             bar.set_description("reference")
             known, target = _find_reference(tight, reference, tightest, seed, effort.time_limit, warnings)
-            growth = _growth(tight, seed, effort.time_limit, warnings)
+            with suppress(OutOfTime), limited(effort.time_limit):
+                growth, told = exponential_growth(tight, seed)
+                warnings += told
             bar.update()
             for row in _measured(who, [Task(problem, times, *x, maxiters) for x in grid], function, target, effort, bar):
                 rows.append(row)
@@ -215,17 +213,6 @@ def _find_reference(
             "methods whose errors are below it can't be told apart"
         )
     return known, target
-
-
-def _growth(tight: TightSolver, seed: int, limit: float | None, warnings: list[str]) -> float | None:
-    growth = None
-    with suppress(OutOfTime), limited(limit):
-        growth = exponential_growth(tight, seed)
-    if growth is None:
-        return None
-    decades, warning = growth
-    warnings.append(warning)
-    return decades
 
 
 def _measured(

@@ -11,9 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import PysciodeError
-from ..methods.algorithms import check_algorithm
 from .adjoints import compare_adjoints
-from .model_file import find_loss, find_problems, load_module, parse_sensealg
+from .model_file import find_loss, find_problems, load_module
 from .report.rendering import to_text
 from .report.reports import AdjointReport, SolverReport
 from .work_precision import work_precision
@@ -37,17 +36,10 @@ def compare(
     """
     if solvers_only and (loss or sensealgs):
         raise ValueError("--solvers-only compares without gradients: leave out --loss and --sensealg")
-    arguments: dict[str, Any] = {"progress": not quiet}
-    if algorithms:
-        arguments["algorithms"] = [check_algorithm(x) for x in algorithms]
-    if rtols:
-        arguments["tolerances"] = list(rtols)
-    if sensealgs:
-        arguments["sensealgs"] = [parse_sensealg(x) for x in sensealgs]
     module = load_module(model)
     found = find_problems(module, problems)
-    if loss:
-        arguments["loss"] = find_loss(module, loss)
+    asked = {"algorithms": algorithms, "sensealgs": sensealgs, "tolerances": rtols, "loss": find_loss(module, loss) if loss else None}
+    arguments = {"progress": not quiet, **{name: x for name, x in asked.items() if x}}
     reports: dict[str, AdjointReport | SolverReport] = {}
     for name, problem in found.items():
         try:

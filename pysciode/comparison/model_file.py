@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import sys
 import traceback
@@ -11,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
 from ..problems.ode import ODEProblem
 
 
@@ -83,20 +81,3 @@ def _functions(module: ModuleType) -> str:
     public = {name: x for name, x in vars(module).items() if not name.startswith("_")}
     own = [name for name, x in public.items() if callable(x) and getattr(x, "__module__", None) == module.__name__]
     return f" (functions there: {', '.join(own)})" if own else ""
-
-
-def parse_sensealg(text: str) -> SensitivityAlgorithm:
-    """``"GaussAdjoint"``, or with options ``"InterpolatingAdjoint(checkpointing=True)"``.
-
-    Raises ValueError if it is no method or has no such option.
-    """
-    name, bracket, _ = text.partition("(")
-    if name.strip() not in SENSITIVITY_ALGORITHMS:
-        raise ValueError(f"{text!r} is no sensitivity method; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
-    try:
-        call = ast.parse(text if bracket else f"{text}()", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise TypeError("its options have names")
-        return SENSITIVITY_ALGORITHMS[name.strip()](**{x.arg: ast.literal_eval(x.value) for x in call.keywords})
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{text!r}: {error}") from None

@@ -45,11 +45,11 @@ class Target:
         off = {name: float(np.linalg.norm(gradient[name] - x)) for name, x in self.blocks.items()}
         size = {name: float(np.linalg.norm(x)) for name, x in self.blocks.items()}
         whole = math.hypot(*size.values())
-        return _relative(math.hypot(*off.values()), whole), {name: _relative(off[name], size[name] or whole) for name in off}
 
+        def relative(off: float, size: float) -> float:
+            return off / size if size > 0 else 0.0 if off == 0 else math.inf
 
-def _relative(off: float, size: float) -> float:
-    return off / size if size > 0 else 0.0 if off == 0 else math.inf
+        return relative(math.hypot(*off.values()), whole), {name: relative(off[name], size[name] or whole) for name in off}
 
 
 @dataclass(frozen=True)

@@ -221,8 +221,8 @@ def discrepancy(
 # --- growth: on a chaotic system the derivative of the solution grows exponentially with time, and then no method helps ---
 
 
-def exponential_growth(tight: TightSolver, seed: int) -> tuple[float, str] | None:
-    """Decades by which gradients grow over the time span, and a warning; None where they don't grow exponentially.
+def exponential_growth(tight: TightSolver, seed: int) -> tuple[float | None, list[str]]:
+    """Decades by which gradients grow over the time span, with a warning; None where they don't grow exponentially.
 
     Of a periodic solution the growth is a power of time, whose decades level off: ``t^k`` gains ``0.3 k`` of them in the later half.
     Along a chaotic trajectory the pace varies: a sixth of the decades may be all that the later half has.
@@ -231,13 +231,14 @@ def exponential_growth(tight: TightSolver, seed: int) -> tuple[float, str] | Non
     half, whole = (_decades(tight, t, seed) for t in ((start + end) / 2, end))
     late = whole - half
     if not (whole > LEAST_GROWTH and late > max(1.0, whole / 6)):
-        return None
+        return None, []
     # The rate over the later half is the largest Lyapunov exponent over ``ln 10``, roughly.
-    return whole, (
+    warning = (
         f"gradients of this problem grow by 10^{2 * late / abs(end - start):.2g} per unit time (10^{whole:.0f} over the time span), as "
         "those of chaotic systems do: no method's gradient is useful for optimisation over so long a time; fit over shorter intervals, "
         "as multiple shooting does"
     )
+    return whole, [warning]
 
 
 def _decades(tight: TightSolver, t: float, seed: int) -> float:
