@@ -87,7 +87,7 @@ def work_precision(
     engine
         ``"julia"`` or ``"embedded"``; None is what :func:`pysciode.set_engine` set.
     progress
-        Whether to show a bar on stderr.
+        Whether to show a bar.
 
     Returns
     -------
