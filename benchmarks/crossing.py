@@ -32,8 +32,7 @@ def _at_the_border():
     ps.solve(problem, ps.Tsit5(), saveat=times, engine="julia")
     request = SolveRequest(
         problem=problem,
-        u0=np.array([1.0]),
-        p=np.array([1.0]),
+        values={"u0": np.array([1.0]), "p": np.array([1.0])},
         tspan=(0.0, 1e-3),
         algorithm=ps.Tsit5(),
         options=SolveOptions(saveat=times),

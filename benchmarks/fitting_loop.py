@@ -36,7 +36,7 @@ def in_julia() -> Callable[[], tuple[np.ndarray, int]]:
 
     problem = ps.ODEProblem(lotka_volterra, INITIAL, (0.0, 10.0), RATES)
     options = SolveOptions(saveat=TIMES, **TOLERANCES)
-    request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, ps.Tsit5(), options)
+    request = SolveRequest(problem, problem.flat_values(), problem.tspan, ps.Tsit5(), options)
     data = FittedExperiment(request, _observed(), [0, 1], [5, 6], [1, 2, 3, 4], [7, 8], [0.0, 0.0])
 
     def run() -> tuple[np.ndarray, int]:
@@ -78,7 +78,7 @@ def with_numpy() -> Callable[[], tuple[np.ndarray, int]]:
 
     def objective(z: np.ndarray) -> tuple[float, np.ndarray]:
         x = np.exp(z)
-        request = SolveRequest(problem, x[4:6], x[:4], problem.tspan, algorithm, options, sensealg, wants)
+        request = SolveRequest(problem, {"u0": x[4:6], "p": x[:4]}, problem.tspan, algorithm, options, sensealg, wants)
         solution, pull_back = engine.solve_with_pullback(request)
         residuals = (logs - np.log(solution.u)) / x[6:]
         value = (residuals**2 / 2 + z[6:] + logs + np.log(2 * np.pi) / 2).sum()

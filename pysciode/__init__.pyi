@@ -1,10 +1,8 @@
 from . import discovery as discovery, fitting as fitting, nn as nn
-from .problems.ode import ODEProblem as ODEProblem, remake as remake
-from .problems.partitioned import (
-    SecondOrderODEProblem as SecondOrderODEProblem,
-    DynamicalODEProblem as DynamicalODEProblem,
-    SplitODEProblem as SplitODEProblem,
-)
+from .problems.base import Problem as Problem, remake as remake
+from .problems.ode import ODEProblem as ODEProblem
+from .problems.second_order import DynamicalODEProblem as DynamicalODEProblem, SecondOrderODEProblem as SecondOrderODEProblem
+from .problems.split import SplitODEProblem as SplitODEProblem
 from .problems.ensemble import EnsembleProblem as EnsembleProblem
 from .methods.ensemble_algorithms import (
     EnsembleSerial as EnsembleSerial,

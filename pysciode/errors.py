@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -215,3 +216,15 @@ def depth_of_user() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == root:
         frame, depth = frame.f_back, depth + 1
     return depth
+
+
+def require_extra_package(module: str, feature: str, extra: str) -> None:
+    """See that an optional Python package is there.
+
+    Raises
+    ------
+    ImportError
+        With the command that installs it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f"{feature} needs {module}: pip install 'pysciode[{extra}]'", name=module)

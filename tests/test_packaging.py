@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -67,3 +68,39 @@ def test_both_lines_of_sciml_are_allowed_and_the_broken_release_is_not():
     allowed = Compat.parse(packages["SciMLBase"]["version"])
     for version, expected in {"2.146.0": False, "2.155.1": True, "3.31.0": True, "3.32.0": False, "3.33.1": True}.items():
         assert (Version.parse(version) in allowed) is expected, version
+
+
+WITHOUT = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"pandas", "matplotlib", "nutpie", "pysindy"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name.partition(".")[0] in {"pandas", "matplotlib", "nutpie", "pysindy"} else find(name, *more)
+sys.meta_path.insert(0, Absent())
+import pysciode as ps
+import torch
+
+rate = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+problem = ps.ODEProblem(lambda u, p, t: -p * u, torch.ones(1, dtype=torch.float64), (0.0, 1.0), rate)
+solution = ps.solve(problem, saveat=[1.0], engine="embedded")
+solution.u.sum().backward()
+print(rate.grad.item())
+for what in (solution.to_dataframe, solution.plot, lambda: ps.fitting, lambda: ps.discovery):
+    try:
+        what()
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_solves_and_gradients_need_no_optional_package():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    gradient, *messages = done.stdout.splitlines()
+    assert abs(float(gradient) + math.exp(-2.0)) < 1e-5
+    assert len(messages) == 4 and all("pip install 'pysciode[analysis]'" in x for x in messages)

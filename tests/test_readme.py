@@ -12,7 +12,7 @@ import pytest
 from pysciode import engines
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *(f"docs/{page}.md" for page in ("quick_start", "comparing", "fitting", "discovery", "neural_families"))]
+PAGES = ["README.md", *(f"docs/{page}.md" for page in ("quick_start", "models", "comparing", "fitting", "discovery", "neural_families"))]
 
 
 def blocks(page: str) -> list[str]:
@@ -33,6 +33,7 @@ def test_the_first_examples_need_no_julia(monkeypatch):
 
 
 @pytest.mark.julia
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_all_examples_run_with_julia(page, monkeypatch, tmp_path):
     monkeypatch.setattr(engines, "_chosen", "julia")

@@ -7,19 +7,19 @@ using DiffEqBase: DiffEqBase
 using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
-using PySciODE: AbstractAnswer, AbstractInstance, Answer, DeviceInstance, GradientFailed, LOUD, Plan, RHS, Refusal, Sensitivity, answer,
+using PySciODE: AbstractAnswer, AbstractInstance, Answer, DeviceInstance, GradientFailed, LOUD, Methods, Plan, RHS, Refusal, Sensitivity, answer,
     at_runtime, checkin, checkout, counts, evaluations, hooked, keywords, mass_matrix, new_answer, nonfinite_product, odeproblem, read_off!,
-    solve_raw, with_mass_matrix
+    solve_raw, through_start, with_mass_matrix
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, successful_retcode
 using SciMLSensitivity
 
 # Besides what `at_runtime` is for: Julia crashes on loading a package image that holds ReverseDiff's tracked arrays
 # (JuliaLang/julia#62047), and inference meets them wherever it follows SciMLSensitivity with types that it does not know.
 
-const DISCRETE = (:ReverseDiffAdjoint, :TrackerAdjoint, :ZygoteAdjoint, :EnzymeAdjoint, :MooncakeAdjoint)
-
-PySciODE.run_adjoint(plan::Plan, u0, p, tspan, saveat, hooks) =
-    (plan.sensitivity.name in DISCRETE ? run_discrete : run_continuous)(plan, u0, p, tspan, saveat, hooks)
+PySciODE.differentiate(::Methods.Continuous, plan, u0, p, tspan, saveat, hooks, start) =
+    through_start(run_continuous(plan, u0, p, tspan, saveat, hooks), start, plan, p)
+PySciODE.differentiate(::Methods.Discrete, plan, u0, p, tspan, saveat, hooks, start) =
+    through_start(run_discrete(plan, u0, p, tspan, saveat, hooks), start, plan, p)
 
 """The cotangent of the saved states, as SciML asks for it: one column at a time; zero at times that are not saved."""
 struct Cotangent{M<:AbstractMatrix}
@@ -70,20 +70,20 @@ end
 
 function sensealg(s::Sensitivity, generated; tolerances...)
     constructor = getfield(SciMLSensitivity, s.name)
-    s.name in DISCRETE && return constructor(; s.options...)
+    s.method isa Methods.Discrete && return constructor(; s.options...)
     return constructor(; autojacvec=vjp_choice(s, generated), tolerances..., s.options...)
 end
 
 # These differentiate the model's own code, and want it out of place.
-out_of_place(s::Sensitivity) = s.autojacvec in (:ZygoteVJP, :TrackerVJP, :EnzymeVJP, :MooncakeVJP) || s.name in
-    (:TrackerAdjoint, :ZygoteAdjoint, :EnzymeAdjoint, :MooncakeAdjoint)
+out_of_place(s::Sensitivity) = s.autojacvec in (:ZygoteVJP, :TrackerVJP, :EnzymeVJP, :MooncakeVJP) ||
+    Methods.out_of_place(s.method)
 
 function adjoint_problem(plan::Plan{T}, inst, u0, p, tspan) where {T}
     s = plan.sensitivity
     if out_of_place(s)
         f = PySciODE.without_mutation(inst.generated)
         return ODEProblem{false,FullSpecialize}(with_mass_matrix(plan, ODEFunction{false,FullSpecialize}(f), u0), u0, tspan, p)
-    elseif s.autojacvec !== :generated || s.name === :ReverseDiffAdjoint
+    elseif s.autojacvec !== :generated || Methods.own_numbers(s.method)
         return odeproblem(with_mass_matrix(plan, ODEFunction{true,FullSpecialize}(RHS{T}(inst)), u0), u0, tspan, p)
     end
     return odeproblem(plan, inst, u0, p, tspan)
@@ -109,7 +109,7 @@ end
 function run_continuous(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vector{T}) where {T}
     s = plan.sensitivity
     start = prob.tspan[1]
-    sparse_in_time = s.name === :BacksolveAdjoint || any(o -> first(o) === :checkpointing && last(o) === true, s.options)
+    sparse_in_time = Methods.backwards(s.method) || any(o -> first(o) === :checkpointing && last(o) === true, s.options)
     # Checkpoints are the saved times, and the start.
     at = !sparse_in_time || isempty(saveat) || saveat[1] == start ? saveat : vcat(start, saveat)
     sol = sparse_in_time ? solve_raw(plan, inst, prob, at, false) : solve_raw(plan, inst, prob, T[], true; read=saveat)
@@ -146,9 +146,9 @@ function (b::ContinuousPullback{T})(du::AbstractMatrix{T}) where {T}
     plan, inst = b.plan, b.inst
     s = plan.sensitivity
     PySciODE.reset!(inst)  # Python's functions lived as long as the solve
-    inst.joint = s.autojacvec === :generated && s.name in (:InterpolatingAdjoint, :BacksolveAdjoint) &&
+    inst.joint = s.autojacvec === :generated && Methods.joint(s.method) &&
         haskey(inst.generated.functions, :vjp_both!)
-    if s.autojacvec === :generated && s.name in (:GaussAdjoint, :GaussKronrodAdjoint, :QuadratureAdjoint) && PySciODE.takes_jacobian(plan.alg)
+    if s.autojacvec === :generated && Methods.quadrature(s.method) !== nothing && PySciODE.takes_jacobian(plan.alg)
         inst.audited = true
         fill!(inst.lam_solved, zero(T))
         fill!(inst.lam_interpolated, zero(T))
@@ -158,7 +158,7 @@ function (b::ContinuousPullback{T})(du::AbstractMatrix{T}) where {T}
     cotangents = first_is_start ? du[:, 2:end] : du
     du0, dp = reverse_solve(b, plan, b.sol, ts, Cotangent(cotangents))::NTuple{2,AbstractVector{T}}
     check(b, plan, inst, du0, dp)
-    s.name === :BacksolveAdjoint && inst.joint && check_drift(b, plan, inst)
+    Methods.backwards(s.method) && inst.joint && check_drift(b, plan, inst)
     if inst.audited
         PySciODE.widen!(inst.lam_solved, du0)
         check_interpolation(plan, inst)
@@ -175,10 +175,11 @@ function reverse_solve(b, plan::Plan{T}, sol, ts, cotangent) where {T}
     forward = keywords(o, plan.reverse, sol.prob.tspan)
     abstol = isnan(s.abstol) ? (forward.abstol isa Vector ? minimum(forward.abstol) : forward.abstol) : T(s.abstol)
     reltol = isnan(s.reltol) ? forward.reltol : T(s.reltol)
-    s.name === :QuadratureAdjoint && PySciODE.takes_jacobian(plan.alg) &&
+    over_times = Methods.quadrature(s.method) === :times
+    over_times && PySciODE.takes_jacobian(plan.alg) &&
         ((ts, cotangent) = graded(ts, b.t0, cotangent))
     # SciML's default for the quadrature, 1e-6 and 1e-3, is there whatever is asked of the solve.
-    inner = s.name === :QuadratureAdjoint ? (; abstol=abstol / 10, reltol=reltol / 10) : (;)
+    inner = over_times ? (; abstol=abstol / 10, reltol=reltol / 10) : (;)
     fixed = forward.adaptive ? (;) : (; dt=-forward.dt, adaptive=false)
     # The adjoint of algebraic equations is algebraic too, and jumps at every saved time.
     consistent = plan.algebraic === nothing ? (;) : (; initializealg=DiffEqBase.BrownFullBasicInit(; abstol))
@@ -259,7 +260,7 @@ within a few floats of the time, or within the first sliver of `graded` times, t
 """
 function check_layers(s, narrowest, ts, t0)
     isempty(ts) && return nothing
-    seen = s.name === :QuadratureAdjoint ? minimum(abs, diff([t0; ts])) / 10 :
+    seen = Methods.quadrature(s.method) === :times ? minimum(abs, diff([t0; ts])) / 10 :
         max(10 * maximum(eps ∘ abs, ts), 1000 * maximum(eps ∘ Float64 ∘ abs, ts))
     narrowest >= seen || throw(GradientFailed(
         "the adjoint changes within $narrowest of a saved time, too fast for a quadrature over the times; " *

@@ -3,11 +3,11 @@ module PySciODEStiffAdjointExt
 
 using OrdinaryDiffEqRosenbrock: OrdinaryDiffEqRosenbrock
 using PrecompileTools: @compile_workload
-using PySciODE: rehearse, run_adjoint
+using PySciODE: Methods, differentiate, rehearse
 using SciMLSensitivity: SciMLSensitivity
 
 # Another extension defines the adjoints, and some versions of Julia don't load it while this one is compiled.
-isempty(methods(run_adjoint)) || @compile_workload begin
+isempty(methods(differentiate, Tuple{Methods.GaussAdjoint,Vararg{Any}})) || @compile_workload begin
     rehearse(Float64, "OrdinaryDiffEqRosenbrock", "Rodas5P", "full", "GaussAdjoint"; pullback=true)
 end
 

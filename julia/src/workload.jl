@@ -14,7 +14,7 @@ paramjac!(P, u, p, t, w) = (@inbounds P[1] = u[1]; @inbounds P[2] = P[3] = zero(
 jvp!(dv, v, u, p, t, w) = (@inbounds dv[1] = p[1] * v[1]; @inbounds dv[2] = -p[2] * v[2]; nothing)
 end
 
-rehearsed(np) = Generated(Rehearsal, 2, np, Dict{Symbol,Any}(
+rehearsed(np) = Generated(Rehearsal, 2, np, 2, Dict{Symbol,Any}(
     name => getfield(Rehearsal, name) for name in FUNCTION_NAMES if isdefined(Rehearsal, name)), nothing, false, nothing)
 
 """Solve a small model the way Python does, for one element type, algorithm and sensitivity method."""

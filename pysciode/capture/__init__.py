@@ -21,7 +21,9 @@ __all__ = ["ArrayModel", "CallbackModel", "CapturedModel", "JuliaModel", "Scalar
 CHOICES = ("auto", "symbolic", "torch", "julia", "callback")
 
 
-def capture(f: Any, u0: Any, p: Any = None, t0: float = 0.0, *, capture: str = "auto") -> CapturedModel:
+def capture(
+    f: Any, u0: Any, p: Any = None, t0: float = 0.0, *, capture: str = "auto", output: tuple[int, ...] | None = None
+) -> CapturedModel:
     """Take a model apart.
 
     Parameters
@@ -38,6 +40,8 @@ def capture(f: Any, u0: Any, p: Any = None, t0: float = 0.0, *, capture: str = "
         A time at which the model can be evaluated.
     capture
         ``"auto"`` goes by what `f`, `u0` and `p` are; ``"symbolic"``, ``"torch"``, ``"julia"`` and ``"callback"`` insist.
+    output
+        Shape of what `f` returns; None is that of the state.
 
     Raises
     ------
@@ -51,6 +55,8 @@ def capture(f: Any, u0: Any, p: Any = None, t0: float = 0.0, *, capture: str = "
 
     if capture not in CHOICES:
         raise ValueError(f"capture={capture!r}; it is one of {', '.join(map(repr, CHOICES))}")
+    if output is None:
+        output = tuple(np.shape(u0))
     layout, leaves = ParameterLayout.of(p)
     is_torch = is_tensor(u0) or is_module(f) or any(map(is_tensor, leaves)) or _uses_torch(f)
     kind = capture
@@ -71,10 +77,10 @@ def capture(f: Any, u0: Any, p: Any = None, t0: float = 0.0, *, capture: str = "
             f"not a {type(f).__name__} with capture={capture!r}"
         )
     if kind == "callback":
-        return _callback(f, u0, layout, leaves, is_torch)
+        return _callback(f, u0, layout, leaves, is_torch, output)
     if kind == "torch":
-        return _torch(f, u0, layout, leaves, t0, plain=capture == "auto")
-    return _python(f, u0, layout, leaves, t0)
+        return _torch(f, u0, layout, leaves, t0, output, plain=capture == "auto")
+    return _python(f, u0, layout, leaves, t0, output)
 
 
 def _uses_torch(f: Any) -> bool:
@@ -101,16 +107,25 @@ def _sympy(f: Any, u0: Any, layout: ParameterLayout) -> ScalarModel:
     return model
 
 
-def _python(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float) -> ScalarModel:
+def _python(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float, output: tuple[int, ...]) -> ScalarModel:
     from .capture_check import check_capture
     from .scalar_trace import trace_function
 
-    model = trace_function(f, tuple(np.shape(u0)), layout.size, layout.unflatten)
-    check_capture(model, f, u0, layout, leaves, t0)
+    model = trace_function(f, tuple(np.shape(u0)), layout.size, layout.unflatten, output=output)
+    check_capture(model, f, u0, layout, leaves, t0, output)
     return model
 
 
-def _torch(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float, plain: bool) -> CapturedModel:
+def _torch(
+    f: Callable[..., Any],
+    u0: Any,
+    layout: ParameterLayout,
+    leaves: list[Any],
+    t0: float,
+    output: tuple[int, ...],
+    *,
+    plain: bool,
+) -> CapturedModel:
     """Unrolled where the model is small, as arrays otherwise."""
     import torch
 
@@ -118,17 +133,21 @@ def _torch(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list
     if plain and not isinstance(f, torch.nn.Module) and not mentions_torch(f):
         # Arithmetic that knows nothing of torch is captured a hundred times quicker as it stands.
         try:
-            return _python(f, state, layout, leaves, t0)
+            return _python(f, state, layout, leaves, t0, output)
         except Exception:
             pass  # it may use what only tensors have: torch has the last word, and the better message
     from ..lowering.scalars.unroll import unroll
     from .torch.array_capture import capture_torch
 
-    model = capture_torch(f, state, layout.rebuild(leaves), t0)
+    model = capture_torch(f, state, layout.rebuild(leaves), t0, output=output)
     return unroll(model) or model
 
 
-def _callback(f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], is_torch: bool) -> CallbackModel:
+def _callback(
+    f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], is_torch: bool, output: tuple[int, ...]
+) -> CallbackModel:
+    if output != tuple(np.shape(u0)):
+        raise CaptureError("a function that stays in Python must return what has the state's shape")
     from .callback import capture_callback, capture_torch_callback
 
     if is_torch:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ..arrays.parameters import ParameterLayout
 
 
-def check_capture(model: ScalarModel, f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float) -> None:
+def check_capture(
+    model: ScalarModel, f: Callable[..., Any], u0: Any, layout: ParameterLayout, leaves: list[Any], t0: float, output: tuple[int, ...]
+) -> None:
     """Call `f` once at `u0`, on NumPy arrays or tensors as `u0` is, and compare.
 
     A function that runs on symbols may still be another one on numbers: one that counts its calls, draws random numbers, or
@@ -32,13 +34,13 @@ def check_capture(model: ScalarModel, f: Callable[..., Any], u0: Any, layout: Pa
     flat = np.array(flat_array(leaves, np.float64), float)
     if is_tensor(u0):
         u = u0.detach().double().cpu().numpy()
-        expected = _call_torch(f, u, layout, flat, t0)
+        expected = _call_torch(f, u, layout, flat, t0, output)
     else:
         u = np.array(u0, float)
-        expected = _call(f, u.copy(), layout.unflatten(flat.copy()), float(t0))
+        expected = _call(f, u.copy(), layout.unflatten(flat.copy()), float(t0), output)
     if expected is None:
         return
-    found = evaluate(model, u, flat, float(t0)).reshape(u.shape)
+    found = evaluate(model, u, flat, float(t0)).reshape(output)
     scale = np.maximum(np.abs(expected), np.abs(found))
     # Cancellation leaves errors of the size of the largest entry.
     tolerance = 1e-6 * (scale + scale[np.isfinite(scale)].max(initial=0.0))
@@ -52,26 +54,28 @@ def check_capture(model: ScalarModel, f: Callable[..., Any], u0: Any, layout: Pa
         )
 
 
-def _call(f: Callable[..., Any], u: np.ndarray, p: Any, t: float) -> np.ndarray | None:
+def _call(f: Callable[..., Any], u: np.ndarray, p: Any, t: float, output: tuple[int, ...]) -> np.ndarray | None:
     """What `f` returns on numbers, None where it can't be called so."""
     state = u if u.ndim else u[()]
     try:
         with np.errstate(all="ignore"):
-            result = call_model(f, argument_roles(f), state, p, t, np.zeros(u.shape))
-            return np.asarray(result, float).reshape(u.shape)
+            result = call_model(f, argument_roles(f), state, p, t, np.zeros(output))
+            return np.asarray(result, float).reshape(output)
     except Exception:
         # Python's own functions raise where the formula gives NaN, such as math.log(-1).
         return None
 
 
-def _call_torch(f: Callable[..., Any], u: np.ndarray, layout: ParameterLayout, flat: np.ndarray, t: float) -> np.ndarray:
+def _call_torch(
+    f: Callable[..., Any], u: np.ndarray, layout: ParameterLayout, flat: np.ndarray, t: float, output: tuple[int, ...]
+) -> np.ndarray:
     import torch
 
     with torch.no_grad():
         state, p, time = torch.tensor(u), layout.unflatten(torch.tensor(flat)), torch.tensor(t, dtype=torch.float64)
         try:
-            result = call_model(f, argument_roles(f), state, p, time, torch.zeros_like(state))
+            result = call_model(f, argument_roles(f), state, p, time, state.new_zeros(output))
             result = result.numpy() if isinstance(result, torch.Tensor) else np.array(result, float)
         except Exception as error:
             raise CaptureError(f"the model fails on tensors: {error}") from error
-    return result.reshape(u.shape)
+    return result.reshape(output)

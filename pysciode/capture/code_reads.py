@@ -110,6 +110,24 @@ def is_users_module(name: str) -> bool:
     return file is not None and is_users_file(file)
 
 
+def is_users_class(cls: type) -> bool:
+    """Whether `cls` is the user's, and not a library's: by the file of its module, or where that is not known, of its code.
+
+    Code that is executed from text may have no module, or one that nobody can look up.
+    """
+    name = cls.__module__ or ""
+    module = sys.modules.get(name)
+    if name == "__main__" or getattr(module, "__file__", None) is not None:
+        return is_users_module(name)
+    if not cls.__flags__ & _HEAP_TYPE or (module is not None and name != "builtins" and name in sys.builtin_module_names):
+        return False
+    files = [x.__code__.co_filename for x in vars(cls).values() if isinstance(x, FunctionType)]
+    return not files or any(map(is_users_file, files))  # dataclasses have methods of the library's beside the user's
+
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by few of C's modules
+
+
 def is_users_function(f: FunctionType) -> bool:
     """Whether `f` is the user's, and not a library's."""
     return reads_of(f.__code__).is_users and (f.__module__ or "").partition(".")[0] not in _LIBRARIES

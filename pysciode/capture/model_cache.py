@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ class Captured:
     Attributes
     ----------
     build, build_parts
-        Capture the whole right-hand side; its two parts, for a problem that has them.
+        Capture the whole right-hand side; and the functions that a form of problem takes on their own, by name.
     compiled
         What engines made of the model, kept here by keys of theirs so that it lives as long as the model.
     latest_call
@@ -28,10 +28,10 @@ class Captured:
     """
 
     build: Callable[[], CapturedModel]
-    build_parts: Callable[[], tuple[CapturedModel, CapturedModel]] | None = None
+    build_parts: Mapping[str, Callable[[], CapturedModel]] = field(default_factory=dict)
     _model: CapturedModel | None = None
     compiled: dict[Hashable, Any] = field(default_factory=dict)
-    _parts: tuple[CapturedModel, CapturedModel] | None = None
+    _parts: dict[str, CapturedModel] | None = None
     latest_call: Any = None
 
     def __deepcopy__(self, memo: dict) -> Captured:
@@ -44,9 +44,9 @@ class Captured:
         return self._model
 
     @property
-    def parts(self) -> tuple[CapturedModel, CapturedModel] | None:
-        if self._parts is None and self.build_parts is not None:
-            self._parts = self.build_parts()
+    def parts(self) -> dict[str, CapturedModel]:
+        if self._parts is None:
+            self._parts = {name: build() for name, build in self.build_parts.items()}
         return self._parts
 
 

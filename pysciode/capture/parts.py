@@ -21,7 +21,7 @@ from weakref import ref
 
 import numpy as np
 
-from .code_reads import is_users_function, is_users_module, reads_of
+from .code_reads import is_users_class, is_users_function, is_users_module, reads_of
 from .sparse import is_sparse
 
 NUMBERS, FLOATS, NOTHING = range(3)
@@ -183,7 +183,7 @@ def _instance(x: Any, names: set[str]) -> tuple[Hashable, list[Part], Remake] | 
     users = users_bases(cls)
     if not users:
         # Of a library, of whose code nothing is known: all that it keeps.
-        if not own or (cls.__module__ or "").partition(".")[0] in _UNREAD:
+        if not own or ((cls.__module__ or "").partition(".")[0] in _UNREAD and not _is_users_class(cls)):
             return None
         return (Same(x), tuple(own)), _named(own, NOTHING, own), _same
     whole = _is_all_users(cls)
@@ -264,7 +264,8 @@ def users_bases(cls: type) -> tuple[type, ...]:
 
 def _is_users_class(cls: type) -> bool:
     root = (cls.__module__ or "").partition(".")[0]
-    return _is_ours(cls.__module__) or (root not in _UNREAD or root == "__main__") and is_users_module(cls.__module__)
+    known = root in _UNREAD and root not in ("__main__", "builtins")
+    return _is_ours(cls.__module__) or not known and is_users_class(cls)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..graphs.numpy_protocol import ScalarArray, apply_op, scalar_method
 from ..graphs.scalar_graph import Scalar
-from .code_reads import is_users_function, is_users_module, reads_of
+from .code_reads import is_users_class, is_users_function, reads_of
 from .sparse import SparseOperator, is_sparse
 
 
@@ -259,6 +259,6 @@ def _is_model_class(cls: type) -> bool:
     return (
         cls.__mro__[1:] != ()
         and type(cls) is type
-        and all(is_users_module(base.__module__) for base in cls.__mro__[:-1])
+        and all(is_users_class(base) for base in cls.__mro__[:-1])
         and not hasattr(cls, "__slots__")
     )

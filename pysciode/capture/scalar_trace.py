@@ -65,6 +65,7 @@ def trace_function(
     n_params: int,
     unflatten: Callable[[Any], Any] | None = None,
     *,
+    output: tuple[int, ...] | None = None,
     limit: int | None = NODE_LIMIT,
 ) -> ScalarModel:
     """Run ``f(u, p, t)`` (or ``f(du, u, p, t)``) once on symbols.
@@ -77,6 +78,8 @@ def trace_function(
         Length of the flat parameter vector.
     unflatten
         Makes the `p` that `f` expects from the flat vector; None passes the vector itself.
+    output
+        Shape of what `f` returns; None is the state's.
     limit
         Number of operations above which capture gives up; None for none.
 
@@ -85,9 +88,9 @@ def trace_function(
     CaptureError
         Where the model needs a value that is not known before it is solved.
     ValueError
-        If what comes back has not the state's shape.
+        If what comes back has another shape.
     """
-    return trace_roles(rebind(f), argument_roles(f), u_shape, n_params, unflatten, limit=limit)
+    return trace_roles(rebind(f), argument_roles(f), u_shape, n_params, unflatten, output=output, limit=limit)
 
 
 def trace_roles(
@@ -97,6 +100,7 @@ def trace_roles(
     n_params: int,
     unflatten: Callable[[Any], Any] | None = None,
     *,
+    output: tuple[int, ...] | None = None,
     limit: int | None = NODE_LIMIT,
 ) -> ScalarModel:
     """`trace_function` of an `f` that is called as it stands, with arguments of these roles."""
@@ -109,7 +113,8 @@ def trace_roles(
     state = u[0] if u_shape == () else _array(u).reshape(u_shape)
     flat_p = _array(p)
     parameters = flat_p if unflatten is None else unflatten(flat_p)
-    du = _array([None] * n).reshape(u_shape)
+    output = u_shape if output is None else output
+    du = _array([None] * prod(output)).reshape(output)
     try:
         result = call_model(f, roles, state, parameters, t, du)
     except CaptureError:
@@ -119,7 +124,7 @@ def trace_roles(
         if reason is None:
             raise
         raise CaptureError(reason, where=user_line_of(error.__traceback__)) from error
-    rhs = _entries(graph, result, u_shape, in_place="du" in roles)
+    rhs = _entries(graph, result, u_shape, output, in_place="du" in roles)
     graph.limit = graph.where = None
     return ScalarModel(graph, tuple(u), tuple(p), t, rhs)
 
@@ -140,7 +145,7 @@ def _reason(error: Exception) -> str | None:
     return None
 
 
-def _entries(graph: ScalarGraph, result: Any, u_shape: tuple[int, ...], in_place: bool) -> tuple[Scalar, ...]:
+def _entries(graph: ScalarGraph, result: Any, u_shape: tuple[int, ...], output: tuple[int, ...], in_place: bool) -> tuple[Scalar, ...]:
     """What `f` returned, flat and all of it nodes of `graph`."""
     if result is None:
         raise ValueError("the model returned None: it must return du (or take du as its first argument and fill it)")
@@ -150,10 +155,12 @@ def _entries(graph: ScalarGraph, result: Any, u_shape: tuple[int, ...], in_place
         array = np.array(result, object)
     except ValueError as error:
         raise ValueError(f"the model returned rows of different lengths; the state has shape {u_shape}") from error
-    if array.shape != u_shape:
+    if array.shape != output:
         # (1,) for a scalar state and its like: the same entries in a shape that broadcasts to the same.
-        if array.size == prod(u_shape) and tuple(k for k in array.shape if k != 1) == tuple(k for k in u_shape if k != 1):
-            array = array.reshape(u_shape)
+        if array.size == prod(output) and tuple(k for k in array.shape if k != 1) == tuple(k for k in output if k != 1):
+            array = array.reshape(output)
+        elif output != u_shape:
+            raise ValueError(f"the function returned {array.size} values; it must return {prod(output)}")
         else:
             raise ValueError(f"the model returned du of shape {array.shape}, but the state has shape {u_shape}")
     out = []

@@ -16,7 +16,7 @@ from ..engines import get_engine, julia_is_installed
 from ..engines.base import Engine, SolveOptions, SolveRequest
 from ..errors import INSTALL_COMMAND
 from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem, check_problem
 from ..solving.options import DEFAULT_TOLERANCES, save_times
 from .measure.blocks import Blocks, differentiable
 from .measure.contestants import Contestant, EngineRun, Task
@@ -55,7 +55,7 @@ class ComparisonInterrupted(KeyboardInterrupt):
 
 
 def compare_adjoints(
-    problem: ODEProblem,
+    problem: Problem,
     loss: Loss | None = None,
     *,
     algorithms: Any = None,
@@ -131,8 +131,7 @@ def compare_adjoints(
     ComparisonInterrupted
         A `KeyboardInterrupt` that holds the report so far.
     """
-    if not isinstance(problem, ODEProblem):
-        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    check_problem(problem)
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
     effort = Effort(whole_number(repeats, "repeats", 1), positive(time_limit, "time_limit"), memory)
@@ -142,7 +141,7 @@ def compare_adjoints(
     named, vjps, solvers = check_sensealgs(sensealgs), check_vjps(vjps), check_algorithms(algorithms)
 
     description, problem = _describe(problem), differentiable(problem)
-    function = LossFunction(loss or sum_of_squares, times, problem.kind in ("second_order", "dynamical"))
+    function = LossFunction(loss or sum_of_squares, times, problem.velocity is not None)
     blocks = Blocks.of(problem)
     if reference is not None and not isinstance(reference, SensitivityAlgorithm):
         given_reference(blocks, reference)
@@ -235,7 +234,7 @@ def _measured(
             yield row
 
 
-def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int, limit: float | None) -> tuple[bool, list[str]]:
+def _look(engine: Engine, problem: Problem, loss: LossFunction, maxiters: int, limit: float | None) -> tuple[bool, list[str]]:
     """Whether the problem is stiff, and warnings: a plain solve by the engine's default takes Jacobians only where it finds it stiff.
 
     In double precision, for which SciML's default solver is compiled ahead of time. A loss that is written wrongly is an error here;
@@ -245,7 +244,7 @@ def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int
     options = SolveOptions(saveat=loss.times, rtol=rtol, atol=atol, maxiters=maxiters)
     problem.model  # captured here, so that what can't be captured is told before anything runs
     u0, p = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
-    run = EngineRun(engine, SolveRequest(problem, u0, p, problem.tspan, None, options))
+    run = EngineRun(engine, SolveRequest(problem, {"u0": u0, "p": p}, problem.tspan, None, options))
     warnings = []
     try:
         with limited(limit):
@@ -258,8 +257,8 @@ def _look(engine: Engine, problem: ODEProblem, loss: LossFunction, maxiters: int
     return run.raw is not None and run.raw.stats.get("njacs", 0) > 0, warnings
 
 
-def _describe(problem: ODEProblem) -> str:
-    f = problem.functions[0]
+def _describe(problem: Problem) -> str:
+    f = next(iter(problem.functions.values()))
     name = problem.name or (getattr(f, "__name__", None) or type(f).__name__ if callable(f) else "a model")
     start, end = problem.tspan
     return f"{name}: state {tuple(problem.u0.shape)}, {problem.layout.size} parameters, t from {start:g} to {end:g}, {problem.dtype}"

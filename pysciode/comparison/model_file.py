@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem, is_problem
 
 
 def load_module(path: Path) -> ModuleType:
@@ -40,9 +40,9 @@ def _told(error: BaseException, path: Path) -> str:
     return f"{f'line {lines[-1]}: ' if lines else ''}{type(error).__name__}: {error}"
 
 
-def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, ODEProblem]:
+def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, Problem]:
     """The module's problems by name; `names` are problems, or functions without arguments that return one, by default all problems."""
-    problems = {name: x for name, x in vars(module).items() if isinstance(x, ODEProblem) and not name.startswith("_")}
+    problems = {name: x for name, x in vars(module).items() if is_problem(x) and not name.startswith("_")}
     if names:
         return {name: _problem(module, name, problems) for name in names}
     if not problems:
@@ -53,9 +53,9 @@ def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, OD
     return {name: x for name, x in problems.items() if first[id(x)] == name}
 
 
-def _problem(module: ModuleType, name: str, problems: dict[str, ODEProblem]) -> ODEProblem:
+def _problem(module: ModuleType, name: str, problems: dict[str, Problem]) -> Problem:
     found = getattr(module, name, None)
-    if isinstance(found, ODEProblem):
+    if is_problem(found):
         return found
     if not callable(found):
         there = f"; there are {', '.join(problems)}" if problems else ""
@@ -64,7 +64,7 @@ def _problem(module: ModuleType, name: str, problems: dict[str, ODEProblem]) -> 
         made = found()
     except Exception as error:
         raise ValueError(f"{name}() failed: {_told(error, Path(module.__file__))}") from error
-    if not isinstance(made, ODEProblem):
+    if not is_problem(made):
         raise ValueError(f"{name}() returned a {type(made).__name__}, not an ODEProblem")
     return made
 

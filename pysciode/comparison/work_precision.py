@@ -14,7 +14,7 @@ from ..arrays.real_values import positive
 from ..engines import get_engine
 from ..errors import PysciodeError
 from ..methods.algorithms import Algorithm, check_algorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem, check_problem
 from ..solving.options import save_times
 from ..solving.solution import Solution
 from .measure.contestants import Contestant, EngineContestant, Run, Task
@@ -46,7 +46,7 @@ _STIFF_SCIPY = ("Radau", "LSODA", "BDF")
 
 
 def work_precision(
-    problem: ODEProblem,
+    problem: Problem,
     algorithms: Sequence[Algorithm | str | None] | None = None,
     tolerances: Iterable[float | tuple[float, float]] | None = None,
     *,
@@ -103,8 +103,7 @@ def work_precision(
     """
     from .report.reports import SolverReport
 
-    if not isinstance(problem, ODEProblem):
-        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    check_problem(problem)
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats!r}")
     limit = positive(time_limit, "time_limit")
@@ -193,7 +192,7 @@ def solution_error(states: np.ndarray, reference: np.ndarray) -> float:
     return float((np.abs(states - reference) / scale).max())
 
 
-def given_reference(problem: ODEProblem, times: np.ndarray, reference: Any) -> Known:
+def given_reference(problem: Problem, times: np.ndarray, reference: Any) -> Known:
     """A user's reference; raises ValueError if it has another shape or other times, or is not finite."""
     if isinstance(reference, Solution):
         t, u = reference.to_numpy()
@@ -209,7 +208,7 @@ def given_reference(problem: ODEProblem, times: np.ndarray, reference: Any) -> K
     return Known(np.array(u, np.float64).reshape(len(times), -1), "given", None)
 
 
-def solve_reference(problem: ODEProblem, times: np.ndarray, engine: str, stiff: bool) -> Known:
+def solve_reference(problem: Problem, times: np.ndarray, engine: str, stiff: bool) -> Known:
     """Two solvers of high order at a tight tolerance; their difference estimates the error.
 
     The tolerance is loosened twice where no two of them come to the end, and then a PysciodeError says so; stiff solvers are tried

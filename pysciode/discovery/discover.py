@@ -11,6 +11,7 @@ import sympy
 
 from ..arrays.parameters import is_tensor
 from ..arrays.real_values import whole_number
+from ..errors import require_extra_package
 from .criteria import (
     CRITERIA,
     Criterion,
@@ -145,7 +146,7 @@ def discover(
     if method == "sindy":
         if options:
             raise TypeError(f"discover has no argument {next(iter(options))!r}; options are those of method='pysr'")
-        _require_pysindy()
+        require_extra_package("pysindy", "sparse regression", "discovery")
     elif library is not None or optimizer is not None or thresholds is not None:
         raise ValueError("library, optimizer and thresholds are those of method='sindy'")
     samples = _samples(x, y, t, differentiation, averaged=method == "sindy")
@@ -300,10 +301,3 @@ def _thresholds(given: Any) -> np.ndarray:
     if out.ndim != 1 or not len(out) or (out < 0).any():
         raise ValueError("thresholds must be numbers of 0 or more")
     return out
-
-
-def _require_pysindy() -> None:
-    try:
-        import pysindy  # noqa: F401
-    except ImportError as error:
-        raise ImportError("sparse regression needs PySINDy: pip install 'pysciode[discovery]'") from error

@@ -13,6 +13,7 @@ import pandas as pd
 import sympy
 
 from ..capture.symbolic import SymbolicModel
+from ..problems.base import Problem
 from ..problems.ode import ODEProblem
 from .physics import Physics
 
@@ -186,7 +187,7 @@ class DiscoveredEquations:
         forms = self._rhs_forms()
         return SymbolicModel(forms, self.states, [sympy.Symbol(name) for name in self._parameters()])
 
-    def problem(self, u0: Any, tspan: Any) -> ODEProblem:
+    def problem(self, u0: Any, tspan: Any) -> Problem:
         """The initial value problem of the equations; its parameters are the coefficients and known parameters by name.
 
         Parameters

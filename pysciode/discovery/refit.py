@@ -10,7 +10,7 @@ import numpy as np
 from .equations import DiscoveredEquations
 
 if TYPE_CHECKING:
-    from ..problems.ode import ODEProblem
+    from ..problems.base import Problem
 
 
 def refit(
@@ -75,7 +75,7 @@ def refit(
     return equations.with_coefficients(estimates, {name: errors[name] for name in names if name in errors}, result)
 
 
-def fitting_problem(equations: DiscoveredEquations, data: Any, u0: Any, tspan: Any) -> ODEProblem:
+def fitting_problem(equations: DiscoveredEquations, data: Any, u0: Any, tspan: Any) -> Problem:
     """The problem that is fitted, with what isn't given taken from the data."""
     from ..fitting.experiment import as_experiments
 

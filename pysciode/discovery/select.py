@@ -12,7 +12,7 @@ import sympy
 
 from ..arrays.real_values import whole_number
 from ..errors import GradientFailed, SolveFailed
-from ..problems.ode import ODEProblem, remake
+from ..problems.base import Problem, remake
 from .criteria import CRITERIA, Criterion, check_within, information_criteria, ranked
 from .equations import Candidate, DiscoveredEquations
 from .refit import fitting_problem, refit
@@ -95,7 +95,7 @@ def select(
     return best.with_table(table, criterion)
 
 
-def _with_all_terms(equations: DiscoveredEquations, start: ODEProblem) -> ODEProblem | None:
+def _with_all_terms(equations: DiscoveredEquations, start: Problem) -> Problem | None:
     """One problem for all candidates, in which the coefficients of other candidates' terms are zero.
 
     So one model is compiled instead of dozens. None where candidates are no sums of terms with coefficients.
@@ -113,8 +113,8 @@ def _with_all_terms(equations: DiscoveredEquations, start: ODEProblem) -> ODEPro
 def _fitted(
     equations: DiscoveredEquations,
     choice: Choice,
-    shared: ODEProblem | None,
-    start: ODEProblem,
+    shared: Problem | None,
+    start: Problem,
     data: Any,
     estimate_u0: bool,
     how: dict[str, Any],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..methods.adjoints import SensitivityAlgorithm
     from ..methods.algorithms import Algorithm
     from ..methods.initialization import Initialization
-    from ..problems.ode import ODEProblem
+    from ..problems.base import Problem
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class EventRequest:
         With which occurrence the solve ends; 0: with none.
     """
 
-    condition: ODEProblem
-    affect: ODEProblem | None
+    condition: Problem
+    affect: Problem | None
     direction: int
     stop_after: int
 
     @property
-    def problems(self) -> tuple[ODEProblem, ...]:
+    def problems(self) -> tuple[Problem, ...]:
         """Of the condition, and of the affect where there is one."""
         return (self.condition,) if self.affect is None else (self.condition, self.affect)
 
@@ -97,9 +97,9 @@ class SolveRequest:
     ----------
     problem
         The problem, whose ``model`` is the captured right-hand side (a :data:`~pysciode.graphs.captured_model.CapturedModel`).
-    u0, p
-        Flat, C-contiguous arrays of one floating dtype, tensors where the problem is on a device; not kept or written to by
-        the engine.
+    values
+        What the problem's functions are given, by name (``"u0"``, ``"p"``): flat, C-contiguous arrays of one floating dtype, tensors
+        where the problem is on a device; not kept or written to by the engine.
     tspan
         Start and end; the end may lie before the start.
     algorithm
@@ -107,17 +107,38 @@ class SolveRequest:
     sensealg
         None where no gradient is wanted.
     wants
-        Which of ``"u0"`` and ``"p"`` need a gradient.
+        Names of the values that need a gradient.
     """
 
-    problem: ODEProblem
-    u0: Any
-    p: Any
+    problem: Problem
+    values: dict[str, Any]
     tspan: tuple[float, float]
     algorithm: Algorithm | None
     options: SolveOptions
     sensealg: SensitivityAlgorithm | None = None
     wants: frozenset[str] = frozenset()
+
+    @property
+    def u0(self) -> Any:
+        """The flat initial state."""
+        return self.values["u0"]
+
+    @property
+    def p(self) -> Any:
+        """The flat parameters."""
+        return self.values["p"]
+
+    def again(self, **changes: Any) -> SolveRequest:
+        """The request of a second solve that must go the way of the first.
+
+        Raises
+        ------
+        ValueError
+            If the problem is not deterministic: then a second solve is another path.
+        """
+        if not self.problem.deterministic:
+            raise ValueError(f"a {type(self.problem).__name__} can't be solved a second time for what the first solve left out")
+        return replace(self, **changes)
 
     @property
     def dtype(self) -> np.dtype:
@@ -164,8 +185,11 @@ class RawSolution:
         return (type(self), tuple(getattr(self, x.name) for x in fields(self)))  # older protocols know no slots
 
 
-Pullback = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""``pullback(du)``, with the cotangent of ``RawSolution.u``, gives the gradients to flat ``u0`` and ``p``, in new arrays; may be called
+Gradients = dict[str, Any]
+"""Gradients to a request's values, by their names."""
+
+Pullback = Callable[[Any], Gradients]
+"""``pullback(du)``, with the cotangent of ``RawSolution.u``, gives the gradients to the request's values in new arrays; may be called
 again."""
 
 

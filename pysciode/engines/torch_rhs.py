@@ -14,13 +14,13 @@ from ..graphs.captured_model import ArrayModel, CallbackModel, CapturedModel, Ju
 from ..graphs.node_source import user_line
 
 if TYPE_CHECKING:
-    from ..problems.ode import ODEProblem
+    from ..problems.base import Problem
 
 FlatRhs = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """``f(u, p, t) -> du`` on flat tensors, `t` a tensor without dimensions."""
 
 
-def torch_rhs(problem: ODEProblem) -> FlatRhs:
+def torch_rhs(problem: Problem) -> FlatRhs:
     """The problem's right-hand side in torch; made once for each captured model.
 
     Raises
@@ -73,7 +73,7 @@ class _Locating(torch.fx.Interpreter):
             raise
 
 
-def look_for_index_errors(problem: ODEProblem, t: np.ndarray, u: np.ndarray) -> None:
+def look_for_index_errors(problem: Problem, t: np.ndarray, u: np.ndarray) -> None:
     """Evaluate an array model at the last finite state of a solution that stopped, and in small steps behind it.
 
     Raises

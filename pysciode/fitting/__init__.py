@@ -1,5 +1,9 @@
 """Fitting models to data."""
 
+from ..errors import require_extra_package
+
+require_extra_package("pandas", "pysciode.fitting", "analysis")
+
 from .collocation import collocate, collocation_loss
 from .experiment import Experiment
 from .fit import fit

@@ -18,7 +18,7 @@ from ..engines import get_engine
 from ..engines.torch_rhs import torch_rhs
 from ..errors import EngineUnavailable
 from ..graphs.captured_model import ArrayModel, CallbackModel, JuliaModel, ScalarModel
-from ..problems.ode import ODEProblem, remake
+from ..problems.base import Problem, check_problem, remake
 from .diffeqflux import KERNELS, Kernel, check_smoothing, collocate_data
 from .multiple_shooting import check_observed, check_times
 
@@ -106,7 +106,7 @@ def collocate(
 
 
 def collocation_loss(
-    problem: ODEProblem,
+    problem: Problem,
     t: Any,
     u: Any,
     du: Any,
@@ -145,8 +145,7 @@ def collocation_loss(
     >>> loss = lambda model, batch: collocation_loss(problem, *batch)
     >>> train(net, loss, (t, u, du), torch.optim.Adam(net.parameters(), lr=0.01), steps=500)
     """
-    if not isinstance(problem, ODEProblem):
-        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    check_problem(problem)
     times = check_times(t)
     states, slopes = (check_observed(x, times, problem, name) for x, name in ((u, "u"), (du, "du")))
     for name, x in (("u", states), ("du", slopes)):
@@ -159,7 +158,7 @@ def collocation_loss(
     return torch.nn.functional.mse_loss(found, slopes) if loss is None else loss(found, slopes)
 
 
-def right_hand_sides(problem: ODEProblem, t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+def right_hand_sides(problem: Problem, t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """``f(u, p, t)`` of the captured model at many states at once, in torch.
 
     Parameters

@@ -17,7 +17,8 @@ from ..engines.julia.commands import array, where
 from ..engines.julia.installation import require_extra
 from ..errors import JuliaError
 from ..methods.algorithms import Algorithm, check_algorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem, check_problem
+from ..problems.declarations import FIRST_ORDER
 from ..solving.options import solve_options
 
 Kernel = Literal[
@@ -106,7 +107,7 @@ def collocate_data(
 
 
 def multiple_shoot(
-    problem: ODEProblem,
+    problem: Problem,
     observed: np.ndarray,
     t: np.ndarray,
     group_size: int,
@@ -148,9 +149,8 @@ def multiple_shoot(
     EngineUnavailable
         If DiffEqFlux, or Julia itself, is not installed.
     """
-    if not isinstance(problem, ODEProblem):
-        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
-    if problem.kind != "ode":
+    check_problem(problem)
+    if problem.form is not FIRST_ORDER:
         raise ValueError(f"problem must be an ODEProblem of the first order, not a {type(problem).__name__}")
     observed, t = _trajectory(observed, t, "observed")
     if observed.shape[1] != problem.n:
@@ -163,7 +163,7 @@ def multiple_shoot(
     require_extra("diffeqflux", "multiple_shoot")
     engine = get_engine("julia")
     u0, p = problem.flat_u0(), problem.flat_p()
-    plan = engine.plan(SolveRequest(problem, u0, p, (t[0], t[-1]), algorithm, options))
+    plan = engine.plan(SolveRequest(problem, {"u0": u0, "p": p}, (t[0], t[-1]), algorithm, options))
     data, p, loss = observed.astype(problem.dtype), np.ascontiguousarray(p, problem.dtype), np.empty(1)
     arguments = {
         "plan": plan.id,

@@ -15,7 +15,7 @@ from ..engines.base import Engine
 from ..errors import GradientFailed, SolveFailed
 from ..methods.adjoints import SensitivityAlgorithm, check_sensealg
 from ..methods.algorithms import Algorithm, Tsit5, check_algorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem, check_problem
 from .experiment import as_experiments
 from .fit_result import FitResult
 from .information import fisher_information
@@ -26,7 +26,7 @@ from .optimizers import IN_JULIA, Found, TorchOptimizer, check_optimizer, minimi
 
 
 def fit(
-    problem: ODEProblem,
+    problem: Problem,
     data: Any,
     parameters: Any = None,
     *,
@@ -120,8 +120,7 @@ def fit(
     >>> result.estimates["alpha"], result.standard_errors["alpha"]  # doctest: +SKIP
     """
     began = time.perf_counter()
-    if not isinstance(problem, ODEProblem):
-        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    check_problem(problem)
     likelihood = Normal() if likelihood is None else likelihood
     if not isinstance(likelihood, Likelihood):
         raise TypeError(f"likelihood must be a Likelihood such as Normal(), not {likelihood!r}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from ..errors import require_extra_package
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -67,6 +69,7 @@ def plot_profile(profile: Profile, axes: Axes | None) -> Axes:
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     # Agg and no pyplot: no display is needed, and the user's own backend stays as it is.
+    require_extra_package("matplotlib", "a plot of a fit", "analysis")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from ..problems.ode import ODEProblem, with_state
+from ..problems.base import Problem
 from .information import Information
 from .objective import Objective
 from .optimizers import Found
@@ -184,7 +184,7 @@ class FitResult:
     # --- the fitted model ---
 
     @cached_property
-    def problem(self) -> ODEProblem:
+    def problem(self) -> Problem:
         """The problem with the estimates in it; what belongs to one experiment alone is left as it was."""
         problem, found = self._objective().problem, self.estimates
         p, u0 = np.array(problem.flat_p()), np.array(problem.flat_u0())
@@ -193,8 +193,8 @@ class FitResult:
                 values[i] = found.get(name, values[i])
         u0 = u0.reshape(problem.shape)
         if problem.is_torch:
-            return with_state(problem, torch.from_numpy(u0), p=problem.layout.unflatten(torch.from_numpy(p)))
-        return with_state(problem, u0, p=problem.layout.unflatten(p))
+            return problem.with_state(torch.from_numpy(u0), p=problem.layout.unflatten(torch.from_numpy(p)))
+        return problem.with_state(u0, p=problem.layout.unflatten(p))
 
     def predict(
         self,
@@ -295,7 +295,7 @@ class FitResult:
         save(self, path)
 
     @staticmethod
-    def load(path: str | os.PathLike[str], problem: ODEProblem | None = None, *, observe: Any = None) -> FitResult:
+    def load(path: str | os.PathLike[str], problem: Problem | None = None, *, observe: Any = None) -> FitResult:
         """Read what `save` wrote.
 
         Parameters

@@ -68,8 +68,7 @@ def _experiment(objective: Objective, simulation: Simulation) -> FittedExperimen
     known = {key: options.pop(key) for key in ("rtol", "atol", "maxiters", "dt", "dtmin", "dtmax", "tstops") if key in options}
     request = SolveRequest(
         problem,
-        simulation.u0.numpy(),
-        simulation.p.numpy(),
+        {"u0": simulation.u0.numpy(), "p": simulation.p.numpy()},
         problem.tspan,
         algorithm,
         solve_options(problem, saveat=simulation.times, dense=False, extra=options, **known),

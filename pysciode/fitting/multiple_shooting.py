@@ -21,7 +21,7 @@ from torch import nn
 
 from ..arrays.real_values import whole_number
 from ..methods.algorithms import Algorithm
-from ..problems.ode import ODEProblem, remake
+from ..problems.base import Problem, check_problem, remake
 from ..solving.solve import solve
 
 GroupLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -117,7 +117,7 @@ class MultipleShooting(nn.Module):
 
     def __init__(
         self,
-        problem: ODEProblem,
+        problem: Problem,
         t: Any,
         observed: Any,
         group_size: int,
@@ -203,7 +203,7 @@ class MultipleShooting(nn.Module):
     def _starts(self) -> Sequence[torch.Tensor]:
         return [x[0] for x in self._observed] if self.states is None else self.states.unbind()
 
-    def _first_guess(self, data: np.ndarray, problem: ODEProblem) -> np.ndarray:
+    def _first_guess(self, data: np.ndarray, problem: Problem) -> np.ndarray:
         """The data at the groups' first times, interpolated linearly where they are missing."""
         order = np.argsort(self._times)
         first = self._times[[group[0] for group in self.groups]]
@@ -223,7 +223,7 @@ class MultipleShooting(nn.Module):
 
 
 def multiple_shooting(
-    problem: ODEProblem, t: Any, observed: Any, *, group_size: int, **options: Any
+    problem: Problem, t: Any, observed: Any, *, group_size: int, **options: Any
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss of multiple shooting, and the predictions of each group.
 
@@ -270,7 +270,7 @@ def check_times(t: Any, name: str = "t") -> np.ndarray:
     return times
 
 
-def check_observed(observed: Any, times: np.ndarray, problem: ODEProblem, name: str = "observed") -> np.ndarray:
+def check_observed(observed: Any, times: np.ndarray, problem: Problem, name: str = "observed") -> np.ndarray:
     """Observed states as an array of the problem's dtype, shape ``(len(times), *shape of u0)``; NaN is allowed.
 
     Raises
@@ -288,9 +288,8 @@ def check_observed(observed: Any, times: np.ndarray, problem: ODEProblem, name: 
 
 
 def _check_problem(problem: Any) -> None:
-    if not isinstance(problem, ODEProblem):
-        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
-    if problem.kind in ("second_order", "dynamical"):
+    check_problem(problem)
+    if problem.velocity is not None:
         raise ValueError(f"problem must be of first order, not a {type(problem).__name__}: write velocities as states")
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ..engines.base import Engine
 from ..errors import GradientFailed, SolveFailed
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 from .experiment import Experiment
 from .likelihoods import Likelihood
 from .observation import Observe
@@ -57,7 +57,7 @@ class Objective:
 
     def __init__(
         self,
-        problem: ODEProblem,
+        problem: Problem,
         experiments: Sequence[Experiment],
         parameters: Any,
         likelihood: Likelihood,

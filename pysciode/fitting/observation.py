@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 
 Observe = Callable[[torch.Tensor, Any, torch.Tensor], torch.Tensor]
 """``observe(u, p, t)``: states ``(k, *shape)``, the parameters in their structure and times ``(k,)`` to ``(k, m)``."""
@@ -25,7 +25,7 @@ class Entries:
         return u.reshape(len(u), -1)[:, self.places]
 
 
-def as_observation(given: Any, problem: ODEProblem) -> Observe:
+def as_observation(given: Any, problem: Problem) -> Observe:
     """An observation function from what users write.
 
     Parameters

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..arrays.real_values import whole_number
+from ..errors import require_extra_package
 from .objective import Objective
 
 if TYPE_CHECKING:
@@ -51,11 +52,10 @@ def sample_posterior(
     UserWarning
         If something has no prior: its prior is then flat between its bounds, and the posterior may be improper.
     """
-    try:
-        import nutpie
-        from nutpie import compiled_pyfunc
-    except ImportError as error:
-        raise ImportError("sampling needs nutpie: pip install 'pysciode[bayes]'") from error
+    require_extra_package("nutpie", "sampling", "bayes")
+    import nutpie
+    from nutpie import compiled_pyfunc
+
     for name, value in (("draws", draws), ("tune", tune), ("chains", chains)):
         whole_number(value, name, 1)
     objective = result._objective()

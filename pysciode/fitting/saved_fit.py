@@ -16,7 +16,7 @@ from torch import distributions
 
 from ..engines import get_engine
 from ..methods.algorithms import Algorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 from . import likelihoods
 from .experiment import Experiment
 from .objective import Objective
@@ -56,7 +56,7 @@ def save(result: FitResult, path: str | os.PathLike[str]) -> None:
     Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def load(path: str | os.PathLike[str], problem: ODEProblem | None, observe: Any) -> dict[str, Any]:
+def load(path: str | os.PathLike[str], problem: Problem | None, observe: Any) -> dict[str, Any]:
     """The fields of a :class:`FitResult`; see :meth:`FitResult.load`."""
     try:
         content = json.loads(Path(path).read_text())
@@ -73,7 +73,7 @@ def load(path: str | os.PathLike[str], problem: ODEProblem | None, observe: Any)
     return numbers if problem is None else {**numbers, "objective": _objective(content, problem, observe)}
 
 
-def _objective(content: dict[str, Any], problem: ODEProblem, observe: Any) -> Objective:
+def _objective(content: dict[str, Any], problem: Problem, observe: Any) -> Objective:
     n = content["n_model"]
     parameters = [_parameter_from_json(x) for x in content["parameters"]]
     unknowns = [Unknown(*x) for x in zip(content["result"]["names"], parameters, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..problems.ode import ODEProblem, remake, with_state, with_values
+from ..problems.base import Problem, remake, with_values
 from ..solving.solution import Solution
 from ..solving.solve import solve
 from .experiment import Experiment
@@ -33,7 +33,7 @@ class Simulation:
         ``(place, unknown)``: which flat entries are unknown, and which of the unknowns they are; shapes ``(2, ·)``.
     """
 
-    def __init__(self, problem: ODEProblem, experiment: Experiment, observe: Observe) -> None:
+    def __init__(self, problem: Problem, experiment: Experiment, observe: Observe) -> None:
         self.experiment = experiment
         self.observe = observe
         self.times, self.rows = np.unique(experiment.t, return_inverse=True)
@@ -46,7 +46,7 @@ class Simulation:
         if experiment.u0 is None:
             self.problem = remake(problem, tspan=span)
         else:
-            self.problem = with_state(problem, _like(problem.u0, experiment.u0, experiment.name), tspan=span)
+            self.problem = problem.with_state(_like(problem.u0, experiment.u0, experiment.name), tspan=span)
         self.dtype = _TORCH[np.dtype(problem.dtype)]
         p = np.array(problem.flat_p())
         for name, value in experiment.p.items():
@@ -96,12 +96,12 @@ class Simulation:
         return y[torch.from_numpy(self.rows)] if times is None else y
 
 
-def state_names(problem: ODEProblem) -> tuple[str, ...]:
+def state_names(problem: Problem) -> tuple[str, ...]:
     """Names of the initial values: ``u0[0]``, ``u0[1,2]``; ``u0`` for a number."""
     return tuple(f"u0{name.removeprefix('u')}" for name in problem.state_names)
 
 
-def place(problem: ODEProblem, name: str) -> int:
+def place(problem: Problem, name: str) -> int:
     """Where a parameter lies in the flat vector.
 
     Raises
@@ -115,7 +115,7 @@ def place(problem: ODEProblem, name: str) -> int:
         raise ValueError(f"the problem has no parameter {name!r}; it has {_some(problem.layout.names)}") from None
 
 
-def find_unknowns(problem: ODEProblem, simulations: Sequence[Simulation], parameters: Any) -> list[Unknown]:
+def find_unknowns(problem: Problem, simulations: Sequence[Simulation], parameters: Any) -> list[Unknown]:
     """What is to be estimated, with a start for each.
 
     Parameters

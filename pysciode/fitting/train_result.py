@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..errors import require_extra_package
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -85,6 +87,7 @@ class Training:
         -------
         matplotlib.axes.Axes
         """
+        require_extra_package("matplotlib", "Training.plot", "analysis")
         import matplotlib.pyplot as plt
 
         if ax is None:

@@ -83,4 +83,14 @@ class CallbackModel:
     jac: Callable[..., Any] | None = None
 
 
+def outputs(model: CapturedModel, n: int) -> int:
+    """How many numbers the model computes, of a state of `n` entries."""
+    if isinstance(model, ScalarModel):
+        return len(model.rhs)
+    if isinstance(model, ArrayModel):
+        (out,) = (node.args[0] for node in model.f.graph.nodes if node.op == "output")
+        return (out[0] if isinstance(out, (tuple, list)) else out).meta["val"].numel()
+    return n
+
+
 CapturedModel = ScalarModel | ArrayModel | JuliaModel | CallbackModel

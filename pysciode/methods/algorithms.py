@@ -40,13 +40,6 @@ _FAMILIES = {
 STIFF = frozenset({"rosenbrock", "sdirk", "firk", "bdf", "implicit_extrapolation", "imex_sdirk"})
 PARTITIONED = frozenset({"symplectic", "nystrom", "newmark"})
 """Families that need both parts of a second-order or dynamical problem."""
-OWN_FORM: dict[str, frozenset[str]] = {
-    "ode": frozenset(),
-    "second_order": PARTITIONED,
-    "dynamical": PARTITIONED,
-    "split": frozenset({"imex", "imex_sdirk"}),
-}
-"""The families that take a kind of problem in its own form, in parts; every other one gets the first-order system."""
 
 
 class Algorithm:

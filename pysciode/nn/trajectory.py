@@ -19,6 +19,7 @@ import torch
 from numpy.polynomial.polynomial import polyder, polyval
 
 from ..methods.algorithms import Algorithm
+from ..problems.base import Problem
 from ..problems.ode import ODEProblem
 from ..solving.options import DEFAULT_TOLERANCES
 from ..solving.solution import Solution
@@ -138,7 +139,7 @@ def continuous_solution(
     return Trajectory(knots, coefficients.unflatten(2, (samples, batch))), solutions
 
 
-def _depends_on_time(problem: ODEProblem) -> bool:
+def _depends_on_time(problem: Problem) -> bool:
     """Whether the model makes use of the time; if not, all knots can be evaluated as one batch."""
     graph = getattr(problem.model, "f", None)
     if not isinstance(graph, torch.fx.GraphModule):

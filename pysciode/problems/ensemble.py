@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..arrays.checks import check_leaves, state_of
 from ..arrays.parameters import ParameterLayout, is_tensor
-from .ode import ODEProblem, with_state, with_values
+from .base import Problem, check_problem, with_values
 
 
 class EnsembleProblem:
@@ -41,9 +41,10 @@ class EnsembleProblem:
     >>> sol = solve(ensemble, Tsit5(), saveat=1.0)
     """
 
-    def __init__(self, problem: ODEProblem, u0: Any = None, p: Any = None) -> None:
-        if not isinstance(problem, ODEProblem):
-            raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
+    ensemble: ClassVar[bool] = True
+
+    def __init__(self, problem: Problem, u0: Any = None, p: Any = None) -> None:
+        check_problem(problem)
         if u0 is None and p is None:
             raise ValueError("u0 or p must be given, with a leading axis: otherwise all members are the same")
         leaves: list[Any] = []
@@ -69,7 +70,7 @@ class EnsembleProblem:
             check_leaves(leaves, [f"p: {name}" for name, _, _ in layout.entries], dtype)
         changes = {} if p is None else {"p": layout.rebuild([x[0] for x in leaves])}
         first = problem.u0 if u0 is None else u0[0]
-        self.problem = with_state(problem, first, **changes)
+        self.problem = problem.with_state(first, **changes)
         self.u0 = u0
         self.p = p
         self._size = size
@@ -84,7 +85,7 @@ class EnsembleProblem:
         """Whether the states are tensors."""
         return self.problem.is_torch
 
-    def __getitem__(self, i: int) -> ODEProblem:
+    def __getitem__(self, i: int) -> Problem:
         """One member, as a problem of its own."""
         i = range(len(self))[i]
         u0, p = self.rows()
@@ -101,16 +102,14 @@ class EnsembleProblem:
         """
         return self._torch_rows() if self._rows is None else self._rows
 
-    def member(self, u0: Any, p: Any) -> ODEProblem:
+    def member(self, u0: Any, p: Any) -> Problem:
         """The problem with a row of states and one of parameters; nothing is checked again."""
         problem = self.problem
         u0 = u0.reshape(problem.shape)
         if self.is_torch:
             return with_values(problem, u0, p)
         problem.model  # captured once, for all members
-        out = problem.__copy__()
-        out.__dict__.update(u0=u0, _flat_p=p, leaves=problem.layout.split(p))
-        return out
+        return problem._copy(u0=u0, _flat_p=p, leaves=problem.layout.split(p))
 
     def _numpy_rows(self) -> tuple[np.ndarray, np.ndarray]:
         problem, n = self.problem, self.problem.n
@@ -133,7 +132,7 @@ class EnsembleProblem:
         return u0, torch.cat(given, dim=1) if given else u0.new_zeros((1, 0))
 
 
-def _check_structure(problem: ODEProblem, layout: ParameterLayout) -> None:
+def _check_structure(problem: Problem, layout: ParameterLayout) -> None:
     """Each array of the members' parameters must be the problem's, with a leading axis."""
     wanted = problem.layout.entries[: problem.layout.n_leaves]
     if [name for name, _, _ in wanted] != [name for name, _, _ in layout.entries]:

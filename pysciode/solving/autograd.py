@@ -14,13 +14,13 @@ from ..arrays.checks import check_finite
 from ..arrays.flat import InMainMemory, OnDevice
 from ..arrays.parameters import is_tensor
 from ..arrays.torch_transforms import transforming
-from ..engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRequest
+from ..engines.base import Engine, Gradients, Pullback, RawSolution, SolveOptions, SolveRequest
 from ..errors import GradientFailed, SolveFailed
 from ..graphs.captured_model import CallbackModel
 from ..methods.adjoints import SensitivityAlgorithm
 from ..methods.algorithms import Algorithm
 from ..methods.initialization import Initialization, ShampineCollocationInit, dense
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 from .method_fit import warn_of_gradients
 from .prepare import choose_sensealg
 from .run import algorithm_name
@@ -29,7 +29,7 @@ from .step_gradients import warn_of_steps
 
 
 def run_with_autograd(
-    problem: ODEProblem,
+    problem: Problem,
     algorithm: Algorithm | None,
     options: SolveOptions,
     sensealg: SensitivityAlgorithm | None,
@@ -95,7 +95,7 @@ class _Call:
 
     def __init__(
         self,
-        problem: ODEProblem,
+        problem: Problem,
         algorithm: Algorithm | None,
         options: SolveOptions,
         sensealg: SensitivityAlgorithm | None,
@@ -133,14 +133,16 @@ class _Call:
         values = [next(given) if is_tensor(x) else x for x in problem.leaves]
         self._solve(*self.arrays.values(u0, values, problem.dtype), u0, leaves)
 
-    def _solve(self, flat_u0: np.ndarray, p: np.ndarray, u0: torch.Tensor, leaves: Sequence[torch.Tensor]) -> None:
+    def _solve(self, flat_u0: Any, p: Any, u0: torch.Tensor, leaves: Sequence[torch.Tensor]) -> None:
         problem = self.problem
         # An optimiser may have changed them since the problem was made.
         if not self.arrays.all_finite(p):
             _name_bad_leaf(problem, leaves)
         if not self.arrays.all_finite(flat_u0):
             check_finite(u0, "u0")
-        self.request = SolveRequest(problem, flat_u0, p, problem.tspan, self.algorithm, self.options, self.sensealg, self.wants)
+        self.request = SolveRequest(
+            problem, {"u0": flat_u0, "p": p}, problem.tspan, self.algorithm, self.options, self.sensealg, self.wants
+        )
         if self.sensealg is None:
             self.raw = self.engine.solve(self.request)
         elif self.options.events:
@@ -152,7 +154,7 @@ class _Call:
 
     def _solve_up_to_event(self) -> None:
         """Find the events first: up to the last time that was saved then, they change nothing."""
-        found = self.raw = self.engine.solve(replace(self.request, sensealg=None, wants=frozenset()))
+        found = self.raw = self.engine.solve(self.request.again(sensealg=None, wants=frozenset()))
         if found.retcode not in SUCCESS:
             return
         if not len(found.t):
@@ -161,18 +163,18 @@ class _Call:
         # Times are in the solve's precision.
         end = max(found.t[-1], found.t_reached, key=lambda t: abs(t - self.request.tspan[0]))
         options = replace(self.options, saveat=found.t, events=(), steps=())
-        request = replace(self.request, tspan=(self.request.tspan[0], end), options=options)
+        request = self.request.again(tspan=(self.request.tspan[0], end), options=options)
         again, self.pullback = self.engine.solve_with_pullback(request)
         self.raw = replace(again, retcode=found.retcode, events=found.events) if again.retcode in SUCCESS else again
 
     def _try_without_derivatives(self) -> None:
         """A method that carries derivatives through the solve may fail by them alone: then the solution still counts."""
-        plain = self.engine.solve(replace(self.request, sensealg=None, wants=frozenset()))
+        plain = self.engine.solve(self.request.again(sensealg=None, wants=frozenset()))
         if plain.retcode not in SUCCESS:
             return
         name, retcode = self.sensealg.name, self.raw.retcode
 
-        def refuse(du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def refuse(du: Any) -> Gradients:
             raise GradientFailed(
                 name,
                 f"the solve that carries derivatives stopped with retcode {retcode}, though the one without succeeds",
@@ -181,8 +183,8 @@ class _Call:
 
         self.raw, self.pullback = plain, refuse
 
-    def _zeros(self) -> tuple[Any, Any]:
-        return self.arrays.zeros_like(self.request.u0), self.arrays.zeros_like(self.request.p)
+    def _zeros(self) -> Gradients:
+        return {name: self.arrays.zeros_like(x) for name, x in self.request.values.items()}
 
     def states(self) -> torch.Tensor:
         u, shape = self.raw.u, self.problem.shape
@@ -190,8 +192,8 @@ class _Call:
             u = self.arrays.copy(u)  # what the user does to the states must not reach the time gradients
         return self.arrays.tensor(u if self.options.save_idxs is not None or len(shape) == 1 else u.reshape(-1, *shape))
 
-    def pull(self, grad: torch.Tensor) -> tuple[Any, Any]:
-        """Gradients to flat u0 and p.
+    def pull(self, grad: torch.Tensor) -> Gradients:
+        """Gradients to the flat values, by name.
 
         Raises
         ------
@@ -209,18 +211,18 @@ class _Call:
         atol = self.options.atol
         enough = 0.1 * (atol if isinstance(atol, float) else np.min(atol))
         small = abs(total) <= enough * grad.numel()
-        du0, dp = self._pull_small(cotangent, enough) if small else self.pullback(cotangent)
-        for gradient, wanted in ((du0, "u0"), (dp, "p")):
-            if wanted in self.wants and not self.arrays.all_finite(gradient):
+        gradients = self._pull_small(cotangent, enough) if small else self.pullback(cotangent)
+        for value, gradient in gradients.items():
+            if value in self.wants and not self.arrays.all_finite(gradient):
                 raise GradientFailed(
                     name,
-                    f"the gradient with respect to {wanted} is not finite",
+                    f"the gradient with respect to {value} is not finite",
                     "The backward solve may be unstable, or the model has no derivative there: try another sensealg, "
                     "tighter tolerances, or rewrite the model",
                 )
-        return du0, dp
+        return gradients
 
-    def _pull_small(self, cotangent: Any, enough: float) -> tuple[Any, Any]:
+    def _pull_small(self, cotangent: Any, enough: float) -> Gradients:
         """The pullback is linear, but reverse solves find no first step where all lies far below their tolerance, as with a
         gradient that vanishes on its way through a long recurrent model."""
         largest = self.arrays.largest(cotangent)
@@ -231,8 +233,7 @@ class _Call:
         if largest < tiny:
             return self._zeros()
         scale = dtype.type(min(10 * enough / largest, 0.1 / tiny)).item()
-        du0, dp = self.pullback(cotangent * scale)
-        return du0 / scale, dp / scale
+        return {name: gradient / scale for name, gradient in self.pullback(cotangent * scale).items()}
 
     def split(self, dp: Any, wanted: Sequence[bool]) -> list[torch.Tensor]:
         """The gradients of those tensors among the parameters that are wanted."""
@@ -272,7 +273,7 @@ class _Call:
         return found
 
 
-def _check_initialization(problem: ODEProblem, initializealg: Initialization, wants_t: bool) -> None:
+def _check_initialization(problem: Problem, initializealg: Initialization, wants_t: bool) -> None:
     """Refuse gradients that algebraic equations don't have here.
 
     Raises
@@ -305,7 +306,7 @@ def _check_events(options: SolveOptions, in_transform: bool) -> None:
         raise ValueError("callback: events can't be used inside torch.func transformations")
 
 
-def _name_bad_leaf(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> None:
+def _name_bad_leaf(problem: Problem, leaves: Sequence[torch.Tensor]) -> None:
     given = iter(leaves)
     for (name, _, _), x in zip(problem.layout.entries, problem.leaves, strict=True):
         check_finite(next(given) if is_tensor(x) else x, name)
@@ -404,7 +405,8 @@ def _member(x: Any, dim: int | None, i: int) -> Any:
 
 def _pull(call: _Call, needs: Sequence[bool], grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The needed gradients, of u0, start, end, saved times and the tensors among the parameters, in this order."""
-    du0, dp = call.pull(grad)
+    gradients = call.pull(grad)
+    du0, dp = gradients["u0"], gradients["p"]
     state = [call.arrays.tensor(du0.reshape(call.problem.shape))] if needs[0] else []
     times = call.time_gradients(grad, du0, needs[1:4]) if any(needs[1:4]) else []
     return (*state, *times, *call.split(dp, needs[4:]))

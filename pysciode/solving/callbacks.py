@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 
 from ..arrays.parameters import is_tensor
 from ..capture.model_cache import store
-from ..capture.scalar_trace import argument_roles, call_model
 from ..engines.base import EventRequest
-from ..problems.ode import ODEProblem, remake
+from ..problems.base import Problem, remake
+from ..problems.event import EventAffect, EventCondition, EventFunction
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +65,11 @@ class ContinuousCallback:
         if isinstance(self.terminal, float) or self.terminal != int(self.terminal) or self.terminal < 0:
             raise ValueError(f"terminal must be True, False or a number of occurrences, not {self.terminal!r}")
 
-    def request(self, problem: ODEProblem) -> EventRequest:
+    def request(self, problem: Problem) -> EventRequest:
         """The event of a solve of `problem`, for the engine."""
         return EventRequest(
-            condition=_beside(problem, self.condition, _padded(self.condition, problem.is_torch)),
-            affect=None if self.affect is None else _beside(problem, self.affect, self.affect),
+            condition=_beside(problem, EventCondition, self.condition),
+            affect=None if self.affect is None else _beside(problem, EventAffect, self.affect),
             direction=int(self.direction),
             stop_after=int(self.terminal),
         )
@@ -100,7 +99,7 @@ class FunctionCallingCallback:
         if not callable(self.function):
             raise TypeError(f"function must be a function of u and t, not {type(self.function).__name__}")
 
-    def bind(self, problem: ODEProblem) -> Callable[[np.ndarray, float], None]:
+    def bind(self, problem: Problem) -> Callable[[np.ndarray, float], None]:
         """The function of flat states that an engine calls."""
         return on_flat_states(self.function, problem)
 
@@ -125,7 +124,7 @@ def check_callbacks(callback: Any) -> tuple[Callback, ...]:
     return given
 
 
-def on_flat_states(function: Callable[..., Any], problem: ODEProblem) -> Callable[..., Any]:
+def on_flat_states(function: Callable[..., Any], problem: Problem) -> Callable[..., Any]:
     """`function` of a state, in its shape and as what the problem has, and perhaps more, as one of a flat array and the rest."""
     shape, in_torch = problem.shape, problem.is_torch
 
@@ -140,10 +139,10 @@ def on_flat_states(function: Callable[..., Any], problem: ODEProblem) -> Callabl
     return on_flat
 
 
-def _beside(problem: ODEProblem, function: Callable[..., Any], model: Callable[..., Any]) -> ODEProblem:
-    """`model` on the state and parameters of `problem`, as a problem of its own: so it is captured and kept as models are."""
+def _beside(problem: Problem, kind: type[EventFunction], function: Callable[..., Any]) -> EventFunction:
+    """`function` on the state and parameters of `problem`."""
     known = store(function)
-    key = ("beside", problem.shape, problem.dtype, problem.is_torch)
+    key = (kind, problem.shape, problem.dtype, problem.is_torch)
     layout = problem.layout
     values = {
         "u0": problem.u0.detach() if is_tensor(problem.u0) else problem.u0,
@@ -151,53 +150,5 @@ def _beside(problem: ODEProblem, function: Callable[..., Any], model: Callable[.
         "p": layout.rebuild(problem.leaves[: layout.n_leaves]),
     }
     latest = known.get(key)
-    known[key] = posed = ODEProblem(model, **values) if latest is None else remake(latest, **values)
+    known[key] = posed = kind(function, **values) if latest is None else remake(latest, **values)
     return posed
-
-
-def _padded(condition: Callable[..., Any], in_torch: bool) -> Callable[..., Any]:
-    """`condition` as a model: its value is the first entry of what has the state's shape."""
-    known = store(condition)
-    key = ("padded", in_torch)
-    if key not in known:
-        padded = _pad_tensors(condition) if in_torch else _pad_arrays(condition)
-        padded.__wrapped__ = condition
-        padded.__signature__ = _SIGNATURE
-        known[key] = padded
-    return known[key]
-
-
-_SIGNATURE = inspect.signature(lambda u, p, t: None)
-
-
-def _pad_arrays(condition: Callable[..., Any]) -> Callable[..., Any]:
-    roles = argument_roles(condition)
-
-    def padded(u: Any, p: Any, t: Any) -> Any:
-        value = np.asarray(call_model(condition, roles, u, p, t, None)).reshape(-1)
-        _check_size(len(value))
-        out = np.zeros(np.size(u))
-        out[0] = value[0]
-        return out.reshape(np.shape(u))
-
-    return padded
-
-
-def _pad_tensors(condition: Callable[..., Any]) -> Callable[..., Any]:
-    import torch
-
-    from ..capture.torch.arguments import infer_signature
-
-    roles = infer_signature(condition)
-
-    def padded(u: Any, p: Any, t: Any) -> Any:
-        value = torch.as_tensor(call_model(condition, roles, u, p, t, None), dtype=u.dtype).reshape(-1)
-        _check_size(len(value))
-        return torch.cat([value, u.new_zeros(u.numel() - 1)]).reshape(u.shape)
-
-    return padded
-
-
-def _check_size(count: int) -> None:
-    if count != 1:
-        raise ValueError(f"a condition returned {count} values; it must return one: give a callback for each")

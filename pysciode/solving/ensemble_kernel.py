@@ -27,7 +27,7 @@ from .work_sharing import processors, share
 
 if TYPE_CHECKING:
     from ..engines.julia.engine import JuliaEngine
-    from ..problems.ode import ODEProblem
+    from ..problems.base import Problem
 
 EXPLICIT = ("Tsit5", "Vern7", "Vern9")
 IMPLICIT = ("Rosenbrock23", "Rodas4", "Rodas5P", "Kvaerno3", "Kvaerno5")
@@ -102,7 +102,7 @@ def _check_algorithm(algorithm: Algorithm | None) -> str:
     return algorithm.name
 
 
-def _check_options(problem: ODEProblem, given: dict[str, Any]) -> SolveOptions:
+def _check_options(problem: Problem, given: dict[str, Any]) -> SolveOptions:
     """The options, of which the kernels know a few."""
     sensealg = given.pop("sensealg")
     known = ("saveat", "rtol", "atol", "dt", "dtmax", "maxiters", "save_idxs")
@@ -132,7 +132,7 @@ def _check_gradients(ensemble: EnsembleProblem, saveat: Any) -> None:
         )
 
 
-def _scalar_model(problem: ODEProblem) -> ScalarModel:
+def _scalar_model(problem: Problem) -> ScalarModel:
     if problem.n > _MOST_STATES:
         raise ValueError(
             f"EnsembleGPUKernel holds a member's state in the registers of one thread: {_MOST_STATES} entries at most, not "
@@ -241,7 +241,7 @@ def _on_device(
     outcomes, reached = u0.new_zeros(shape[0], dtype=torch.int32), u0.new_zeros(shape[0])
     arrays = {"u0": u0, "p": p, "u": u, "outcomes": outcomes, "reached": reached}
     rows = {"count": shape[0], "u0_rows": len(u0), "p_rows": len(p)}
-    request = SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, None, options)
+    request = SolveRequest(problem, problem.flat_values(), problem.tspan, None, options)
     engine.devices.prepare(request)  # waits for torch's part too
     addresses = {name: x.data_ptr() for name, x in arrays.items()}
     engine.command("solve_members", arguments | rows | addresses | device_arguments(problem.device))

@@ -107,7 +107,7 @@ class EnsembleSolution:
 
     @property
     def _partitioned(self) -> bool:
-        return self.problem.problem.kind in ("second_order", "dynamical")
+        return self.problem.problem.velocity is not None
 
     @property
     def success(self) -> bool:

@@ -14,7 +14,7 @@ from ..arrays.parameters import is_tensor
 from ..engines.base import SolveOptions
 from ..methods.adjoints import SensitivityAlgorithm
 from ..methods.algorithms import Algorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 
 _UNCHANGING = (type(None), bool, int, float, str, Algorithm, SensitivityAlgorithm)
 
@@ -29,7 +29,7 @@ class _Latest(NamedTuple):
     options: SolveOptions
 
 
-def recall(problem: ODEProblem, given: tuple[Any, ...], saveat: Any) -> tuple[Algorithm | None, SolveOptions] | None:
+def recall(problem: Problem, given: tuple[Any, ...], saveat: Any) -> tuple[Algorithm | None, SolveOptions] | None:
     """What `remember` was told, if these are the same arguments; None otherwise.
 
     What the checks go by is compared: `given`, of types that can't change; the values in `saveat`; the time span. The rest (kind of problem, shape and dtype of the state) belongs to the model, with which this is kept.
@@ -41,7 +41,7 @@ def recall(problem: ODEProblem, given: tuple[Any, ...], saveat: Any) -> tuple[Al
     return latest.algorithm, latest.options
 
 
-def remember(problem: ODEProblem, given: tuple[Any, ...], saveat: Any, algorithm: Algorithm | None, options: SolveOptions) -> None:
+def remember(problem: Problem, given: tuple[Any, ...], saveat: Any, algorithm: Algorithm | None, options: SolveOptions) -> None:
     """Keep `algorithm` and `options`, which checking made of `given` and `saveat`, if these can be recognised again."""
     captured = problem.captured
     if captured is None or not all(isinstance(x, _UNCHANGING) for x in given):

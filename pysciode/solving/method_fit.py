@@ -8,10 +8,10 @@ from ..errors import AccuracyWarning, depth_of_user
 from ..methods.adjoints import SensitivityAlgorithm
 from ..methods.algorithm_table import COARSE_GRADIENTS, MISFITS, PROPERTIES, Misfit
 from ..methods.algorithms import PARTITIONED, STIFF, Algorithm, is_coarse
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 
 
-def check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object, adaptive: bool = True) -> None:
+def check_fit(problem: Problem, algorithm: Algorithm, dt: object, adaptive: bool = True) -> None:
     """Refuse algorithms of another kind of problem or of other equations, and fixed steps without a step.
 
     Raises
@@ -26,9 +26,9 @@ def check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object, adaptive: b
     """
     if algorithm.fixed_step and dt is None:
         raise ValueError(f"{algorithm.name} has no step size control: give it a step, dt=…")
-    if algorithm.family in PARTITIONED and problem.kind not in ("second_order", "dynamical"):
+    if algorithm.family in PARTITIONED and not problem.form.takes(algorithm):
         raise ValueError(f"{algorithm.name} is for second-order problems: pose a SecondOrderODEProblem or a DynamicalODEProblem")
-    if algorithm.family == "imex" and problem.kind != "split":
+    if algorithm.family == "imex" and not problem.form.takes(algorithm):
         raise ValueError(f"{algorithm.name} is for split problems: pose a SplitODEProblem")
     if problem.mass_matrix is not None and algorithm.family not in STIFF:
         raise ValueError(f"{algorithm.name} takes no mass_matrix: take Rodas5P(), FBDF(), RadauIIA5() or another method for stiff problems")
@@ -45,7 +45,7 @@ def check_fit(problem: ODEProblem, algorithm: Algorithm, dt: object, adaptive: b
                 _check(problem, each, row)
 
 
-def warn_of_coarse_output(problem: ODEProblem, name: str, reader: str) -> None:
+def warn_of_coarse_output(problem: Problem, name: str, reader: str) -> None:
     """Say that `reader` looks between the steps of an algorithm whose dense output does not keep up with them.
 
     Warns
@@ -60,7 +60,7 @@ def warn_of_coarse_output(problem: ODEProblem, name: str, reader: str) -> None:
     )
 
 
-def warn_of_gradients(problem: ODEProblem, algorithm: Algorithm | None, sensealg: SensitivityAlgorithm, rtol: float) -> None:
+def warn_of_gradients(problem: Problem, algorithm: Algorithm | None, sensealg: SensitivityAlgorithm, rtol: float) -> None:
     """Say what a gradient of this accuracy can't be had by.
 
     Warns
@@ -81,20 +81,20 @@ def warn_of_gradients(problem: ODEProblem, algorithm: Algorithm | None, sensealg
         )
 
 
-def _say(problem: ODEProblem, text: str) -> None:
+def _say(problem: Problem, text: str) -> None:
     said = problem.compiled.setdefault(_say, set())
     if text not in said:
         said.add(text)
         warnings.warn(text, AccuracyWarning, stacklevel=depth_of_user())
 
 
-def _check(problem: ODEProblem, algorithm: Algorithm, row: Misfit) -> None:
+def _check(problem: Problem, algorithm: Algorithm, row: Misfit) -> None:
     if row.when in ("always", "controlled"):
         has: dict[str, bool] | None = {row.when: True}
     else:
         has = _properties(problem)
     found = has.get(row.when) if has is not None else None
-    if found is False or (found is None and row.when == "not_second_order" and problem.kind == "second_order"):
+    if found is False or (found is None and row.when == "not_second_order" and problem.second_order):
         return
     name, known = algorithm.name, PROPERTIES[row.when]
     if row.when in ("always", "controlled"):
@@ -108,7 +108,7 @@ def _check(problem: ODEProblem, algorithm: Algorithm, row: Misfit) -> None:
     _say(problem, text)
 
 
-def _properties(problem: ODEProblem) -> dict[str, bool] | None:
+def _properties(problem: Problem) -> dict[str, bool] | None:
     """Which of `PROPERTIES` the right-hand side has; None where it can't be looked into."""
     from ..graphs.captured_model import CallbackModel, JuliaModel
 
@@ -124,7 +124,7 @@ def _properties(problem: ODEProblem) -> dict[str, bool] | None:
             "time": bool((first | second) & TIME),
             "velocity": velocity,
             "not_separable": velocity or bool(second & SECOND),
-            "not_second_order": problem.kind == "dynamical" and not second_is_first(model),
+            "not_second_order": not (problem.second_order or second_is_first(model)),
         }
     return known[_properties]
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..arrays.real_values import positive, real_array, real_number, whole_number
 from ..engines.base import SolveOptions
 from ..methods.initialization import check_initialization
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 from .callbacks import ContinuousCallback, FunctionCallingCallback, check_callbacks, on_flat_states
 
 DEFAULT_TOLERANCES = {np.dtype(np.float64): (1e-6, 1e-8), np.dtype(np.float32): (1e-4, 1e-6)}
@@ -98,7 +98,7 @@ def _flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
-def _tolerance(value: Any, name: str, default: float, problem: ODEProblem) -> Any:
+def _tolerance(value: Any, name: str, default: float, problem: Problem) -> Any:
     if value is None:
         return default
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -117,7 +117,7 @@ def _tolerance(value: Any, name: str, default: float, problem: ODEProblem) -> An
     return np.ascontiguousarray(array.reshape(-1), problem.dtype)
 
 
-def saved_entries(save_idxs: Any, problem: ODEProblem) -> np.ndarray | None:
+def saved_entries(save_idxs: Any, problem: Problem) -> np.ndarray | None:
     """Flat indices of the entries to save.
 
     Raises
@@ -127,7 +127,7 @@ def saved_entries(save_idxs: Any, problem: ODEProblem) -> np.ndarray | None:
     """
     if save_idxs is None:
         return None
-    if problem.kind in ("second_order", "dynamical"):
+    if problem.velocity is not None:
         raise ValueError(f"save_idxs can't be used with a {type(problem).__name__}; index sol.u and sol.v instead")
     array = np.asarray(save_idxs)
     if array.dtype == bool:
@@ -205,7 +205,7 @@ class ProgressBar:
 
 
 def solve_options(
-    problem: ODEProblem,
+    problem: Problem,
     *,
     saveat: Any = None,
     tstops: Any = None,

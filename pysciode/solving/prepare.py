@@ -7,15 +7,15 @@ from typing import Any
 from ..engines.base import Engine, SolveOptions
 from ..graphs.captured_model import CallbackModel
 from ..methods.adjoints import ForwardDiffSensitivity, SensitivityAlgorithm, check_sensealg, default_sensealg
-from ..methods.algorithms import OWN_FORM, Algorithm, check_algorithm, is_coarse
-from ..problems.ode import ODEProblem
+from ..methods.algorithms import Algorithm, check_algorithm, is_coarse
+from ..problems.base import Problem
 from .latest_call import recall, remember
 from .method_fit import check_fit, warn_of_coarse_output
 from .options import solve_options
 
 
 def prepare(
-    problem: ODEProblem, algorithm: Any, engine: Engine, progress: Any, asked: dict[str, Any], extra: dict[str, Any]
+    problem: Problem, algorithm: Any, engine: Engine, progress: Any, asked: dict[str, Any], extra: dict[str, Any]
 ) -> tuple[Algorithm | None, SolveOptions]:
     """The algorithm and the options of a solve, checked; those of the latest solve of this model where the arguments are the same.
 
@@ -61,7 +61,7 @@ _NOT_COMPARED = ("callback", "internalnorm", "initializealg")
 
 
 def choose_sensealg(
-    sensealg: SensitivityAlgorithm | None, problem: ODEProblem, algorithm: Algorithm | None, engine: Engine
+    sensealg: SensitivityAlgorithm | None, problem: Problem, algorithm: Algorithm | None, engine: Engine
 ) -> SensitivityAlgorithm:
     """The user's method, or the default.
 
@@ -71,7 +71,7 @@ def choose_sensealg(
         If the method can't see the whole model: one that stays in Python, or that the solver takes in parts.
     """
     embedded, in_python = engine.name == "embedded", isinstance(problem.model, CallbackModel)
-    in_parts = not embedded and algorithm is not None and algorithm.family in OWN_FORM[problem.kind]
+    in_parts = not embedded and problem.form.takes(algorithm)
     if sensealg is None:
         if in_parts:
             return ForwardDiffSensitivity()

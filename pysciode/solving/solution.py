@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays.parameters import is_tensor
+from ..errors import require_extra_package
 from ..methods.algorithm_table import COARSE
 from .method_fit import warn_of_coarse_output
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..engines.base import RawSolution
-    from ..problems.ode import ODEProblem
+    from ..problems.base import Problem
 
 SUCCESS = frozenset({"Success", "Terminated", "ExactSolutionLeft", "ExactSolutionRight", "FloatingPointLimit"})
 """SciML's return codes of a solve that came to its end."""
@@ -126,7 +127,7 @@ class Solution:
 
     def __init__(
         self,
-        problem: ODEProblem,
+        problem: Problem,
         raw: RawSolution,
         states: Any,
         times: Any,
@@ -180,7 +181,7 @@ class Solution:
 
     @property
     def _partitioned(self) -> bool:
-        return self.problem.kind in ("second_order", "dynamical")
+        return self.problem.velocity is not None
 
     @property
     def events(self) -> tuple[Occurrences, ...]:
@@ -310,6 +311,7 @@ class Solution:
         ImportError
             Without pandas.
         """
+        require_extra_package("pandas", "Solution.to_dataframe", "analysis")
         import pandas as pd
 
         t, u = self.to_numpy()
@@ -340,6 +342,7 @@ class Solution:
         ImportError
             Without matplotlib.
         """
+        require_extra_package("matplotlib", "Solution.plot", "analysis")
         import matplotlib.pyplot as plt
 
         if ax is None:

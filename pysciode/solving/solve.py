@@ -12,7 +12,7 @@ from ..engines.base import Engine
 from ..errors import SolveFailed
 from ..methods.adjoints import SensitivityAlgorithm
 from ..methods.algorithms import Algorithm
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 from .options import ProgressBar
 from .prepare import prepare
 from .run import run_numpy
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @overload
 def solve(
-    problem: ODEProblem,
+    problem: Problem,
     algorithm: Algorithm | str | None = None,
     *,
     saveat: Any = None,
@@ -54,7 +54,7 @@ def solve(
 def solve(problem: EnsembleProblem, algorithm: Algorithm | str | None = None, **options: Any) -> EnsembleSolution: ...
 @opaque
 def solve(
-    problem: ODEProblem | EnsembleProblem,
+    problem: Problem | EnsembleProblem,
     algorithm: Algorithm | str | None = None,
     *,
     ensemblealg: EnsembleAlgorithm | None = None,
@@ -165,11 +165,10 @@ def solve(
         "internalnorm": internalnorm,
         "initializealg": initializealg,
     }
-    if not isinstance(problem, ODEProblem):
-        from ..problems.ensemble import EnsembleProblem
-
-        if not isinstance(problem, EnsembleProblem):
-            raise TypeError(f"problem must be an ODEProblem or an EnsembleProblem, not {type(problem).__name__}")
+    many = getattr(problem, "ensemble", None)
+    if many is None:
+        raise TypeError(f"problem must be an ODEProblem or an EnsembleProblem, not {type(problem).__name__}")
+    if many:
         from .ensemble import solve_ensemble
 
         options = asked | {"engine": engine} | solver_options
@@ -191,7 +190,7 @@ def solve(
     return solution
 
 
-def _raise_index_error(problem: ODEProblem, solution: Solution) -> None:
+def _raise_index_error(problem: Problem, solution: Solution) -> None:
     """Where a model reads outside of an array, its right-hand side is NaN, and the solver gives up: say why.
 
     Raises

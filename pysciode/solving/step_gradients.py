@@ -8,12 +8,12 @@ from typing import Any
 from ..arrays.parameters import is_tensor
 from ..errors import AccuracyWarning, depth_of_user
 from ..graphs.captured_model import ArrayModel, ScalarModel
-from ..problems.ode import ODEProblem
+from ..problems.base import Problem
 
 _NAMED = 5
 
 
-def warn_of_steps(problem: ODEProblem, all_wanted: bool) -> None:
+def warn_of_steps(problem: Problem, all_wanted: bool) -> None:
     """Warn once of each parameter that reaches the model through steps alone, if it wants a gradient (or all do)."""
     known = problem.compiled
     found: dict[int, str | None] | None = known.get(warn_of_steps)

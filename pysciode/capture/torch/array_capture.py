@@ -10,6 +10,7 @@ function again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ def capture_torch(
     t0: float = 0.0,
     *,
     signature: Sequence[str] | None = None,
+    output: tuple[int, ...] | None = None,
 ) -> ArrayModel:
     """Trace a torch model.
 
@@ -55,6 +57,8 @@ def capture_torch(
         A time.
     signature
         What the positional arguments of `f` are, such as ``("t", "u")``; by default :func:`infer_signature`.
+    output
+        Shape of what `f` returns; None is the state's.
 
     Returns
     -------
@@ -73,6 +77,8 @@ def capture_torch(
     roles = tuple(signature) if signature is not None else infer_signature(f)
     reached = reached_by(f)
     refuse_training_mode(reached.modules)
+    output = tuple(u0.shape) if output is None else output
+    of_state = output == tuple(u0.shape)
     leaves, spec = pytree.tree_flatten(() if p is None else p)
     leaves = [_leaf(x, u0, i) for i, x in enumerate(leaves)]
     found = reached.tensors
@@ -84,12 +90,17 @@ def capture_torch(
     def flat(t: torch.Tensor, u: torch.Tensor, *ps: torch.Tensor) -> torch.Tensor:
         given = {"t": t, "u": u, "p": pytree.tree_unflatten(list(ps), spec)}
         if roles[0] == "du":
-            given["du"] = torch.zeros_like(u)
+            given["du"] = u.new_zeros(output)
         out = f(*(given[role] for role in roles))
         if roles[0] == "du" and out is None:
             out = given["du"]
         if isinstance(out, (list, tuple)):
             out = torch.stack([torch.as_tensor(x, dtype=u.dtype, device=u.device) for x in out])
+        if not of_state:
+            out = torch.as_tensor(out, dtype=u.dtype, device=u.device)
+            if out.numel() != prod(output):
+                raise ValueError(f"{name_of(f)} returned {out.numel()} values; it must return {prod(output)}")
+            out = out.reshape(output)
         if not isinstance(out, torch.Tensor):
             raise TypeError(f"{name_of(f)} returned {type(out).__name__}, not a tensor")
         return out
@@ -101,7 +112,7 @@ def capture_torch(
         with left_as_they_were(reached.containers):
             graph = _trace(flat, inputs, f)
         out = _output(graph).meta["val"]
-        if tuple(out.shape) != tuple(u0.shape) or out.dtype != u0.dtype:
+        if tuple(out.shape) != output or out.dtype != u0.dtype:
             raise TypeError(
                 f"{name_of(f)} returned a tensor of shape {tuple(out.shape)} and {out.dtype}, "
                 f"but the state has shape {tuple(u0.shape)} and {u0.dtype}"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...arrays.parameters import is_tensor
-from ...problems.ode import ODEProblem, remake, with_model_of
+from ...problems.base import Problem, remake, with_model_of
 
 STATE = "u0"
 """Name of the initial state's block."""
@@ -27,7 +27,7 @@ class Blocks:
     places: Mapping[str, slice]
 
     @classmethod
-    def of(cls, problem: ODEProblem) -> Blocks:
+    def of(cls, problem: Problem) -> Blocks:
         """The blocks of a torch problem that require grad."""
         places: dict[str, slice] = {}
         for (name, _, _), leaf, place in zip(problem.layout.entries, problem.leaves, problem.layout.slices, strict=True):
@@ -80,7 +80,7 @@ class Blocks:
         return u0, p
 
 
-def differentiable(problem: ODEProblem) -> ODEProblem:
+def differentiable(problem: Problem) -> Problem:
     """`problem`, if something in it requires grad; otherwise a torch problem like it whose parameters do.
 
     Without parameters it is the initial state that does.
@@ -92,9 +92,9 @@ def differentiable(problem: ODEProblem) -> ODEProblem:
         changes = {"p": layout.rebuild([_variable(x, problem.dtype) for x in problem.leaves[: layout.n_leaves]])}
     else:
         changes = {"u0": _variable(problem.u0, problem.dtype)}
-        if problem.kind in ("second_order", "dynamical"):
+        if problem.velocity is not None:
             velocity, position = changes["u0"]
-            changes = {"du0" if problem.kind == "second_order" else "v0": velocity, "u0": position}
+            changes = {problem.velocity: velocity, "u0": position}
     changed = remake(problem, **changes)
     # Torch might not capture what was written for NumPy.
     return changed if problem.is_torch else with_model_of(changed, problem)

@@ -15,7 +15,7 @@ from ...engines.base import Engine, Pullback, RawSolution, SolveOptions, SolveRe
 from ...errors import EngineUnavailable, GradientFailed, SolveFailed
 from ...methods.adjoints import SensitivityAlgorithm
 from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from ...solving.solution import SUCCESS
 from .blocks import Blocks
 from .rows import Counts
@@ -31,7 +31,7 @@ class Task:
     Times to save at are float64; with `step_on_times` SciML's solvers take a step to each of them, instead of interpolating.
     """
 
-    problem: ODEProblem
+    problem: Problem
     saveat: np.ndarray
     rtol: float
     atol: float
@@ -111,8 +111,8 @@ class EngineContestant(Contestant):
             _load(package)
         tstops = task.saveat if task.step_on_times else None
         options = SolveOptions(task.saveat, tstops, rtol=task.rtol, atol=task.atol, maxiters=task.maxiters)
-        problem, u0, p = task.problem, task.problem.flat_u0(), task.problem.flat_p()
-        request = SolveRequest(problem, u0, p, problem.tspan, self.algorithm, options, self.sensealg)
+        problem = task.problem
+        request = SolveRequest(problem, problem.flat_values(), problem.tspan, self.algorithm, options, self.sensealg)
         return EngineRun(get_engine(self.engine), request, Blocks.of(problem) if self.sensealg else None)
 
 
@@ -153,7 +153,7 @@ class EngineRun(Run):
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
         flat = np.ascontiguousarray(cotangent.numpy(), self._request.u0.dtype).reshape(len(self.raw.t), -1)
-        gradient = self._blocks.split(*self._pullback(flat))
+        gradient = self._blocks.split(**self._pullback(flat))
         if not all(np.isfinite(x).all() for x in gradient.values()):
             raise GradientFailed(self._request.sensealg.name, "the gradient is not finite")
         return gradient

@@ -12,7 +12,7 @@ from ...engines.julia.installation import require_packages
 from ...errors import PysciodeError
 from ...methods.adjoints import SENSITIVITY_ALGORITHMS, AutoJacVec, InterpolatingAdjoint, SensitivityAlgorithm, check_sensealg
 from ...methods.algorithms import STIFF, Algorithm, check_algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from .contestants import Contestant, EngineContestant
 from .measurement import one_line
 
@@ -33,7 +33,7 @@ Tolerances = tuple[tuple[float, float], ...]
 """Pairs ``(rtol, atol)``."""
 
 
-def default_algorithm(problem: ODEProblem, stiff: bool) -> Algorithm:
+def default_algorithm(problem: Problem, stiff: bool) -> Algorithm:
     """The solver where the user names none."""
     return Algorithm("Tsit5" if not stiff else "Rodas5P" if problem.n <= ROSENBROCK_LIMIT else "FBDF")
 
@@ -123,7 +123,7 @@ def check_tolerances(tolerances: Any, default: Tolerances) -> Tolerances:
 
 
 def entries(
-    problem: ODEProblem,
+    problem: Problem,
     differentiated: int,
     algorithms: Iterable[Algorithm],
     sensealgs: Sequence[SensitivityAlgorithm] | None,
@@ -148,7 +148,7 @@ def entries(
     return list(found.values())
 
 
-def _too_expensive(problem: ODEProblem, differentiated: int, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> str | None:
+def _too_expensive(problem: Problem, differentiated: int, algorithm: Algorithm, sensealg: SensitivityAlgorithm) -> str | None:
     scalars = problem.n + problem.layout.size
     equations = problem.n * (1 + differentiated)
     if sensealg.forward and differentiated > FORWARD_LIMIT:

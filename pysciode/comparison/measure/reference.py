@@ -14,7 +14,7 @@ from ...engines.base import Engine, SolveOptions, SolveRequest
 from ...graphs.captured_model import CallbackModel
 from ...methods.adjoints import ForwardDiffSensitivity, GaussAdjoint, ReverseDiffAdjoint, SensitivityAlgorithm
 from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from ...solving.options import DEFAULT_TOLERANCES
 from .blocks import STATE, Blocks
 from .contestants import EngineRun
@@ -48,7 +48,7 @@ class TightSolver:
     """A problem's loss and gradient as functions of one vector of `blocks`, in double precision, whatever the problem's own."""
 
     engine: Engine
-    problem: ODEProblem
+    problem: Problem
     blocks: Blocks
     loss: LossFunction
     algorithm: Algorithm
@@ -64,7 +64,9 @@ class TightSolver:
     def run(self, values: Values, sensealg: SensitivityAlgorithm | None = None) -> EngineRun:
         """A solve at other values, and its pullback where there is a method."""
         options = SolveOptions(saveat=self.loss.times, rtol=self.rtol, atol=self.rtol / 100, maxiters=1_000_000)
-        request = SolveRequest(self.problem, *values, self.problem.tspan, self.algorithm, options, sensealg)
+        request = SolveRequest(
+            self.problem, dict(zip(("u0", "p"), values, strict=True)), self.problem.tspan, self.algorithm, options, sensealg
+        )
         return EngineRun(self.engine, request, self.blocks)
 
     def loss_at(self, step: np.ndarray) -> float:
@@ -78,7 +80,7 @@ class TightSolver:
         return self.blocks.join(run.backward(cotangent))
 
 
-def reference_solver(engine: Engine, problem: ODEProblem, blocks: Blocks, loss: LossFunction, stiff: bool) -> TightSolver:
+def reference_solver(engine: Engine, problem: Problem, blocks: Blocks, loss: LossFunction, stiff: bool) -> TightSolver:
     """The solver of the reference: the one that is compiled ahead of time, with many small steps.
 
     Solvers of higher order take fewer, but GaussAdjoint over Vern9's long steps is off by 4e-8 on a small network where over
@@ -252,7 +254,7 @@ def _decades(tight: TightSolver, t: float, seed: int) -> float:
     rtol, atol = DEFAULT_TOLERANCES[u0.dtype]
     options = SolveOptions(saveat=np.array([t]), rtol=rtol, atol=atol)
     sensealg = ReverseDiffAdjoint() if tight.engine.name == "embedded" else GaussAdjoint()
-    request = SolveRequest(tight.problem, u0, p, tight.problem.tspan, tight.algorithm, options, sensealg)
+    request = SolveRequest(tight.problem, {"u0": u0, "p": p}, tight.problem.tspan, tight.algorithm, options, sensealg)
     run = EngineRun(tight.engine, request, Blocks(len(u0), True, {}))
     try:
         states = run.forward()

@@ -18,7 +18,7 @@ from ...capture.torch.transforms import captured_outside
 from ...errors import CaptureError, EngineUnavailable, PysciodeError
 from ...graphs.captured_model import ArrayModel, JuliaModel, ScalarModel
 from ...lowering.jax_function import jax_function
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from ..measure.blocks import STATE, Blocks
 from ..measure.contestants import Run, Task
 from .torchdiffeq_run import torch_function
@@ -27,7 +27,7 @@ FIRST_MAX_STEPS = 4096
 """diffrax's own default. Checkpoints are laid out for this many steps, so it is raised only where it does not do."""
 
 
-def precision(problem: ODEProblem) -> AbstractContextManager:
+def precision(problem: Problem) -> AbstractContextManager:
     """What JAX must run in: its double precision is off by default, and others in this process may want it so."""
     return jax.enable_x64(problem.dtype == np.float64)
 
@@ -90,7 +90,7 @@ class DiffraxRun(Run):
         return found
 
 
-def jax_rhs(problem: ODEProblem) -> Callable[..., Any]:
+def jax_rhs(problem: Problem) -> Callable[..., Any]:
     """The right-hand side in JAX, ``f(t, u, p)`` on flat arrays, made once for a model; raises EngineUnavailable if it has no form there.
 
     A small torch model, which was unrolled into scalars for Julia, is taken as the arrays that its JAX twin would be written in.
@@ -117,7 +117,7 @@ def jax_rhs(problem: ODEProblem) -> Callable[..., Any]:
     return found
 
 
-def _programs(problem: ODEProblem, solver: str, method: str | None, max_steps: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _programs(problem: Problem, solver: str, method: str | None, max_steps: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """``forward(inputs, constants, settings) -> states, pullback, (result, statistics)`` and ``backward(pullback, cotangent)``.
 
     `inputs` are the state and the parameters that are differentiated, `constants` those that are not, with None in the place of the

@@ -16,7 +16,7 @@ from ...errors import EngineUnavailable, PysciodeError
 from ...graphs.captured_model import CallbackModel, JuliaModel, ScalarModel
 from ...lowering.scalars.python_function import python_function
 from ...methods.algorithms import Algorithm
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from ..measure.contestants import Contestant, Run, Task
 from ..measure.rows import Counts
 from .torchdiffeq_run import TorchdiffeqRun
@@ -82,7 +82,7 @@ def diffrax_is_installed() -> bool:
     return find_spec("jax") is not None and find_spec("diffrax") is not None
 
 
-def embedded_contestants(problem: ODEProblem, algorithms: Algorithms) -> list[Contestant]:
+def embedded_contestants(problem: Problem, algorithms: Algorithms) -> list[Contestant]:
     """torchdiffeq's two ways to a gradient, with its solvers that are nearest to `algorithms`.
 
     It has no stiff solver: what stands for one is its dopri5, so that the table shows what happens then.
@@ -90,7 +90,7 @@ def embedded_contestants(problem: ODEProblem, algorithms: Algorithms) -> list[Co
     return _contestants("torchdiffeq", "embedded", algorithms, ("odeint_adjoint", "odeint"), TorchdiffeqRun)
 
 
-def diffrax_contestants(problem: ODEProblem, algorithms: Algorithms) -> list[Contestant]:
+def diffrax_contestants(problem: Problem, algorithms: Algorithms) -> list[Contestant]:
     """diffrax's adjoints with its solvers that are nearest to `algorithms`; none where it is not installed."""
     if not diffrax_is_installed():
         return []
@@ -153,7 +153,7 @@ class ScipyRun(Run):
         return torch.from_numpy(found.y.T.copy()).reshape(len(task.saveat), *task.problem.u0.shape)
 
 
-def _numpy_rhs(problem: ODEProblem) -> Callable[[float, np.ndarray], np.ndarray]:
+def _numpy_rhs(problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
     """``f(t, u)`` on flat NumPy arrays."""
     model, p = problem.model, problem.flat_p()
     if isinstance(model, JuliaModel):

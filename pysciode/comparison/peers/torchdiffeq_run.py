@@ -19,7 +19,8 @@ from ...capture.reach import mentions_torch
 from ...capture.torch.arguments import infer_signature
 from ...engines.torch_rhs import torch_rhs
 from ...errors import PysciodeError
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
+from ...problems.declarations import FIRST_ORDER
 from ..measure.blocks import STATE, Blocks
 from ..measure.contestants import Run, Task
 from ..measure.rows import Counts
@@ -128,13 +129,13 @@ class TorchdiffeqRun(Run):
         self.rejected += 1
 
 
-def torch_function(problem: ODEProblem) -> Callable[..., Any] | None:
+def torch_function(problem: Problem) -> Callable[..., Any] | None:
     """The user's own function, where it is written in torch."""
     f = problem.f
-    return f if problem.kind == "ode" and callable(f) and (is_module(f) or mentions_torch(f)) else None
+    return f if problem.form is FIRST_ORDER and callable(f) and (is_module(f) or mentions_torch(f)) else None
 
 
-def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
+def user_rhs(problem: Problem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
     """``f(t, u)`` on tensors of the state's own shape, with `leaves` for the problem's parameters.
 
     The user's own function where it is written in torch, and otherwise the captured model printed as torch.
@@ -161,7 +162,7 @@ def user_rhs(problem: ODEProblem, leaves: Sequence[torch.Tensor]) -> TorchRhs:
     return own
 
 
-def _own_leaves(problem: ODEProblem) -> list[torch.Tensor]:
+def _own_leaves(problem: Problem) -> list[torch.Tensor]:
     """The problem's parameters as tensors without history; those of modules are the ones that the user's function reaches."""
     n, found = problem.layout.n_leaves, []
     for x in problem.leaves[:n]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import require_extra_package
 from . import quantities
 from .tables import Row, in_order, names
 
@@ -68,6 +69,7 @@ def solver_figure(report: SolverReport) -> Figure:
 
 
 def _panels(report: AdjointReport | SolverReport, what: str) -> tuple[Figure, Axes, Axes, list[_Series]]:
+    require_extra_package("matplotlib", "a figure of a report", "analysis")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ...errors import require_extra_package
 from ..measure.rows import Counts, GradientRow, Reference, SolveRow
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def _value(kind: Any, data: Any) -> Any:
 
 def data_frame(kind: type[GradientRow] | type[SolveRow], rows: Sequence[Any], reference: Reference | None) -> pandas.DataFrame:
     """One row for each of `rows`, of `kind`; units are in the names of the columns."""
+    require_extra_package("pandas", "a report as a data frame", "analysis")
     import pandas
 
     blocks = list(dict.fromkeys(name for row in rows for name in getattr(row, "block_errors", ())))

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 
 from ...engines.base import EventRequest
 from ...errors import AccuracyWarning
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
 from ...solving.callbacks import ContinuousCallback
 from ...solving.solution import Solution
 from .arguments import EPS, Span
@@ -64,10 +64,10 @@ def events_of(events: Any) -> tuple[Event, ...]:
 class _Posed(ContinuousCallback):
     """An event whose condition is a captured model already."""
 
-    posed: ODEProblem | None = None
+    posed: Problem | None = None
     stop_after: int = 0
 
-    def request(self, problem: ODEProblem) -> EventRequest:
+    def request(self, problem: Problem) -> EventRequest:
         return EventRequest(self.posed, None, self.direction, self.stop_after)
 
 
@@ -197,7 +197,7 @@ def samples_between(g: Callable[[np.ndarray], np.ndarray], ends: np.ndarray, val
     """Samples of `g` so near to each other that it changes its sign once at most between two of them.
 
     SciPy looks at the ends of the steps alone, and overlooks an even number of changes within one. The rule is that of
-    julia/src/crossings.jl: a piece of a step is left alone when no parabola as near to its samples as they are to theirs reaches
+    julia/src/border/crossings.jl: a piece of a step is left alone when no parabola as near to its samples as they are to theirs reaches
     zero there, or when all of these are monotone.
 
     Parameters

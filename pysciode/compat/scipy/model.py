@@ -16,7 +16,7 @@ import numpy as np
 from ...arrays.checks import TimeSpan
 from ...arrays.parameters import ParameterLayout
 from ...capture.capture_check import check_capture
-from ...capture.model_cache import Captured, store
+from ...capture.model_cache import store
 from ...capture.parts import NOTHING, NUMBERS
 from ...capture.reach import Reached
 from ...capture.rebind import rebind
@@ -24,7 +24,8 @@ from ...capture.scalar_trace import trace_roles
 from ...capture.substituted import Substituted
 from ...errors import CallbackWarning, CaptureError
 from ...graphs.captured_model import CallbackModel, CapturedModel, ScalarModel
-from ...problems.ode import ODEProblem
+from ...problems.base import Problem
+from ...problems.ode import posed
 from .complex_states import Complex, pairs, parts, whole
 
 KEPT = 64
@@ -102,15 +103,13 @@ class Form:
 class Model:
     """A captured function, or one that stays in Python, as a problem whose values are filled in for each solve."""
 
-    problem: ODEProblem
+    problem: Problem
     form: Form
     in_python: bool
 
-    def pose(self, y0: np.ndarray, span: tuple[float, float], p: np.ndarray, sparse: bool = False) -> ODEProblem:
+    def pose(self, y0: np.ndarray, span: tuple[float, float], p: np.ndarray, sparse: bool = False) -> Problem:
         """The problem with these values; nothing is captured or checked again."""
-        out = object.__new__(ODEProblem)
-        out.__dict__.update(self.problem.__dict__)
-        out.__dict__.update(
+        return self.problem._copy(
             u0=y0,
             tspan=span,
             span=TimeSpan(*span),
@@ -119,7 +118,6 @@ class Model:
             _flat_p=p,
             jac_sparsity=True if sparse and not self.in_python else None,
         )
-        return out
 
 
 class _Latest(OrderedDict):
@@ -354,13 +352,9 @@ def _placeholder(u: Any, p: Any, t: Any) -> Any:
     raise NotImplementedError  # the captured model is given; holding `fun` itself would keep it alive
 
 
-def _problem(form: Form, model: CapturedModel, n_params: int) -> ODEProblem:
-    out = object.__new__(ODEProblem)
-    out.__dict__["functions"] = (_placeholder,)
+def _problem(form: Form, model: CapturedModel, n_params: int) -> Problem:
     n = 2 * form.n if form.is_complex else form.n
-    out._prepare(_placeholder, np.zeros(n), TimeSpan(0.0, 1.0), np.zeros(n_params), "auto", None, None, None, [])
-    out.__dict__.update(captured=Captured(lambda: model), _captured_key=None)
-    return out
+    return posed(_placeholder, np.zeros(n), TimeSpan(0.0, 1.0), [], p=np.zeros(n_params), model=model)
 
 
 def _differs(model: Model, fun: Any, args: tuple[Any, ...], y0: np.ndarray, t0: float, reached: Reached) -> bool:

@@ -20,7 +20,8 @@ from ...capture.reach import Reached
 from ...capture.state_changes import Place, counted, number_at, place_id, put_number
 from ...errors import CallbackWarning, CaptureError, FallbackWarning, depth_of_user
 from ...graphs.node_source import ScalarIndices
-from ...problems.ode import ODEProblem, posed
+from ...problems.base import Problem
+from ...problems.ode import posed
 from .numbers_taken import NumbersTaken
 from .states import Form, widened
 
@@ -195,7 +196,7 @@ class Adapter:
             return unused, "it uses a trainable tensor that can't be found from it; make it an attribute of func"
         return unused, None
 
-    def pose(self, u0: torch.Tensor, tspan: Any, trained: frozenset[int] | None) -> ODEProblem:
+    def pose(self, u0: torch.Tensor, tspan: Any, trained: frozenset[int] | None) -> Problem:
         """The problem for these values, captured.
 
         Parameters

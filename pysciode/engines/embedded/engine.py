@@ -18,7 +18,7 @@ from torchdiffeq import odeint
 from ...errors import EngineUnavailable, GradientFailed
 from ...graphs.captured_model import CallbackModel
 from ...methods.adjoints import SensitivityAlgorithm
-from ..base import Engine, Pullback, RawSolution, SolveRequest
+from ..base import Engine, Gradients, Pullback, RawSolution, SolveRequest
 from ..torch_rhs import FlatRhs, torch_rhs
 from . import methods as embedded_methods
 from .adjoint import backsolve
@@ -133,9 +133,9 @@ def _integrate(
     return raw, states
 
 
-def _through_the_solver(states: torch.Tensor, u0: torch.Tensor, p: torch.Tensor, du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _through_the_solver(states: torch.Tensor, u0: torch.Tensor, p: torch.Tensor, du: np.ndarray) -> Gradients:
     grads = torch.autograd.grad(states, (u0, p), torch.from_numpy(du), retain_graph=True, allow_unused=True, materialize_grads=True)
-    return grads[0].numpy(), grads[1].numpy()
+    return {"u0": grads[0].numpy(), "p": grads[1].numpy()}
 
 
 def _backsolve(
@@ -147,7 +147,7 @@ def _backsolve(
     raw: RawSolution,
     states: torch.Tensor,
     du: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Gradients:
     times = torch.from_numpy(raw.t)
     cotangents = torch.from_numpy(du)
     if raw.t[0] != request.tspan[0]:
@@ -167,7 +167,7 @@ def _backsolve(
             method=run.method,
             options=run.options,
         )
-    return lam.numpy(), mu.numpy()
+    return {"u0": lam.numpy(), "p": mu.numpy()}
 
 
 def _tolerances(request: SolveRequest) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from ...arrays.devices import torch_device
 from ...graphs.captured_model import CallbackModel
-from ...methods.algorithms import OWN_FORM
 from ..base import SolveRequest
 from .installation import require_extra
 
@@ -20,7 +19,7 @@ _PACKAGES = {"cuda": "CUDA", "stand_in": "JLArrays"}
 
 
 def device_arguments(device: str) -> dict[str, Any]:
-    """A device, as the commands of julia/src/commands.jl take it."""
+    """A device, as the commands of julia/src/border/commands.jl take it."""
     kind, _, index = device.partition(":")
     return {"device": kind, "index": int(index)}
 
@@ -97,7 +96,7 @@ def check_request(request: SolveRequest) -> None:
     if isinstance(problem.model, CallbackModel):
         raise ValueError(f"capture: a model that stays in Python is solved in main memory only: {move}")
     algorithm = request.algorithm
-    if algorithm is not None and algorithm.family in OWN_FORM[problem.kind]:
+    if problem.form.takes(algorithm):
         name = type(problem).__name__
         raise ValueError(f"algorithm: {algorithm.name} takes a {name} in parts, which is solved so in main memory only: {move}")
     if options.events or options.steps:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...errors import AccuracyWarning, EngineUnavailable, GradientFailed, JuliaError
 from ...methods.adjoints import SensitivityAlgorithm
-from ..base import Engine, Pullback, RawSolution, SolveRequest
+from ..base import Engine, Gradients, Pullback, RawSolution, SolveRequest
 from .callback import norm_function, step_function
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
@@ -37,7 +37,7 @@ _REVERSE = {"nf_reverse": "nf", "njacs_reverse": "njacs", "nvjp": "nvjp", "alloc
 
 
 class _Report(ctypes.Structure):
-    """Mirror of `Report` in julia/src/border.jl."""
+    """Mirror of `Report` in julia/src/border/border.jl."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("answer", "count", "error", *_STATISTICS)] + [
         ("t_reached", ctypes.c_double),
@@ -46,7 +46,7 @@ class _Report(ctypes.Structure):
 
 
 class _Hooks(ctypes.Structure):
-    """Mirror of `Hooks` in julia/src/polling.jl."""
+    """Mirror of `Hooks` in julia/src/border/polling.jl."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("progress", "step", "norm")]
 
@@ -68,7 +68,7 @@ _PROGRESS = ctypes.CFUNCTYPE(None, ctypes.c_double)
 
 
 _BORDER_VERSION = 2
-"""Of julia/src/border.jl."""
+"""Of julia/src/border/border.jl."""
 
 
 def _check_layout(addresses: dict[str, str]) -> None:
@@ -223,7 +223,7 @@ class JuliaEngine(Engine):
         if found.t_reached == start:
             return found
         rest = replace(options, saveat=saveat, events=(), steps=())
-        raw = self._run(replace(request, tspan=(start, found.t_reached), options=rest))[0]
+        raw = self._run(request.again(tspan=(start, found.t_reached), options=rest))[0]
         return replace(raw, retcode=found.retcode if raw.retcode == "Success" else raw.retcode, events=found.events)
 
     def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
@@ -308,7 +308,7 @@ class JuliaEngine(Engine):
             )
         return tuple((t[index == i], u[index == i]) for i in range(len(request.options.events)))
 
-    def _pull_back(self, request: SolveRequest, answer: _Answer, solution: RawSolution, du: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _pull_back(self, request: SolveRequest, answer: _Answer, solution: RawSolution, du: np.ndarray) -> Gradients:
         report = _Report()
         du = contiguous(request, du)
         du0 = empty(request, (request.problem.n,))
@@ -318,7 +318,7 @@ class JuliaEngine(Engine):
         status = self._calls["pullback"](answer.id, _input(du), _output(du0), _output(dp), ctypes.addressof(report))
         self._check(status, report, request)
         solution.stats.pullback = report
-        return du0, dp
+        return {"u0": du0, "p": dp}
 
     def _interpolate(self, request: SolveRequest, answer: _Answer, width: int, times: np.ndarray, derivative: int) -> np.ndarray:
         report = _Report()
@@ -332,7 +332,7 @@ class JuliaEngine(Engine):
     def _solved_again(self, request: SolveRequest) -> Callable[[np.ndarray, int], np.ndarray]:
         """Dense output of a solve that carries derivatives, which keeps none: that of one without, made when it is wanted."""
         # The arrays may be memory of tensors that an optimiser changes.
-        plain = replace(request, u0=request.u0.copy(), p=request.p.copy(), sensealg=None, wants=frozenset())
+        plain = request.again(values={name: x.copy() for name, x in request.values.items()}, sensealg=None, wants=frozenset())
         found: list[RawSolution] = []
 
         def interpolant(times: np.ndarray, derivative: int) -> np.ndarray:

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...capture.reach import contents
-from ...graphs.captured_model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel
+from ...graphs.captured_model import ArrayModel, CallbackModel, CapturedModel, JuliaModel, ScalarModel, outputs
 from ...lowering import LoweredModel, lower
 from ...lowering.julia_functions import defined_functions
 from ...lowering.numbers_apart import with_numbers_apart
 from ...methods.adjoints import SensitivityAlgorithm
-from ...methods.algorithms import OWN_FORM, STIFF, Algorithm, Tsit5, is_coarse
+from ...methods.algorithms import STIFF, Algorithm, Tsit5, is_coarse
 from ...methods.initialization import dense
+from ...problems.declarations import FIRST_ORDER
 from ..base import EventRequest, SolveOptions, SolveRequest
 from .callback import PythonFunctions
 from .devices import device_arguments
 
 if TYPE_CHECKING:
-    from ...problems.ode import ODEProblem
+    from ...problems.base import Problem
 
 Command = Callable[..., int]
 """``JuliaEngine.command``."""
@@ -53,8 +54,7 @@ class Plan:
     """Handle of a plan, and what it needs alive."""
 
     id: int
-    registered: Registered
-    other: Registered | None
+    models: tuple[Registered, ...]
     events: tuple[weakref.ref, ...] = ()  # the models of its events, which are often written anew for every solve
 
     def is_current(self) -> bool:
@@ -123,6 +123,7 @@ class RegisteredModels:
             "dtype": dtype.name,
             "n": n,
             "np": n_params,
+            "outputs": outputs(model, n),
             "constants": [[name, x.dtype.name, x.__array_interface__["data"][0], x.size] for name, x in constants.items()],
         }
         if device is not None:
@@ -239,14 +240,14 @@ def make_plan(command: Command, models: RegisteredModels, request: SolveRequest)
 def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest) -> Plan:
     options, problem = request.options, request.problem
     algorithm = _interpolating(request.algorithm if request.algorithm is not None else _default(request), request.sensealg)
-    kind = _KINDS[problem.kind] if algorithm.family in OWN_FORM[problem.kind] else 0
+    own = problem.form.takes(algorithm)
     form, want = _form(problem, algorithm, request.sensealg)
     if options.initializealg is not None and request.sensealg is not None and not isinstance(problem.model, (CallbackModel, JuliaModel)):
         want |= {"vjp!", "vjp_p!"}  # consistent initial values are differentiated by them
-    main, other = problem.model, None
-    if kind == 2:
-        main, second = problem.parts
-        other = models.get(second, frozenset({"f!"}), request)
+    main, parts = problem.model, {}
+    if own and problem.form.parts:
+        main, *others = (problem.parts[name] for name in problem.form.parts)
+        parts = {name: models.get(x, frozenset({"f!"}), request) for name, x in zip(problem.form.parts[1:], others, strict=True)}
     registered = models.get(main, want, request)
     if isinstance(problem.model, CallbackModel):
         algorithm = _without_duals(algorithm)
@@ -254,8 +255,8 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
         "plan",
         {
             "model": registered.handle,
-            "other": None if other is None else other.handle,
-            "kind": kind,
+            "form": problem.form.name if own else FIRST_ORDER.name,
+            "parts": {name: x.handle for name, x in parts.items()},
             "odekind": form,
             "algorithm": algorithm.julia,
             "packages": _packages(algorithm),
@@ -278,7 +279,7 @@ def _new_plan(command: Command, models: RegisteredModels, request: SolveRequest)
             "initialize": None if options.initializealg is None else options.initializealg.julia(float(np.min(options.atol)) or 1e-10),
         },
     )
-    plan = Plan(handle, registered, other, tuple(weakref.ref(x.model) for e in options.events for x in e.problems))
+    plan = Plan(handle, (registered, *parts.values()), tuple(weakref.ref(x.model) for e in options.events for x in e.problems))
     models.release_with(plan, "release_plan", handle)
     return plan
 
@@ -293,15 +294,17 @@ def _event_arguments(models: RegisteredModels, event: EventRequest) -> dict[str,
     }
 
 
-def _of(problem: ODEProblem) -> SolveRequest:
-    return SolveRequest(problem, problem.flat_u0(), problem.flat_p(), problem.tspan, None, SolveOptions())
+def _of(problem: Problem) -> SolveRequest:
+    return SolveRequest(problem, problem.flat_values(), problem.tspan, None, SolveOptions())
 
 
 def _sensealg_arguments(sensealg: SensitivityAlgorithm, wants: frozenset[str]) -> dict[str, Any]:
     options = dict(sensealg.options)
     autojacvec = options.pop("autojacvec", None)
     tolerances = {name.removeprefix("reverse_"): value for name, value in sensealg.reverse_tolerances.items()}
-    return {"name": sensealg.name, "u0": "u0" in wants, "p": "p" in wants, "autojacvec": autojacvec, **tolerances, "options": options}
+    wanted = {name: name in wants for name in ("u0", "p")}
+    packages = sorted(sensealg.packages)
+    return {"name": sensealg.name, "packages": packages, **wanted, "autojacvec": autojacvec, **tolerances, "options": options}
 
 
 # Up to so many states, a reverse solve by Rodas5P takes dense matrices that cost little.
@@ -403,7 +406,6 @@ def _matrix_free(algorithm: Algorithm) -> bool:
 _MULTISTEP = frozenset("OrdinaryDiffEq" + name for name in ("AdamsBashforthMoulton", "BDF", "IMEXMultistep", "Nordsieck"))
 """Packages of methods with a history of steps."""
 
-_KINDS = {"ode": 0, "second_order": 1, "dynamical": 1, "split": 2}
 # A dense Jacobian of more states than this is not made.
 _DENSE_LIMIT = 2000
 # Up to so many states, differences of the reverse problem (linear, so they are exact) cost less than what a prototype does.
@@ -411,7 +413,7 @@ _SMALL_REVERSE = 30
 
 
 def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | None) -> tuple[str, frozenset[str]]:
-    """Which derivatives SciML gets (a `kind` of `odefunction` in julia/src/models.jl), and the functions for that."""
+    """Which derivatives SciML gets (a `kind` of `odefunction` in julia/src/models/models.jl), and the functions for that."""
     model = problem.model
     adjoint = sensealg is not None and sensealg.continuous
     if isinstance(model, CallbackModel):
