@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 TOLERANCES = {"float64": ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)), "float32": ((1e-3, 1e-5), (1e-4, 1e-6))}
 """Relative and absolute, by the problem's dtype, where the user names none."""
 
-SAVED_TIMES = 51
-"""Times at which states are saved where the user names none: equally spaced, start and end among them."""
-
 
 class ComparisonInterrupted(KeyboardInterrupt):
     """The user pressed Ctrl-C; `report` is what had been measured until then."""
@@ -137,7 +134,7 @@ def compare_adjoints(
     effort = Effort(whole_number(repeats, "repeats", 1), positive(time_limit, "time_limit"), memory)
     maxiters = whole_number(maxiters, "maxiters", 1)
     grid = check_tolerances(tolerances, TOLERANCES[problem.dtype.name])
-    times = np.linspace(*problem.tspan, SAVED_TIMES) if saveat is None else save_times(saveat, *problem.tspan)
+    times = np.linspace(*problem.tspan, 51) if saveat is None else save_times(saveat, *problem.tspan)
     named, vjps, solvers = check_sensealgs(sensealgs), check_vjps(vjps), check_algorithms(algorithms)
 
     description, problem = _describe(problem), differentiable(problem)
@@ -243,8 +240,8 @@ def _look(engine: Engine, problem: Problem, loss: LossFunction, maxiters: int, l
     rtol, atol = DEFAULT_TOLERANCES[problem.dtype]
     options = SolveOptions(saveat=loss.times, rtol=rtol, atol=atol, maxiters=maxiters)
     problem.model  # captured here, so that what can't be captured is told before anything runs
-    u0, p = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
-    run = EngineRun(engine, SolveRequest(problem, {"u0": u0, "p": p}, problem.tspan, None, options))
+    values = {name: x.astype(np.float64) for name, x in problem.flat_values().items()}
+    run = EngineRun(engine, SolveRequest(problem, values, problem.tspan, None, options))
     warnings = []
     try:
         with limited(limit):
@@ -258,7 +255,6 @@ def _look(engine: Engine, problem: Problem, loss: LossFunction, maxiters: int, l
 
 
 def _describe(problem: Problem) -> str:
-    f = next(iter(problem.functions.values()))
-    name = problem.name or (getattr(f, "__name__", None) or type(f).__name__ if callable(f) else "a model")
-    start, end = problem.tspan
+    f, (start, end) = next(iter(problem.functions.values())), problem.tspan
+    name = problem.name or (getattr(f, "__name__", type(f).__name__) if callable(f) else "a model")
     return f"{name}: state {tuple(problem.u0.shape)}, {problem.layout.size} parameters, t from {start:g} to {end:g}, {problem.dtype}"

@@ -28,10 +28,9 @@ from .peers.peer_contestants import scipy_solver, solver_peers
 if TYPE_CHECKING:
     from .report.reports import SolverReport
 
-JULIA_ALGORITHMS = tuple(map(Algorithm, ("Tsit5", "Vern7", "Vern9", "Rodas5P", "FBDF"))) + (
-    Algorithm("AutoTsit5", Algorithm("Rosenbrock23")),
-)
-EMBEDDED_ALGORITHMS = tuple(map(Algorithm, ("Tsit5", "DP5", "BS3")))
+_SWITCHING = Algorithm("AutoTsit5", Algorithm("Rosenbrock23"))
+JULIA_ALGORITHMS = [*map(Algorithm, ("Tsit5", "Vern7", "Vern9", "Rodas5P", "FBDF")), _SWITCHING]
+EMBEDDED_ALGORITHMS = [*map(Algorithm, ("Tsit5", "DP5", "BS3"))]
 TOLERANCES = ((1e-3, 1e-6), (1e-5, 1e-8), (1e-7, 1e-10), (1e-9, 1e-12))
 
 _BUDGET = 5.0
@@ -138,7 +137,7 @@ def work_precision(
 
 def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> list[Algorithm | None]:
     if algorithms is None:
-        return [*(JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS)]
+        return JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS
     if isinstance(algorithms, (str, Algorithm)):
         raise TypeError(f"algorithms must be a list such as [Tsit5(), Rodas5P()], not {algorithms!r}")
     found = [check_algorithm(x) for x in algorithms]

@@ -29,8 +29,6 @@ ROSENBROCK_LIMIT = 200
 """States up to which a Rosenbrock method, which factorises a dense Jacobian in each step, is taken for stiff problems."""
 
 T = TypeVar("T")
-Tolerances = tuple[tuple[float, float], ...]
-"""Pairs ``(rtol, atol)``."""
 
 
 def default_algorithm(problem: Problem, stiff: bool) -> Algorithm:
@@ -103,7 +101,7 @@ def _each(given: Any, name: str, check: Callable[[object], T]) -> tuple[T, ...] 
     return tuple(dict.fromkeys(map(check, given)))
 
 
-def check_tolerances(tolerances: Any, default: Tolerances) -> Tolerances:
+def check_tolerances(tolerances: Any, default: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
     """Pairs ``(rtol, atol)``; a number is `rtol`, and a hundredth of it `atol`; None is `default`."""
     if tolerances is None:
         return default

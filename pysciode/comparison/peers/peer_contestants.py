@@ -40,16 +40,15 @@ _BY_NAME: dict[Peer, dict[str, str]] = {
         **dict.fromkeys(("Kvaerno4", "KenCarp4", "Rodas4", "Rodas42", "Rodas4P"), "Kvaerno4"),
     },
 }
-_EXPLICIT: dict[Peer, str] = {"torchdiffeq": "dopri5", "diffrax": "Tsit5"}
-# torchdiffeq has no stiff method of its own: its users have dopri5.
-_STIFF: dict[Peer, str] = {"torchdiffeq": "dopri5", "diffrax": "Kvaerno5"}
+# Explicit and stiff; torchdiffeq has no stiff method of its own: its users have dopri5.
+_BY_KIND: dict[Peer, tuple[str, str]] = {"torchdiffeq": ("dopri5", "dopri5"), "diffrax": ("Tsit5", "Kvaerno5")}
 
 
 def nearest_solver(peer: Peer, algorithm: Algorithm | None) -> str:
     """The peer's solver that is nearest to `algorithm` in kind and order; None is SciML's default."""
     if algorithm is not None and algorithm.name in _BY_NAME[peer]:
         return _BY_NAME[peer][algorithm.name]
-    return (_STIFF if algorithm is not None and (algorithm.is_stiff or algorithm.family == "auto") else _EXPLICIT)[peer]
+    return _BY_KIND[peer][algorithm is not None and (algorithm.is_stiff or algorithm.family == "auto")]
 
 
 def peer_solvers(peer: Peer, algorithms: Algorithms) -> list[tuple[str, str]]:
