@@ -18,16 +18,9 @@ from ..errors import INSTALL_COMMAND
 from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
 from ..problems.base import Problem, check_problem
 from ..solving.options import DEFAULT_TOLERANCES, save_times
+from .measure import grid
 from .measure.blocks import Blocks, differentiable
 from .measure.contestants import Contestant, EngineRun, Task
-from .measure.grid import (
-    check_algorithms,
-    check_sensealgs,
-    check_tolerances,
-    check_vjps,
-    default_algorithm,
-    entries,
-)
 from .measure.losses import Loss, LossFunction, LossNotFinite, sum_of_squares
 from .measure.measurement import Effort, Target, measure, one_line, unmeasured
 from .measure.process import OutOfTime, machine
@@ -87,7 +80,7 @@ def compare_adjoints(
         Solvers, objects or names. By default one: Tsit5, or where SciML's default solver takes an implicit method Rodas5P, for
         more than 200 states FBDF.
     sensealgs
-        Methods, objects or names; by default all of them. Those that can't work here, or by default are too expensive for the
+        Methods, objects or text such as ``"GaussAdjoint"``; by default all of them. Those that can't work here, or by default are too expensive for the
         size of the problem, have a row with the reason. `QuadratureAdjoint` takes the tolerances of the row where it names none
         of its own.
     vjps
@@ -133,9 +126,9 @@ def compare_adjoints(
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
     effort = Effort(whole_number(repeats, "repeats", 1), positive(time_limit, "time_limit"), memory)
     maxiters = whole_number(maxiters, "maxiters", 1)
-    grid = check_tolerances(tolerances, TOLERANCES[problem.dtype.name])
+    pairs = grid.check_tolerances(tolerances, TOLERANCES[problem.dtype.name])
     times = np.linspace(*problem.tspan, 51) if saveat is None else save_times(saveat, *problem.tspan)
-    named, vjps, solvers = check_sensealgs(sensealgs), check_vjps(vjps), check_algorithms(algorithms)
+    named, vjps, solvers = grid.check_sensealgs(sensealgs), grid.check_vjps(vjps), grid.check_algorithms(algorithms)
 
     description, problem = _describe(problem), differentiable(problem)
     function = LossFunction(loss or sum_of_squares, times, problem.velocity is not None)
@@ -146,8 +139,8 @@ def compare_adjoints(
     if engine.name == "julia":
         engine.start()  # not part of what the time limit is for
     stiff, warnings = _look(engine, problem, function, maxiters, effort.time_limit)
-    solvers = solvers or (default_algorithm(problem, stiff),)
-    who = entries(problem, blocks.size, solvers, named, vjps)
+    solvers = solvers or (grid.default_algorithm(problem, stiff),)
+    who = grid.entries(problem, blocks.size, solvers, named, vjps)
     if engine.name != "julia":
         who = [replace(x, skipped=f"Julia is not installed: {INSTALL_COMMAND}") for x in who]
     who += embedded_contestants(problem, solvers) + diffrax_contestants(problem, solvers) if peers is True else peers or []
@@ -156,7 +149,7 @@ def compare_adjoints(
     settings |= {"saved_times": len(times), "dtype": problem.dtype.name}
     settings |= {"repeats": repeats, "time_limit": time_limit, "maxiters": maxiters, "seed": seed}
     tight = reference_solver(engine, problem, blocks, function, stiff)
-    tightest = min(rtol for rtol, _ in grid)
+    tightest = min(rtol for rtol, _ in pairs)
     rows: list[GradientRow] = []
     known = growth = None
 
@@ -166,14 +159,14 @@ def compare_adjoints(
         return AdjointReport(tuple(rows), known, tuple(warnings), description, settings | machine(), stiff, growth)
 
     try:
-        with tqdm(total=len(who) * len(grid) + 1, disable=not progress, unit="row", leave=False) as bar:
+        with tqdm(total=len(who) * len(pairs) + 1, disable=not progress, unit="row", leave=False) as bar:
             bar.set_description("reference")
             known, target = _find_reference(tight, reference, tightest, seed, effort.time_limit, warnings)
             with suppress(OutOfTime), limited(effort.time_limit):
                 growth, told = exponential_growth(tight, seed)
                 warnings += told
             bar.update()
-            for row in _measured(who, [Task(problem, times, *x, maxiters) for x in grid], function, target, effort, bar):
+            for row in _measured(who, [Task(problem, times, *x, maxiters) for x in pairs], function, target, effort, bar):
                 rows.append(row)
                 bar.update()
     except KeyboardInterrupt:

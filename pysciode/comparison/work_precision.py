@@ -37,11 +37,9 @@ _BUDGET = 5.0
 """Seconds after which a solve is not repeated any more, and a failure not tried again."""
 
 _REFERENCE_STEPS = 1_000_000
-_EXPLICIT = ("Vern9", "TsitPap8", "DP8")
-# Newton iterations keep methods from the last digits, so Rosenbrock methods, which need none, come first.
-_STIFF = ("Rodas5P", "Rodas5", "FBDF")
-_EXPLICIT_SCIPY = ("DOP853", "LSODA")
-_STIFF_SCIPY = ("Radau", "LSODA", "BDF")
+# Explicit and stiff. Newton iterations keep methods from the last digits, so Rosenbrock methods, which need none, come first.
+_OF_SCIML = (("Vern9", "TsitPap8", "DP8"), ("Rodas5P", "Rodas5", "FBDF"))
+_OF_SCIPY = (("DOP853", "LSODA"), ("Radau", "LSODA", "BDF"))
 
 
 def work_precision(
@@ -215,9 +213,9 @@ def solve_reference(problem: Problem, times: np.ndarray, engine: str, stiff: boo
     """
     tightest = 1e-13 if problem.dtype == np.float64 else 1e-6
     if engine == "julia":
-        pools = [[EngineContestant.of(Algorithm(name)) for name in names] for names in (_EXPLICIT, _STIFF)]
+        pools = [[EngineContestant.of(Algorithm(name)) for name in names] for names in _OF_SCIML]
     else:
-        pools = [[scipy_solver(name) for name in names] for names in (_EXPLICIT_SCIPY, _STIFF_SCIPY)]
+        pools = [[scipy_solver(name) for name in names] for names in _OF_SCIPY]
     said = "nothing finite"
     for rtol in (tightest, 10 * tightest, 1000 * tightest):
         for pool in pools[::-1] if stiff else pools:
