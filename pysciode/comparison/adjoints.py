@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,16 +18,9 @@ from ..errors import INSTALL_COMMAND
 from ..methods.adjoints import SENSITIVITY_ALGORITHMS, SensitivityAlgorithm
 from ..problems.base import Problem, check_problem
 from ..solving.options import DEFAULT_TOLERANCES, save_times
+from .measure import grid
 from .measure.blocks import Blocks, differentiable
 from .measure.contestants import Contestant, EngineRun, Task
-from .measure.grid import (
-    check_algorithms,
-    check_sensealgs,
-    check_tolerances,
-    check_vjps,
-    default_algorithm,
-    entries,
-)
 from .measure.losses import Loss, LossFunction, LossNotFinite, sum_of_squares
 from .measure.measurement import Effort, Target, measure, one_line, unmeasured
 from .measure.process import OutOfTime, machine
@@ -41,9 +34,6 @@ if TYPE_CHECKING:
 
 TOLERANCES = {"float64": ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)), "float32": ((1e-3, 1e-5), (1e-4, 1e-6))}
 """Relative and absolute, by the problem's dtype, where the user names none."""
-
-SAVED_TIMES = 51
-"""Times at which states are saved where the user names none: equally spaced, start and end among them."""
 
 
 class ComparisonInterrupted(KeyboardInterrupt):
@@ -90,7 +80,7 @@ def compare_adjoints(
         Solvers, objects or names. By default one: Tsit5, or where SciML's default solver takes an implicit method Rodas5P, for
         more than 200 states FBDF.
     sensealgs
-        Methods, objects or names; by default all of them. Those that can't work here, or by default are too expensive for the
+        Methods, objects or text such as ``"GaussAdjoint"``; by default all of them. Those that can't work here, or by default are too expensive for the
         size of the problem, have a row with the reason. `QuadratureAdjoint` takes the tolerances of the row where it names none
         of its own.
     vjps
@@ -106,17 +96,13 @@ def compare_adjoints(
         differences of the loss along random directions.
     peers
         Whether torchdiffeq and diffrax, where they are installed, take part; or further contestants.
-    repeats
-        Timed runs after a warm-up.
+    repeats, maxiters
+        Timed runs after a warm-up, and steps of a solve at most.
     time_limit
         Seconds for a method's first call, and again for its repetitions; None for no limit. A compiler can't be interrupted, so
         a call may take longer, but then counts as over the limit. In other threads than the main one there is no limit.
-    maxiters
-        Steps of a solve at most.
-    memory
-        Whether to measure memory, which takes some tenths of a second for each row.
-    progress
-        Whether to show a bar.
+    memory, progress
+        Whether to measure memory, which takes some tenths of a second for each row, and whether to show a bar.
     seed
         For random directions.
 
@@ -140,9 +126,9 @@ def compare_adjoints(
         raise TypeError(f"loss must be a function of the solution, not {loss!r}")
     effort = Effort(whole_number(repeats, "repeats", 1), positive(time_limit, "time_limit"), memory)
     maxiters = whole_number(maxiters, "maxiters", 1)
-    grid = check_tolerances(tolerances, TOLERANCES[problem.dtype.name])
-    times = np.linspace(*problem.tspan, SAVED_TIMES) if saveat is None else save_times(saveat, *problem.tspan)
-    named, vjps, solvers = check_sensealgs(sensealgs), check_vjps(vjps), check_algorithms(algorithms)
+    pairs = grid.check_tolerances(tolerances, TOLERANCES[problem.dtype.name])
+    times = np.linspace(*problem.tspan, 51) if saveat is None else save_times(saveat, *problem.tspan)
+    named, vjps, solvers = grid.check_sensealgs(sensealgs), grid.check_vjps(vjps), grid.check_algorithms(algorithms)
 
     description, problem = _describe(problem), differentiable(problem)
     function = LossFunction(loss or sum_of_squares, times, problem.velocity is not None)
@@ -152,9 +138,9 @@ def compare_adjoints(
     engine = get_engine("julia" if julia_is_installed() else "embedded")
     if engine.name == "julia":
         engine.start()  # not part of what the time limit is for
-    stiff, trouble = _look(engine, problem, function, maxiters, effort.time_limit)
-    solvers = solvers or (default_algorithm(problem, stiff),)
-    who = entries(problem, blocks.size, solvers, named, vjps)
+    stiff, warnings = _look(engine, problem, function, maxiters, effort.time_limit)
+    solvers = solvers or (grid.default_algorithm(problem, stiff),)
+    who = grid.entries(problem, blocks.size, solvers, named, vjps)
     if engine.name != "julia":
         who = [replace(x, skipped=f"Julia is not installed: {INSTALL_COMMAND}") for x in who]
     who += embedded_contestants(problem, solvers) + diffrax_contestants(problem, solvers) if peers is True else peers or []
@@ -162,93 +148,80 @@ def compare_adjoints(
     settings = {"loss": called, "states": problem.n, "parameters": problem.layout.size, "differentiated": blocks.size}
     settings |= {"saved_times": len(times), "dtype": problem.dtype.name}
     settings |= {"repeats": repeats, "time_limit": time_limit, "maxiters": maxiters, "seed": seed}
-    comparison = _Comparison(reference_solver(engine, problem, blocks, function, stiff), effort, maxiters, seed)
-    comparison.warnings += trouble
+    tight = reference_solver(engine, problem, blocks, function, stiff)
+    tightest = min(rtol for rtol, _ in pairs)
+    rows: list[GradientRow] = []
+    known = growth = None
 
     def report() -> AdjointReport:
         from .report.reports import AdjointReport
 
-        found, warnings = tuple(comparison.rows), tuple(comparison.warnings)
-        return AdjointReport(found, comparison.reference, warnings, description, settings | machine(), stiff, comparison.growth)
+        return AdjointReport(tuple(rows), known, tuple(warnings), description, settings | machine(), stiff, growth)
 
     try:
-        with tqdm(total=len(who) * len(grid) + 1, disable=not progress, unit="row", leave=False) as bar:
+        with tqdm(total=len(who) * len(pairs) + 1, disable=not progress, unit="row", leave=False) as bar:
             bar.set_description("reference")
-            comparison.find_reference(reference, min(rtol for rtol, _ in grid))
+            known, target = _find_reference(tight, reference, tightest, seed, effort.time_limit, warnings)
+            with suppress(OutOfTime), limited(effort.time_limit):
+                growth, told = exponential_growth(tight, seed)
+                warnings += told
             bar.update()
-            comparison.run(who, grid, bar)
+            for row in _measured(who, [Task(problem, times, *x, maxiters) for x in pairs], function, target, effort, bar):
+                rows.append(row)
+                bar.update()
     except KeyboardInterrupt:
         interrupted = ComparisonInterrupted(report())
         print(interrupted.report, file=sys.stderr)
         raise interrupted from None
     backwards = [name for name, x in SENSITIVITY_ALGORITHMS.items() if x.solves_states_backwards]
-    failed = [row for row in comparison.rows if row.status == "failed" and row.method in backwards]
+    failed = [row for row in rows if row.status == "failed" and row.method in backwards]
     if stiff and failed:
-        comparison.warnings.append(
+        warnings.append(
             f"the problem is stiff (SciML's default solver takes an implicit method), and {failed[0].method}, which solves the states "
             f"backwards in time, fails on it: {failed[0].reason}"
         )
     return report()
 
 
-@dataclass
-class _Comparison:
-    """A comparison under way: what is found so far."""
+def _find_reference(
+    tight: TightSolver, given: Any, tightest: float, seed: int, limit: float | None, warnings: list[str]
+) -> tuple[Reference | None, Target | None]:
+    """The reference, where there is one; `warnings` get what there is to say about it."""
+    try:
+        # It is solved a few dozen times, at a tolerance that takes many steps.
+        with limited(None if limit is None else 5 * limit):
+            known, target = find_reference(tight, given, seed)
+    except (NoReference, OutOfTime) as error:
+        warnings.append(f"there is no reference, so rows have no error: {error}")
+        return None, None
+    if known.norm == 0:
+        warnings.append("the gradient is 0: relative errors mean nothing")
+    elif not known.estimated_error <= tightest:
+        warnings.append(
+            f"the reference itself has an estimated error of {known.estimated_error:.1e}, which is more than the tightest tolerance: "
+            "methods whose errors are below it can't be told apart"
+        )
+    return known, target
 
-    solver: TightSolver
-    effort: Effort
-    maxiters: int
-    seed: int
-    growth: float | None = None
-    rows: list[GradientRow] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    reference: Reference | None = None
-    target: Target | None = None
 
-    def find_reference(self, given: Any, tightest: float) -> None:
-        """The reference, and what there is to say about it and about gradients of this problem at all."""
-        limit = self.effort.time_limit
-        try:
-            # It is solved a few dozen times, at a tolerance that takes many steps.
-            with limited(None if limit is None else 5 * limit):
-                self.reference, self.target = find_reference(self.solver, given, self.seed)
-        except (NoReference, OutOfTime) as error:
-            self.warnings.append(f"there is no reference, so rows have no error: {error}")
-        growth = None
-        with suppress(OutOfTime), limited(limit):
-            growth = exponential_growth(self.solver, self.seed)
-        if growth is not None:
-            self.growth, warning = growth
-            self.warnings.append(warning)
-        if self.reference is None:
-            return
-        error = self.reference.estimated_error
-        if self.reference.norm == 0:
-            self.warnings.append("the gradient is 0: relative errors mean nothing")
-        elif not error <= tightest:
-            self.warnings.append(
-                f"the reference itself has an estimated error of {error:.1e}, which is more than the tightest tolerance: methods whose "
-                "errors are below it can't be told apart"
-            )
-
-    def run(self, who: Sequence[Contestant], grid: Sequence[tuple[float, float]], bar: tqdm) -> None:
-        """All rows; what is not there at one tolerance, or takes too long, is not tried at the next."""
-        for contestant in who:
-            hopeless: GradientRow | None = None
-            for rtol, atol in grid:
-                task = Task(self.solver.problem, self.solver.loss.times, rtol, atol, self.maxiters)
-                row = unmeasured(contestant, task)
-                bar.set_description(f"{row.solver}, {row.label}, rtol {rtol:.0e}")
-                if hopeless is not None:
-                    row = replace(hopeless, rtol=rtol, atol=atol)
-                elif contestant.skipped is not None:
-                    row = replace(row, status="unavailable", reason=contestant.skipped)
-                else:
-                    row = measure(contestant, task, self.solver.loss, self.target, self.effort)
-                self.rows.append(row)
-                if row.status == "unavailable" or (row.reason or "").startswith("over the time limit"):
-                    hopeless = row
-                bar.update()
+def _measured(
+    who: Sequence[Contestant], tasks: Sequence[Task], loss: LossFunction, target: Target | None, effort: Effort, bar: tqdm
+) -> Iterator[GradientRow]:
+    """All rows; what is not there at one tolerance, or takes too long, is not tried at the next."""
+    for contestant in who:
+        hopeless: GradientRow | None = None
+        for task in tasks:
+            row = unmeasured(contestant, task)
+            bar.set_description(f"{row.solver}, {row.label}, rtol {row.rtol:.0e}")
+            if hopeless is not None:
+                row = replace(hopeless, rtol=row.rtol, atol=row.atol)
+            elif contestant.skipped is not None:
+                row = replace(row, status="unavailable", reason=contestant.skipped)
+            else:
+                row = measure(contestant, task, loss, target, effort)
+            if row.status == "unavailable" or (row.reason or "").startswith("over the time limit"):
+                hopeless = row
+            yield row
 
 
 def _look(engine: Engine, problem: Problem, loss: LossFunction, maxiters: int, limit: float | None) -> tuple[bool, list[str]]:
@@ -260,22 +233,21 @@ def _look(engine: Engine, problem: Problem, loss: LossFunction, maxiters: int, l
     rtol, atol = DEFAULT_TOLERANCES[problem.dtype]
     options = SolveOptions(saveat=loss.times, rtol=rtol, atol=atol, maxiters=maxiters)
     problem.model  # captured here, so that what can't be captured is told before anything runs
-    u0, p = problem.flat_u0().astype(np.float64), problem.flat_p().astype(np.float64)
-    run = EngineRun(engine, SolveRequest(problem, {"u0": u0, "p": p}, problem.tspan, None, options))
-    trouble = []
+    values = {name: x.astype(np.float64) for name, x in problem.flat_values().items()}
+    run = EngineRun(engine, SolveRequest(problem, values, problem.tspan, None, options))
+    warnings = []
     try:
         with limited(limit):
             states = run.forward()
     except Exception as error:
-        trouble.append(f"a plain solve by the default solver failed: {one_line(error)}")
+        warnings.append(f"a plain solve by the default solver failed: {one_line(error)}")
     else:
         with suppress(LossNotFinite):
             loss(states.to(problem.u0.dtype))
-    return run.raw is not None and run.raw.stats.get("njacs", 0) > 0, trouble
+    return run.raw is not None and run.raw.stats.get("njacs", 0) > 0, warnings
 
 
 def _describe(problem: Problem) -> str:
-    f = next(iter(problem.functions.values()))
-    name = problem.name or (getattr(f, "__name__", None) or type(f).__name__ if callable(f) else "a model")
-    start, end = problem.tspan
+    f, (start, end) = next(iter(problem.functions.values())), problem.tspan
+    name = problem.name or (getattr(f, "__name__", type(f).__name__) if callable(f) else "a model")
     return f"{name}: state {tuple(problem.u0.shape)}, {problem.layout.size} parameters, t from {start:g} to {end:g}, {problem.dtype}"

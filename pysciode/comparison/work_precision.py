@@ -28,21 +28,18 @@ from .peers.peer_contestants import scipy_solver, solver_peers
 if TYPE_CHECKING:
     from .report.reports import SolverReport
 
-JULIA_ALGORITHMS = tuple(map(Algorithm, ("Tsit5", "Vern7", "Vern9", "Rodas5P", "FBDF"))) + (
-    Algorithm("AutoTsit5", Algorithm("Rosenbrock23")),
-)
-EMBEDDED_ALGORITHMS = tuple(map(Algorithm, ("Tsit5", "DP5", "BS3")))
+_SWITCHING = Algorithm("AutoTsit5", Algorithm("Rosenbrock23"))
+JULIA_ALGORITHMS = [*map(Algorithm, ("Tsit5", "Vern7", "Vern9", "Rodas5P", "FBDF")), _SWITCHING]
+EMBEDDED_ALGORITHMS = [*map(Algorithm, ("Tsit5", "DP5", "BS3"))]
 TOLERANCES = ((1e-3, 1e-6), (1e-5, 1e-8), (1e-7, 1e-10), (1e-9, 1e-12))
 
 _BUDGET = 5.0
 """Seconds after which a solve is not repeated any more, and a failure not tried again."""
 
 _REFERENCE_STEPS = 1_000_000
-_EXPLICIT = ("Vern9", "TsitPap8", "DP8")
-# Newton iterations keep methods from the last digits, so Rosenbrock methods, which need none, come first.
-_STIFF = ("Rodas5P", "Rodas5", "FBDF")
-_EXPLICIT_SCIPY = ("DOP853", "LSODA")
-_STIFF_SCIPY = ("Radau", "LSODA", "BDF")
+# Explicit and stiff. Newton iterations keep methods from the last digits, so Rosenbrock methods, which need none, come first.
+_OF_SCIML = (("Vern9", "TsitPap8", "DP8"), ("Rodas5P", "Rodas5", "FBDF"))
+_OF_SCIPY = (("DOP853", "LSODA"), ("Radau", "LSODA", "BDF"))
 
 
 def work_precision(
@@ -87,7 +84,7 @@ def work_precision(
     engine
         ``"julia"`` or ``"embedded"``; None is what :func:`pysciode.set_engine` set.
     progress
-        Whether to show a bar on stderr.
+        Whether to show a bar.
 
     Returns
     -------
@@ -138,7 +135,7 @@ def work_precision(
 
 def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> list[Algorithm | None]:
     if algorithms is None:
-        return [*(JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS)]
+        return JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS
     if isinstance(algorithms, (str, Algorithm)):
         raise TypeError(f"algorithms must be a list such as [Tsit5(), Rodas5P()], not {algorithms!r}")
     found = [check_algorithm(x) for x in algorithms]
@@ -216,9 +213,9 @@ def solve_reference(problem: Problem, times: np.ndarray, engine: str, stiff: boo
     """
     tightest = 1e-13 if problem.dtype == np.float64 else 1e-6
     if engine == "julia":
-        pools = [[EngineContestant.of(Algorithm(name)) for name in names] for names in (_EXPLICIT, _STIFF)]
+        pools = [[EngineContestant.of(Algorithm(name)) for name in names] for names in _OF_SCIML]
     else:
-        pools = [[scipy_solver(name) for name in names] for names in (_EXPLICIT_SCIPY, _STIFF_SCIPY)]
+        pools = [[scipy_solver(name) for name in names] for names in _OF_SCIPY]
     said = "nothing finite"
     for rtol in (tightest, 10 * tightest, 1000 * tightest):
         for pool in pools[::-1] if stiff else pools:

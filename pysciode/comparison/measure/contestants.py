@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -132,14 +131,6 @@ def _load(package: str) -> None:
         raise EngineUnavailable(f"the Julia package {package}", reason.removeprefix("ArgumentError: "), mend=None) from None
 
 
-@cache
-def _live_bytes() -> Any:
-    """A Julia function: bytes in use after a full collection, and another for what finalisers let go in the first."""
-    import juliacall
-
-    return juliacall.Main.seval("() -> (GC.gc(); GC.gc(); Base.gc_live_bytes())")
-
-
 class EngineRun(Run):
     """One request, solved and differentiated to some blocks as `solve` and its backward pass would, without torch between."""
 
@@ -189,7 +180,10 @@ class EngineRun(Run):
 
     def kept_memory(self) -> int | None:
         """Julia's live bytes now, less those without this solution; solves once more to put things back."""
-        live = _live_bytes()
+        import juliacall
+
+        # Bytes in use after a full collection, and another for what finalisers let go in the first.
+        live = juliacall.Main.seval("() -> (GC.gc(); GC.gc(); Base.gc_live_bytes())")
         with_solution = live()
         self.raw = self._pullback = None
         without = live()

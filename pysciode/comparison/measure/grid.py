@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -28,8 +29,6 @@ ROSENBROCK_LIMIT = 200
 """States up to which a Rosenbrock method, which factorises a dense Jacobian in each step, is taken for stiff problems."""
 
 T = TypeVar("T")
-Tolerances = tuple[tuple[float, float], ...]
-"""Pairs ``(rtol, atol)``."""
 
 
 def default_algorithm(problem: Problem, stiff: bool) -> Algorithm:
@@ -53,19 +52,30 @@ def check_algorithms(algorithms: Any) -> tuple[Algorithm, ...] | None:
 
 
 def check_sensealgs(sensealgs: Any) -> tuple[SensitivityAlgorithm, ...] | None:
-    """The methods to compare, objects or names; None for the default."""
+    """The methods to compare, objects or text such as ``"InterpolatingAdjoint(checkpointing=True)"``; None for the default."""
 
     def check(x: object) -> SensitivityAlgorithm:
         if isinstance(x, str):
-            if x not in SENSITIVITY_ALGORITHMS:
-                raise ValueError(f"sensealgs: there is no method {x!r}; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
-            return SENSITIVITY_ALGORITHMS[x]()
+            return _sensealg(x)
         if not isinstance(x, SensitivityAlgorithm):
             check_sensealg(x)
             raise TypeError("sensealgs holds None; leave it out for the default")
         return x
 
     return _each(sensealgs, "sensealgs", check)
+
+
+def _sensealg(text: str) -> SensitivityAlgorithm:
+    name, bracket, _ = text.partition("(")
+    if name.strip() not in SENSITIVITY_ALGORITHMS:
+        raise ValueError(f"sensealgs: {text!r} is no sensitivity method; there are {', '.join(SENSITIVITY_ALGORITHMS)}")
+    try:
+        call = ast.parse(text if bracket else f"{text}()", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise TypeError("its options have names")
+        return SENSITIVITY_ALGORITHMS[name.strip()](**{x.arg: ast.literal_eval(x.value) for x in call.keywords})
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"sensealgs: {text!r}: {error}") from None
 
 
 def check_vjps(vjps: Any) -> tuple[str, ...] | None:
@@ -91,7 +101,7 @@ def _each(given: Any, name: str, check: Callable[[object], T]) -> tuple[T, ...] 
     return tuple(dict.fromkeys(map(check, given)))
 
 
-def check_tolerances(tolerances: Any, default: Tolerances) -> Tolerances:
+def check_tolerances(tolerances: Any, default: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
     """Pairs ``(rtol, atol)``; a number is `rtol`, and a hundredth of it `atol`; None is `default`."""
     if tolerances is None:
         return default

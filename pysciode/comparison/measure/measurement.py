@@ -45,11 +45,11 @@ class Target:
         off = {name: float(np.linalg.norm(gradient[name] - x)) for name, x in self.blocks.items()}
         size = {name: float(np.linalg.norm(x)) for name, x in self.blocks.items()}
         whole = math.hypot(*size.values())
-        return _relative(math.hypot(*off.values()), whole), {name: _relative(off[name], size[name] or whole) for name in off}
 
+        def relative(off: float, size: float) -> float:
+            return off / size if size > 0 else 0.0 if off == 0 else math.inf
 
-def _relative(off: float, size: float) -> float:
-    return off / size if size > 0 else 0.0 if off == 0 else math.inf
+        return relative(math.hypot(*off.values()), whole), {name: relative(off[name], size[name] or whole) for name in off}
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,9 @@ def last_row(row: Row, stages: Callable[[Row], Iterator[Row]]) -> Row:
         for row in stages(row):  # noqa: B007, B020  (each stage adds to the row)
             pass
     except Exception as error:  # whatever a solver may throw: the others go on
-        return replace(row, status="unavailable" if _is_not_offered(error) else "failed", reason=one_line(error))
+        said = isinstance(error, PysciodeError) and any(text in str(error) for text in _NOT_OFFERED)
+        unavailable = said or isinstance(error, (EngineUnavailable, ImportError))
+        return replace(row, status="unavailable" if unavailable else "failed", reason=one_line(error))
     return row
 
 
@@ -142,11 +144,6 @@ def repeated(lap: Callable[[], T], repeats: int, seconds: float) -> list[T]:
 
 _NOT_OFFERED = ("is not supported by", "is not installed in this Julia environment", "is loaded. Install the package")
 """What SciMLSensitivity says where it has no such combination, or lacks a package."""
-
-
-def _is_not_offered(error: Exception) -> bool:
-    said = isinstance(error, PysciodeError) and any(text in str(error) for text in _NOT_OFFERED)
-    return said or isinstance(error, (EngineUnavailable, ImportError))
 
 
 def one_line(error: BaseException) -> str:

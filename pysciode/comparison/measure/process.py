@@ -17,8 +17,6 @@ from types import FrameType
 
 import torch
 
-_PROCESS = Path("/proc/self")
-
 
 class OutOfTime(Exception):
     """The call ran over its limit."""
@@ -89,19 +87,19 @@ def peak_growth(call: Callable[[], object]) -> int | None:
     Memory that was free but not given back to the system is not seen when it is used again, so small runs show 0. None where
     the system has no resettable high-water mark (Linux has: proc(5), ``/proc/pid/clear_refs``).
     """
+
+    def status(key: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(dict(line.split(":", 1) for line in lines)[key].split()[0]) * 1024
+
     try:
-        (_PROCESS / "clear_refs").write_text("5")
-        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        before = status("VmRSS")
     except (OSError, KeyError):
         call()
         return None
     call()
-    return max(_status("VmHWM") - before, 0)
-
-
-def _status(key: str) -> int:
-    lines = (_PROCESS / "status").read_text().splitlines()
-    return int(dict(line.split(":", 1) for line in lines)[key].split()[0]) * 1024
+    return max(status("VmHWM") - before, 0)
 
 
 def machine() -> dict[str, object]:

@@ -15,7 +15,6 @@ from ...graphs.captured_model import CallbackModel
 from ...methods.adjoints import ForwardDiffSensitivity, GaussAdjoint, ReverseDiffAdjoint, SensitivityAlgorithm
 from ...methods.algorithms import Algorithm
 from ...problems.base import Problem
-from ...solving.options import DEFAULT_TOLERANCES
 from .blocks import STATE, Blocks
 from .contestants import EngineRun
 from .grid import default_algorithm
@@ -35,8 +34,8 @@ AGREEMENT = 1e-7
 LEAST_GROWTH = 4.0
 """Decades by which gradients grow over the whole span below which nothing is said."""
 
-Values = tuple[np.ndarray, np.ndarray]
-"""Flat state and parameters."""
+Values = dict[str, np.ndarray]
+"""Flat state and parameters, by name."""
 
 
 class NoReference(Exception):
@@ -59,19 +58,18 @@ class TightSolver:
 
     def values(self) -> Values:
         """Those of the problem."""
-        return self.problem.flat_u0().astype(np.float64), self.problem.flat_p().astype(np.float64)
+        return {name: x.astype(np.float64) for name, x in self.problem.flat_values().items()}
 
     def run(self, values: Values, sensealg: SensitivityAlgorithm | None = None) -> EngineRun:
         """A solve at other values, and its pullback where there is a method."""
         options = SolveOptions(saveat=self.loss.times, rtol=self.rtol, atol=self.rtol / 100, maxiters=1_000_000)
-        request = SolveRequest(
-            self.problem, dict(zip(("u0", "p"), values, strict=True)), self.problem.tspan, self.algorithm, options, sensealg
-        )
+        request = SolveRequest(self.problem, values, self.problem.tspan, self.algorithm, options, sensealg)
         return EngineRun(self.engine, request, self.blocks)
 
     def loss_at(self, step: np.ndarray) -> float:
         """The loss with `step` added to what is differentiated."""
-        return self.loss.value(self.run(self.blocks.moved(*self.values(), step)).forward())
+        u0, p = self.blocks.moved(**self.values(), step=step)
+        return self.loss.value(self.run({"u0": u0, "p": p}).forward())
 
     def gradient(self, sensealg: SensitivityAlgorithm) -> np.ndarray:
         """The gradient of the loss."""
@@ -119,7 +117,7 @@ def _computed(tight: TightSolver, given: SensitivityAlgorithm | None, seed: int)
     norm = float(np.linalg.norm(gradient)) or 1.0
     checks = [(float(np.linalg.norm(gradient - x)) / norm, f"{other} at the same tolerances") for other, x in others]
     if not checks or checks[0][0] > AGREEMENT:
-        scale = scales(blocks.join(blocks.split(*tight.values())), blocks)
+        scale = scales(blocks.join(blocks.split(**tight.values())), blocks)
         for candidate, found in gradients.items():
             off = discrepancy(found, tight.loss_at, scale, np.random.default_rng(seed))
             if not checks or off < min(checks)[0]:
@@ -162,9 +160,6 @@ def _flat(x: Any, size: int, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} is not finite")
     return array
-
-
-# --- directional derivatives by differences, to check a gradient that came some other way ---
 
 
 def ridders(f: Callable[[float], float], step: float = 0.1, levels: int = 7) -> tuple[float, float]:
@@ -220,11 +215,8 @@ def discrepancy(
     return float(np.sqrt(gradient.size * np.mean(np.square(off)))) / size
 
 
-# --- growth: on a chaotic system the derivative of the solution grows exponentially with time, and then no method helps ---
-
-
-def exponential_growth(tight: TightSolver, seed: int) -> tuple[float, str] | None:
-    """Decades by which gradients grow over the time span, and a warning; None where they don't grow exponentially.
+def exponential_growth(tight: TightSolver, seed: int) -> tuple[float | None, list[str]]:
+    """Decades by which gradients grow over the time span, with a warning; None where they don't grow exponentially.
 
     Of a periodic solution the growth is a power of time, whose decades level off: ``t^k`` gains ``0.3 k`` of them in the later half.
     Along a chaotic trajectory the pace varies: a sixth of the decades may be all that the later half has.
@@ -233,13 +225,14 @@ def exponential_growth(tight: TightSolver, seed: int) -> tuple[float, str] | Non
     half, whole = (_decades(tight, t, seed) for t in ((start + end) / 2, end))
     late = whole - half
     if not (whole > LEAST_GROWTH and late > max(1.0, whole / 6)):
-        return None
+        return None, []
     # The rate over the later half is the largest Lyapunov exponent over ``ln 10``, roughly.
-    return whole, (
+    warning = (
         f"gradients of this problem grow by 10^{2 * late / abs(end - start):.2g} per unit time (10^{whole:.0f} over the time span), as "
         "those of chaotic systems do: no method's gradient is useful for optimisation over so long a time; fit over shorter intervals, "
         "as multiple shooting does"
     )
+    return whole, [warning]
 
 
 def _decades(tight: TightSolver, t: float, seed: int) -> float:
@@ -247,15 +240,13 @@ def _decades(tight: TightSolver, t: float, seed: int) -> float:
 
     It is divided by the growth of the solution, so that a solution which itself grows does not count as unstable.
     """
-    u0, p = tight.values()
-    w = np.random.default_rng(seed).standard_normal(len(u0))
+    values, sensealg = tight.values(), ReverseDiffAdjoint() if tight.engine.name == "embedded" else GaussAdjoint()
+    n, u0 = values["u0"].size, values["u0"]
+    w = np.random.default_rng(seed).standard_normal(n)
     w /= np.linalg.norm(w)
-    rtol, atol = DEFAULT_TOLERANCES[u0.dtype]
-    options = SolveOptions(saveat=np.array([t]), rtol=rtol, atol=atol)
-    sensealg = ReverseDiffAdjoint() if tight.engine.name == "embedded" else GaussAdjoint()
-    request = SolveRequest(tight.problem, {"u0": u0, "p": p}, tight.problem.tspan, tight.algorithm, options, sensealg)
-    run = EngineRun(tight.engine, request, Blocks(len(u0), True, {}))
+    horizon = replace(tight, blocks=Blocks(n, True, {}), loss=replace(tight.loss, times=np.array([t])), rtol=1e-6)
     try:
+        run = horizon.run(values, sensealg)
         states = run.forward()
         norm = np.linalg.norm(run.backward(states.new_tensor(w[None]))[STATE])
     except Exception:

@@ -109,7 +109,6 @@ class GradientRow:
 
     @property
     def timing(self) -> Timing | None:
-        """Of the whole."""
         return self.total
 
     @property
@@ -145,7 +144,6 @@ class SolveRow:
 
     @property
     def timing(self) -> Timing | None:
-        """Of the solve."""
         return self.time
 
 

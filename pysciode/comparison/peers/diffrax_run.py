@@ -69,7 +69,6 @@ class DiffraxRun(Run):
         return torch.from_numpy(np.array(states)).reshape(len(states), *self._problem.u0.shape)
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
-
         with precision(self._problem):
             weights = jnp.asarray(cotangent.detach().reshape(len(cotangent), -1).numpy())
             _, backward = self._programs()

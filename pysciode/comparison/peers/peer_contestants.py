@@ -1,4 +1,4 @@
-"""Other libraries as contestants: which of a peer's solvers stands for one of SciML's, and by which methods it takes part."""
+"""Other libraries as contestants: which of a peer's solvers stands for one of SciML's, by which methods it takes part; SciPy's runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from ...errors import EngineUnavailable
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+
+from ...engines.torch_rhs import torch_rhs
+from ...errors import EngineUnavailable, PysciodeError
+from ...graphs.captured_model import CallbackModel, JuliaModel, ScalarModel
+from ...lowering.scalars.python_function import python_function
 from ...methods.algorithms import Algorithm
 from ...problems.base import Problem
 from ..measure.contestants import Contestant, Run, Task
-from .scipy_run import ScipyRun
+from ..measure.rows import Counts
 from .torchdiffeq_run import TorchdiffeqRun
 
 Peer = Literal["torchdiffeq", "diffrax"]
@@ -33,16 +40,15 @@ _BY_NAME: dict[Peer, dict[str, str]] = {
         **dict.fromkeys(("Kvaerno4", "KenCarp4", "Rodas4", "Rodas42", "Rodas4P"), "Kvaerno4"),
     },
 }
-_EXPLICIT: dict[Peer, str] = {"torchdiffeq": "dopri5", "diffrax": "Tsit5"}
-# torchdiffeq has no stiff method of its own: its users have dopri5.
-_STIFF: dict[Peer, str] = {"torchdiffeq": "dopri5", "diffrax": "Kvaerno5"}
+# Explicit and stiff; torchdiffeq has no stiff method of its own: its users have dopri5.
+_BY_KIND: dict[Peer, tuple[str, str]] = {"torchdiffeq": ("dopri5", "dopri5"), "diffrax": ("Tsit5", "Kvaerno5")}
 
 
 def nearest_solver(peer: Peer, algorithm: Algorithm | None) -> str:
     """The peer's solver that is nearest to `algorithm` in kind and order; None is SciML's default."""
     if algorithm is not None and algorithm.name in _BY_NAME[peer]:
         return _BY_NAME[peer][algorithm.name]
-    return (_STIFF if algorithm is not None and (algorithm.is_stiff or algorithm.family == "auto") else _EXPLICIT)[peer]
+    return _BY_KIND[peer][algorithm is not None and (algorithm.is_stiff or algorithm.family == "auto")]
 
 
 def peer_solvers(peer: Peer, algorithms: Algorithms) -> list[tuple[str, str]]:
@@ -118,3 +124,44 @@ def _contestants(peer: Peer, engine: str, algorithms: Algorithms, methods: Seque
         for solver, label in solvers
         for method in methods
     ]
+
+
+class ScipyRun(Run):
+    """``scipy.integrate.solve_ivp`` on the captured model, evaluated in Python."""
+
+    def __init__(self, task: Task, solver: str, method: None) -> None:
+        self._task, self._solver = task, solver
+        self._f = _numpy_rhs(task.problem)
+
+    def forward(self) -> torch.Tensor:
+        task, evaluations = self._task, 0
+
+        def counted(t: float, u: np.ndarray) -> np.ndarray:
+            nonlocal evaluations
+            evaluations += 1
+            if evaluations > 10 * task.maxiters:
+                raise PysciodeError(f"SciPy's {self._solver} gave up at t = {t:g} after {evaluations - 1} evaluations")
+            return self._f(t, u)
+
+        u0 = np.array(task.problem.flat_u0(), np.float64)
+        with np.errstate(all="ignore"):
+            found = solve_ivp(counted, task.problem.tspan, u0, self._solver, t_eval=task.saveat, rtol=task.rtol, atol=task.atol)
+        if not found.success:
+            raise PysciodeError(f"SciPy's {self._solver}: {found.message}")
+        self.forward_counts = Counts(f=evaluations, jacobian=found.njev)
+        return torch.from_numpy(found.y.T.copy()).reshape(len(task.saveat), *task.problem.u0.shape)
+
+
+def _numpy_rhs(problem: Problem) -> Callable[[float, np.ndarray], np.ndarray]:
+    """``f(t, u)`` on flat NumPy arrays."""
+    model, p = problem.model, problem.flat_p()
+    if isinstance(model, JuliaModel):
+        raise EngineUnavailable("scipy", "no Python form of a model given as Julia source", mend=None)
+    if isinstance(model, ScalarModel):
+        scalars = python_function(model)
+        return lambda t, u: scalars(u, p, t)
+    if isinstance(model, CallbackModel):
+        shape = tuple(problem.u0.shape)
+        return lambda t, u: np.asarray(model.f(u.reshape(shape), p, t)).reshape(-1)
+    rhs, parameters = torch.no_grad()(torch_rhs(problem)), torch.from_numpy(np.array(p))
+    return lambda t, u: rhs(torch.from_numpy(np.asarray(u, problem.dtype)), parameters, torch.tensor(t, dtype=parameters.dtype)).numpy()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...methods.adjoints import SENSITIVITY_ALGORITHMS
 from ..measure.rows import GradientRow, Reference
-from .quantities import duration, duration_range, error, ratio, size, tolerance
+from .quantities import duration, error, size, tolerance
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -95,13 +95,13 @@ def recommend(report: AdjointReport, accuracy: float | None = None, memory_limit
     reference, fastest, best = report.reference, candidates[0], _best(candidates, report.reference)
     n = len({row.label for row in candidates})
     rank = "the only method that is accurate enough" if n == 1 else f"the best of {n} methods that are accurate enough"
-    spread = f" (quartiles {duration_range(*best.total.quartiles)})" if len(best.total.seconds) > 1 else ""
-    reasons.append(f"{_name(best)} is {rank}: {_time(best)}{spread} for solve and gradient, error {_error(best, reference)}.")
+    spread = f" (quartiles {duration(*best.total.quartiles)})" if len(best.total.seconds) > 1 else ""
+    reasons.append(f"{_name(best)} is {rank}: {duration(_seconds(best))}{spread} for solve and gradient, error {_error(best, reference)}.")
     if best is not fastest:
         known = fastest.memory is not None and best.memory is not None
         memories = f", its memory {size(fastest.memory)} against {size(best.memory)}" if known else ""
         reasons.append(
-            f"{_name(fastest)} takes {_time(fastest)} against {_time(best)}, which is within the spread of the measurements; its "
+            f"{_name(fastest)} takes {duration(_seconds(fastest))} against {duration(_seconds(best))}, which is within the spread of the measurements; its "
             f"error is {_error(fastest, reference)} against {_error(best, reference)}{memories}."
         )
     reasons += _why_not_others(best, candidates, report)
@@ -185,7 +185,7 @@ def _why_not_others(best: GradientRow, candidates: Sequence[GradientRow], report
     left_out = [row for row in report.rows if row.rtol == best.rtol and row.status == "ok" and row not in candidates]
     quickest = min(left_out, key=_seconds, default=best)
     if _seconds(quickest) < _seconds(best) and quickest.error is not None:
-        yield f"{_name(quickest)} is quicker ({_time(quickest)}), but left out with an error of {_error(quickest, report.reference)}."
+        yield f"{_name(quickest)} is quicker ({duration(_seconds(quickest))}), but left out with an error of {_error(quickest, report.reference)}."
 
 
 def _caveats(best: GradientRow, reference: Reference) -> Iterator[str]:
@@ -210,12 +210,9 @@ def _name(row: GradientRow) -> str:
     return f"{row.label} with {row.solver} at rtol {tolerance(row.rtol)}"
 
 
-def _time(row: GradientRow) -> str:
-    return duration(_seconds(row))
-
-
 def _longer(slow: GradientRow, fast: GradientRow) -> str:
-    return f"{_time(slow)}, {ratio(_seconds(slow) / _seconds(fast))} times as long"
+    ratio = _seconds(slow) / _seconds(fast)
+    return f"{duration(_seconds(slow))}, {f'{ratio:.1f}' if ratio < 10 else f'{ratio:.0f}'} times as long"
 
 
 def _error(row: GradientRow, reference: Reference) -> str:

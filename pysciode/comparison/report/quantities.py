@@ -11,14 +11,9 @@ _TIMES = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 _SIZES = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
 
 
-def duration(seconds: float) -> str:
-    """`seconds` in the largest unit that leaves at least one digit before the point, as ``"1.12 ms"``."""
-    return _with_unit(_TIMES, seconds)
-
-
-def duration_range(low: float, high: float) -> str:
-    """Two times in the unit of the larger one, as ``"1.10–1.15 ms"``."""
-    return _with_unit(_TIMES, high, low)
+def duration(*seconds: float) -> str:
+    """A time in the largest unit that leaves at least one digit before the point, as ``"1.12 ms"``; a range as ``"1.10–1.15 ms"``."""
+    return _with_unit(_TIMES, *seconds)
 
 
 def size(n_bytes: float) -> str:
@@ -38,18 +33,9 @@ def tolerance(value: float) -> str:
     return np.format_float_scientific(value, 2, trim="-", exp_digits=1).replace("+", "") if value else "0"
 
 
-def ratio(value: float) -> str:
-    """How many times, as ``"2.9"`` or ``"114"``."""
-    return f"{value:.1f}" if value < 10 else f"{value:.0f}" if value < 1e5 else error(value)
-
-
-def _with_unit(units: Mapping[str, float], value: float, lower: float | None = None) -> str:
+def _with_unit(units: Mapping[str, float], *values: float) -> str:
     # Rounded first: 999.6 µs is 1.00 ms. Zero takes the base unit.
-    rounded = float(f"{value:.3g}") or 1.0
+    rounded = float(f"{values[-1]:.3g}") or 1.0
     unit, scale = next(((unit, x) for unit, x in units.items() if rounded >= x * (1 - 1e-9)), list(units.items())[-1])
-    digits = "–".join(_three_digits(x / scale) for x in (lower, value) if x is not None)
-    return f"{digits} {unit}"
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:#.3g}".rstrip(".") if 0 < value < 999.5 else f"{value:.0f}"
+    digits = [f"{x:#.3g}".rstrip(".") if 0 < x < 999.5 else f"{x:.0f}" for x in np.array(values) / scale]
+    return f"{'–'.join(digits)} {unit}"

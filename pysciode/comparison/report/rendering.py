@@ -109,13 +109,12 @@ def table_to_html(table: Table) -> str:
         return f"<tr{style}>{inside}</tr>"
 
     above = [f"{name}: {text}" for name, text in table.facts.items()] + [f"Warning: {text}" for text in table.warnings]
-    paragraphs = [f"<p><b>{html.escape(table.heading)}</b></p>", *(f"<p>{html.escape(x)}</p>" for x in above)]
-    if table.rows:
-        rows = [row("td", table.cells(x), "" if x.status == "ok" else ' style="color: #c0392b"') for x in table.rows]
-        paragraphs.append(f"<table><thead>{row('th', table.titles)}</thead><tbody>{''.join(rows)}</tbody></table>")
-    else:
-        paragraphs.append("<p>Nothing was compared.</p>")
-    return "\n".join(paragraphs + [f"<p>{html.escape(x)}</p>" for x in table.notes])
+    rows = [row("td", table.cells(x), "" if x.status == "ok" else ' style="color: #c0392b"') for x in table.rows]
+    grid = (
+        f"<table><thead>{row('th', table.titles)}</thead><tbody>{''.join(rows)}</tbody></table>" if rows else "<p>Nothing was compared.</p>"
+    )
+    above, below = ([f"<p>{html.escape(x)}</p>" for x in texts] for texts in (above, table.notes))
+    return "\n".join([f"<p><b>{html.escape(table.heading)}</b></p>", *above, grid, *below])
 
 
 def table_to_markdown(table: Table) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..measure.rows import GradientRow, Reference, SolveRow
-from .quantities import duration, duration_range, error, size, tolerance
+from ..measure.rows import GradientRow, Reference, SolveRow, Timing
+from .quantities import duration, error, size, tolerance
 
 if TYPE_CHECKING:
     from .reports import AdjointReport, SolverReport
@@ -113,16 +113,20 @@ def _gradient_columns(reference: Reference | None) -> list[Column]:
         hidden = row.status == "ok" and reference is not None and reference.hides(row)
         return f"≤ {error(reference.estimated_error)}" if hidden else _error(row)
 
+    def worst_block(row: GradientRow) -> str | None:
+        name, value = max(row.block_errors.items(), key=lambda x: x[1], default=("", 0.0))
+        return f"{name} {error(value)}" if len(row.block_errors) > 1 else None
+
     return [
         *_TOLERANCES,
         Column("solver", lambda row: row.solver, rank=1, right=False),
         Column("method", lambda row: row.label, right=False),
         Column("error", error_cell),
-        Column("worst block", _worst_block, rank=8, right=False),
-        Column("total", _median, duration),
+        Column("worst block", worst_block, rank=8, right=False),
+        Column("total", lambda row: row.total, _median),
         _QUARTILES,
-        Column("forward", lambda row: row.forward, lambda x: duration(x.median), rank=3),
-        Column("backward", lambda row: row.backward, lambda x: duration(x.median), rank=3),
+        Column("forward", lambda row: row.forward, _median, rank=3),
+        Column("backward", lambda row: row.backward, _median, rank=3),
         _FIRST_CALL,
         Column("kept", lambda row: row.kept_memory, size, rank=2),
         Column("peak", lambda row: row.peak_memory, size, rank=6),
@@ -138,19 +142,12 @@ def _error(row: GradientRow | SolveRow) -> str | None:
     return row.status if row.status != "ok" else None if row.error is None else error(row.error)
 
 
-def _worst_block(row: GradientRow) -> str | None:
-    if len(row.block_errors) < 2:
-        return None
-    name, value = max(row.block_errors.items(), key=lambda item: item[1])
-    return f"{name} {error(value)}"
-
-
-def _median(row: GradientRow | SolveRow) -> float | None:
-    return None if row.timing is None else row.timing.median
-
-
 def _quartiles(row: GradientRow | SolveRow) -> tuple[float, float] | None:
     return None if row.timing is None or len(row.timing.seconds) < 2 else row.timing.quartiles
+
+
+def _median(timing: Timing) -> str:
+    return duration(timing.median)
 
 
 def _both(forward: int | None, backward: int | None) -> str | None:
@@ -160,13 +157,13 @@ def _both(forward: int | None, backward: int | None) -> str | None:
 
 
 _TOLERANCES = (Column("rtol", lambda row: row.rtol, tolerance), Column("atol", lambda row: row.atol, tolerance, rank=9))
-_QUARTILES = Column("quartiles", _quartiles, lambda x: duration_range(*x), rank=4)
+_QUARTILES = Column("quartiles", _quartiles, lambda x: duration(*x), rank=4)
 _FIRST_CALL = Column("first call", lambda row: row.first_call, duration, rank=5)
 _SOLVE_COLUMNS = (
     *_TOLERANCES,
     Column("solver", lambda row: row.label, right=False),
     Column("error", _error),
-    Column("time", _median, duration),
+    Column("time", lambda row: row.time, _median),
     _QUARTILES,
     _FIRST_CALL,
     Column("f", lambda row: row.counts.f, rank=2),
