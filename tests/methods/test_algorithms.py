@@ -33,10 +33,13 @@ def test_a_name_and_its_class_are_the_same():
     assert unknown.package is None and unknown.julia == "NotYetKnown(; order = 3)"
 
 
+NAMES = {name: getattr(ps, name) for name in ps.list_algorithms()}
+
+
 @pytest.mark.parametrize("name", ps.list_algorithms())
 def test_each_that_is_listed_can_be_made(name):
     stiff = (ps.Rodas5P(),) if name in ps.list_algorithms("auto") else ()
-    assert getattr(ps, name)(*stiff) == ps.Algorithm(name, *stiff) == eval(repr(ps.Algorithm(name, *stiff)), vars(ps))
+    assert getattr(ps, name)(*stiff) == ps.Algorithm(name, *stiff) == eval(repr(ps.Algorithm(name, *stiff)), NAMES)
 
 
 OSCILLATOR = ps.ODEProblem(lambda u, p, t: [u[1], -9 * u[0]], np.array([1.0, 0.0]), (0.0, 3.0))
