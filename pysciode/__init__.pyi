@@ -123,7 +123,7 @@ from .compat.torchdiffeq import (
     odeint_event as odeint_event,
 )
 from .compat.scipy import solve_ivp as solve_ivp
-from .capture.model_cache import clear_models as clear_models
+from .capture.compiled_model import clear_models as clear_models
 from .engines import empty_cache as empty_cache, get_engine as get_engine, set_engine as set_engine
 from .errors import (
     PysciodeError as PysciodeError,

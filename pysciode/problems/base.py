@@ -16,7 +16,7 @@ from ..arrays.checks import TimeSpan, check_leaves, check_matrix, check_resoluti
 from ..arrays.devices import device_of, torch_device
 from ..arrays.parameters import ParameterLayout, flat_array, is_tensor
 from ..arrays.torch_compile import opaque
-from ..capture.model_cache import Captured, store
+from ..capture.compiled_model import CompiledModel, store
 from ..capture.parts import Same
 from ..capture.reach import Reached, reached_by
 from ..capture.state_changes import counted, left_as_they_were, place_id
@@ -56,7 +56,7 @@ class Problem:
     tensors: list[Any]
     span: TimeSpan
     n: int
-    captured: Captured | None
+    captured: CompiledModel | None
     _flat_p: np.ndarray | None
     _modules: list[tuple[str, Any]]
     _reached: Reached | None
@@ -232,7 +232,7 @@ class Problem:
             values = vars(self)["_values"] = kind(self.u0, self.leaves, self.dtype)
         return values
 
-    def _capture(self) -> Captured:
+    def _capture(self) -> CompiledModel:
         if self.captured is not None:
             return self.captured
         shared = store(self.f)
@@ -280,10 +280,10 @@ class Problem:
         """The right-hand side ``f(x, p, t)`` of the first-order system, made of functions that return what they compute."""
         raise NotImplementedError
 
-    def _new_capture(self) -> Captured:
+    def _new_capture(self) -> CompiledModel:
         f, parts = self._whole()
         output = self.signatures["f"].shape(self.shape) if not self.form.families else self.shape
-        return Captured(
+        return CompiledModel(
             self._capturing(f, output),
             {name: self._capturing(part, self.signatures[name].shape(self.shape)) for name, part in parts.items()},
         )

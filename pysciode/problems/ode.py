@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..arrays.checks import check_function
 from ..arrays.torch_compile import opaque
-from ..capture.model_cache import Captured
+from ..capture.compiled_model import CompiledModel
 from .base import Problem
 
 if TYPE_CHECKING:
@@ -106,4 +106,4 @@ def posed(
     """An `ODEProblem` with these as the trainable tensors that `f` reaches, and perhaps with a model captured elsewhere."""
     problem = object.__new__(ODEProblem)
     problem._prepare({"f": f}, u0, tspan, p, capture=capture, modules=modules)
-    return problem if model is None else problem._copy(captured=Captured(lambda: model))
+    return problem if model is None else problem._copy(captured=CompiledModel(lambda: model))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.parameters import is_tensor
-from ..capture.model_cache import store
+from ..capture.compiled_model import store
 from ..engines.base import EventRequest
 from ..problems.base import Problem, remake
 from ..problems.event import EventAffect, EventCondition, EventFunction

@@ -16,7 +16,7 @@ import numpy as np
 from ...arrays.checks import TimeSpan
 from ...arrays.parameters import ParameterLayout
 from ...capture.capture_check import check_capture
-from ...capture.model_cache import store
+from ...capture.compiled_model import store
 from ...capture.parts import NOTHING, NUMBERS
 from ...capture.reach import Reached
 from ...capture.rebind import rebind

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ...capture.code_reads import reads_of
-from ...capture.model_cache import _Store, share, store
+from ...capture.compiled_model import _Store, share, store
 from ...capture.parts import ADAPTER
 from ...capture.reach import Reached
 from ...capture.state_changes import Place, counted, number_at, place_id, put_number

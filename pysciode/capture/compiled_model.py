@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Captured:
-    """A model that is captured when it is first wanted.
+class CompiledModel:
+    """All that is made of a problem's functions, once: the model, captured when it is first wanted, and what engines compiled of it.
+
+    `docs/architecture.md` says what invalidates it.
 
     Attributes
     ----------
@@ -34,7 +36,7 @@ class Captured:
     _parts: dict[str, CapturedModel] | None = None
     latest_call: Any = None
 
-    def __deepcopy__(self, memo: dict) -> Captured:
+    def __deepcopy__(self, memo: dict) -> CompiledModel:
         return self  # copies of a problem share it: what is compiled goes when this model does
 
     @property
