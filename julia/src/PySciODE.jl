@@ -10,7 +10,7 @@ using ADTypes: ADTypes
 using Base.Experimental: @opaque
 using DiffEqBase: DiffEqBase, DEVerbosity
 using ForwardDiff: ForwardDiff
-using LinearAlgebra
+using LinearAlgebra: LinearAlgebra, I, lu, mul!, nullspace
 using NaNMath: NaNMath
 using OrdinaryDiffEqCore: OrdinaryDiffEqCore
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5

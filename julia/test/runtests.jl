@@ -1,4 +1,7 @@
+using Aqua: Aqua
+using ExplicitImports: ExplicitImports
 using ForwardDiff
+using JET: JET
 using LinearAlgebra
 using OrdinaryDiffEqRosenbrock: OrdinaryDiffEqRosenbrock
 using PySciODE
@@ -157,6 +160,7 @@ end
     end
 
     PySciODE.require("SciMLSensitivity")
+    include("quality.jl")
     include("adjoints.jl")
     include("events.jl")
     include("objective.jl")

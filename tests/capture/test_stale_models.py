@@ -19,6 +19,8 @@ import torch
 
 import pysciode as ps
 
+pytestmark = pytest.mark.slow
+
 VALUES = {
     "int": (2, 3),
     "float": (1.5, 2.5),

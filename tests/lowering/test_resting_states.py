@@ -11,6 +11,8 @@ import torch.nn.functional as F
 import pysciode as ps
 from pysciode.graphs.captured_model import ScalarModel
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 ELEMENTWISE = {
     "relu": (torch.relu, [0.0, -0.0, 1.0, -1.0]),

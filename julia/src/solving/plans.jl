@@ -193,7 +193,7 @@ for_reverse(alg) = hasproperty(alg, :autodiff) ? remake(alg; autodiff=ADTypes.Au
 takes_jacobian(alg) = hasproperty(alg, :autodiff) || hasproperty(alg, :algs)
 
 isadaptive(alg) = try
-    OrdinaryDiffEqCore.isadaptive(alg)
+    SciMLBase.isadaptive(alg)
 catch
     true
 end
