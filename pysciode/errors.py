@@ -122,7 +122,7 @@ class EngineUnavailable(PysciodeError):
     feature
         What was asked for.
     reason
-        Why it can't be had; may be empty.
+        Why it is not available; may be empty.
     mend
         What to do about it.
     """
@@ -143,7 +143,7 @@ class OutOfDeviceMemory(MemoryError, PysciodeError):
     device
         Which, such as ``"cuda:0"``.
     wanted
-        Bytes that could not be had; None where that is not known.
+        Bytes that were asked for; None where that is not known.
     memory
         Bytes by what they are: ``"total"`` and ``"free"`` on the device, ``"torch_allocated"`` in torch's tensors,
         ``"torch_reserved"`` those and what torch's allocator keeps for later ones, ``"julia_reserved"`` what CUDA.jl's pool

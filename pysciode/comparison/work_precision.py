@@ -96,7 +96,7 @@ def work_precision(
     TypeError, ValueError
         For an argument that can't be right.
     PysciodeError
-        If no reference can be had.
+        If no reference solves.
     """
     from .report.reports import SolverReport
 

@@ -52,7 +52,7 @@ def get_engine(name: str | Engine | None = None) -> Engine:
     ValueError
         For a name that there is not.
     EngineUnavailable
-        If Julia was asked for by name and can't be had.
+        If Julia was asked for by name and is not available.
     """
     found = _engines.get(name)
     if found is not None:
@@ -117,7 +117,7 @@ def _auto() -> Engine:
             _automatic = get_engine("julia")
         else:
             print(
-                f"pysciode: the Julia engine can't be had ({trouble.reason}), so the embedded engine (torchdiffeq) solves, which has "
+                f"pysciode: the Julia engine is not available ({trouble.reason}), so the embedded engine (torchdiffeq) solves, which has "
                 f"few of SciML's methods. {trouble.mend}",
                 file=sys.stderr,
             )

@@ -208,7 +208,7 @@ class Engine(ABC):
         Raises
         ------
         EngineUnavailable
-            Naming what, and how it is had.
+            Naming it, and the command that brings it.
         """
 
     @abstractmethod

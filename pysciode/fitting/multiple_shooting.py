@@ -232,7 +232,7 @@ def multiple_shooting(
     Parameters
     ----------
     problem, t, observed, group_size, options
-        As in :class:`MultipleShooting`. Free states would be lost after the call: they can't be had here.
+        As in :class:`MultipleShooting`. Free states are not supported here: they would be lost after the call.
 
     Returns
     -------

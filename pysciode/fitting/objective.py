@@ -146,7 +146,7 @@ class Objective:
         return value, slope
 
     def log_density(self, z: np.ndarray, *, of_z: bool = False) -> tuple[float, np.ndarray] | None:
-        """The log posterior at ``z`` and its gradient; None where it can't be had.
+        """The log posterior at ``z`` and its gradient; None where it has no value.
 
         Parameters
         ----------

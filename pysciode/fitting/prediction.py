@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .fit_result import FitResult
 
 DRAWS = 500
-"""Draws of the normal approximation where a band can't be had from the covariance directly."""
+"""Draws of the normal approximation where the covariance gives no band directly."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Which states each component of an array model depends on, and few directional derivatives that give its sparse Jacobian.
 
-Columns that share no row can be had from one product J v: Curtis, Powell & Reid, *On the estimation of sparse Jacobian matrices*,
+Columns that share no row come from one product J v: Curtis, Powell & Reid, *On the estimation of sparse Jacobian matrices*,
 IMA J. Appl. Math. 13 (1974).
 """
 

@@ -61,7 +61,7 @@ def warn_of_coarse_output(problem: Problem, name: str, reader: str) -> None:
 
 
 def warn_of_gradients(problem: Problem, algorithm: Algorithm | None, sensealg: SensitivityAlgorithm, rtol: float) -> None:
-    """Say what a gradient of this accuracy can't be had by.
+    """Say which algorithm can't give a gradient of this accuracy.
 
     Warns
     -----

@@ -34,7 +34,7 @@ function run_forward_mode(plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tup
         S = start === nothing ? nothing : tangent(start, inst, p, nu, np) .* scale'
         result, jacobian = pass(plan, inst, u0, p, tspan, saveat, scale, nu, np, 0, Val(N), S)::Pass{T}
         if result.retcode !== :Success
-            # A derivative that is not finite stops the solver too: then the states themselves are still to be had.
+            # A derivative that is not finite stops the solver too: then the states themselves can still be solved for.
             plain = at_runtime(run, plan, inst, odeproblem(plan, inst, u0, p, tspan), saveat, false)::Answer{T}
             plain.pullback = Refusal("with the derivatives carried along, the solver stopped with retcode $(result.retcode): " *
                                      "they are probably not finite")

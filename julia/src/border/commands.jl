@@ -37,7 +37,7 @@ function command(::Val{:register}, a::Arguments, source::String)
     return hold!(MODELS, Model{T}(generated))
 end
 
-"""Load what a kind of device needs, and look whether the one with that index can be had; throws `DeviceUnavailable`."""
+"""Load what a kind of device needs, and look whether the one with that index is there; throws `DeviceUnavailable`."""
 function command(::Val{:use_device}, a::Arguments, _)
     require(a["package"]::String)
     at_runtime(find_device, Val(Symbol(a["device"])), a["index"]::Int)

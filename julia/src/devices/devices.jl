@@ -152,7 +152,7 @@ function (r::DeviceFunction{:vjp_p,<:DeviceInstance{T}})(dp, l, u, p, t) where {
     return nothing
 end
 
-"""As in main memory; `:implicit` and `:sparse` are not to be had here."""
+"""As in main memory; `:implicit` and `:sparse` are not supported here."""
 function odefunction(inst::DeviceInstance{T}, kind::Symbol) where {T}
     return get!(inst.odefunctions, kind) do
         call(name) = DeviceFunction{name}(inst)

@@ -25,7 +25,7 @@ name                SciML's      the same scheme?
 ``radauIIA3``       `RadauIIA3`  yes
 ``radauIIA5``       `RadauIIA5`  yes
 ``gl2``             `ImplicitMidpoint`  yes: Gauss and Legendre's of order 2
-``gl4``, ``gl6``    `RadauIIA5`  no: SciML's Gauss-Legendre methods can't be had by a fixed grid; the nearest one, of order 5
+``gl4``, ``gl6``    `RadauIIA5`  no: SciML has no Gauss-Legendre methods on a fixed grid; the nearest one, of order 5
 ``scipy_solver``                 RK45 `DP5`, RK23 `BS3`, DOP853 `DP8`, Radau `RadauIIA5`, BDF `FBDF`, LSODA
                                  `AutoTsit5(Rosenbrock23())`
 ==================  ===========  =============================================================================================

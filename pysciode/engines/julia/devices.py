@@ -38,7 +38,7 @@ class Devices:
         Raises
         ------
         ValueError
-            If the request asks for what is not to be had on devices.
+            If the request asks for what devices don't support.
         EngineUnavailable
             If there is no such device for Julia.
         """
@@ -83,7 +83,7 @@ def wait_for_torch(device: str | None) -> None:
 
 
 def check_request(request: SolveRequest) -> None:
-    """Refuse what is not to be had on devices.
+    """Refuse what devices don't support.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def check_request(request: SolveRequest) -> None:
         raise ValueError(f"jac_sparsity: sparse Jacobians are made in main memory only: {move}")
     if sensealg is not None and not sensealg.on_device:
         raise ValueError(
-            f"sensealg: {sensealg} is not to be had on {problem.device}; GaussAdjoint(), InterpolatingAdjoint(), QuadratureAdjoint() and "
+            f"sensealg: {sensealg} is not supported on {problem.device}; GaussAdjoint(), InterpolatingAdjoint(), QuadratureAdjoint() and "
             "BacksolveAdjoint() are, with the generated vector-Jacobian products"
         )
 

@@ -36,7 +36,7 @@ def start_julia() -> Any:
     Raises
     ------
     EngineUnavailable
-        If Julia or its packages can't be had or loaded.
+        If Julia or its packages are not installed or don't load.
     RuntimeError
         In a forked child of a process that runs Julia.
     """

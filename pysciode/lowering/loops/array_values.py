@@ -20,7 +20,7 @@ Index = tuple[Affine, ...]
 
 
 class Value(Array):
-    """An array whose elements can be had inside a loop body."""
+    """An array whose elements a loop body can read."""
 
     cost = 0
     n_reads = 1
