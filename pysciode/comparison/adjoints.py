@@ -80,9 +80,9 @@ def compare_adjoints(
         Solvers, objects or names. By default one: Tsit5, or where SciML's default solver takes an implicit method Rodas5P, for
         more than 200 states FBDF.
     sensealgs
-        Methods, objects or text such as ``"GaussAdjoint"``; by default all of them. Those that can't work here, or by default are too expensive for the
-        size of the problem, have a row with the reason. `QuadratureAdjoint` takes the tolerances of the row where it names none
-        of its own.
+        Methods, objects or text such as ``"GaussAdjoint"``; by default all of them. Those that can't work here, or by default are
+        too expensive for the size of the problem, have a row with the reason. `QuadratureAdjoint` takes the tolerances of the row
+        where it names none of its own.
     vjps
         Choices of VJP for the methods that have one: names, or ``"all"``. By default as the methods say: ``"generated"``.
     tolerances

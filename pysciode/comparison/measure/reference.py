@@ -240,8 +240,8 @@ def _decades(tight: TightSolver, t: float, seed: int) -> float:
 
     It is divided by the growth of the solution, so that a solution which itself grows does not count as unstable.
     """
-    values, sensealg = tight.values(), ReverseDiffAdjoint() if tight.engine.name == "embedded" else GaussAdjoint()
-    n, u0 = values["u0"].size, values["u0"]
+    sensealg = ReverseDiffAdjoint() if tight.engine.name == "embedded" else GaussAdjoint()
+    values, n = tight.values(), tight.problem.n
     w = np.random.default_rng(seed).standard_normal(n)
     w /= np.linalg.norm(w)
     horizon = replace(tight, blocks=Blocks(n, True, {}), loss=replace(tight.loss, times=np.array([t])), rtol=1e-6)
@@ -251,5 +251,5 @@ def _decades(tight: TightSolver, t: float, seed: int) -> float:
         norm = np.linalg.norm(run.backward(states.new_tensor(w[None]))[STATE])
     except Exception:
         return math.nan
-    grown = float(states.norm()) / (np.linalg.norm(u0) or math.inf)
+    grown = float(states.norm()) / (np.linalg.norm(values["u0"]) or math.inf)
     return math.log10(max(norm, 1e-300) / max(grown, 1.0))
