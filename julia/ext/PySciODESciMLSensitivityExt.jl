@@ -11,7 +11,7 @@ using PySciODE: AbstractAnswer, AbstractInstance, Answer, DeviceInstance, Gradie
     at_runtime, checkin, checkout, counts, evaluations, hooked, keywords, mass_matrix, new_answer, nonfinite_product, odeproblem, read_off!,
     solve_raw, through_start, with_mass_matrix
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, successful_retcode
-using SciMLSensitivity
+using SciMLSensitivity: SciMLSensitivity, ReverseDiffVJP, adjoint_sensitivities
 
 # Besides what `at_runtime` is for: Julia crashes on loading a package image that holds ReverseDiff's tracked arrays
 # (JuliaLang/julia#62047), and inference meets them wherever it follows SciMLSensitivity with types that it does not know.

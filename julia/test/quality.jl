@@ -9,8 +9,14 @@ end
     @test ExplicitImports.check_no_implicit_imports(PySciODE) === nothing
     @test ExplicitImports.check_no_stale_explicit_imports(PySciODE) === nothing
     @test ExplicitImports.check_all_explicit_imports_via_owners(PySciODE) === nothing
-    @test ExplicitImports.check_all_qualified_accesses_via_owners(PySciODE) === nothing
+    @test ExplicitImports.check_all_qualified_accesses_via_owners(PySciODE; ignore=(:libblastrampoline,)) === nothing
     @test ExplicitImports.check_no_self_qualified_accesses(PySciODE) === nothing
+end
+
+"""Calls of `f` that are dispatched at run time, but for those of opaque closures: these are what a slot is for."""
+function dispatched(f, arguments...)
+    reports = JET.get_reports(JET.report_opt(f, typeof.(arguments); target_modules=(PySciODE,)))
+    return filter(r -> !(r isa JET.RuntimeDispatchReport && r.sig.tt <: Tuple{Core.OpaqueClosure,Vararg}), reports)
 end
 
 @testset "Types of what solvers call" begin
@@ -18,8 +24,8 @@ end
         inst = PySciODE.Instance{T}(PySciODE.generate(LOTKA_VOLTERRA, 2, 4))
         f, vjp, jac = PySciODE.RHS{T}(inst), PySciODE.VJP{T}(inst), PySciODE.Jacobian{T}(inst)
         u, p, out, J = T[1, 1], T[1.5, 1, 3, 1], zeros(T, 2), zeros(T, 2, 2)
-        JET.@test_opt target_modules = (PySciODE,) f(out, u, p, zero(T))
-        JET.@test_opt target_modules = (PySciODE,) vjp(out, u, u, p, zero(T))
-        JET.@test_opt target_modules = (PySciODE,) jac(J, u, p, zero(T))
+        @test isempty(dispatched(f, out, u, p, zero(T)))
+        @test isempty(dispatched(vjp, out, u, u, p, zero(T)))
+        @test isempty(dispatched(jac, J, u, p, zero(T)))
     end
 end

@@ -104,7 +104,7 @@ def programs(problem: ps.ODEProblem) -> set[int]:
     module = juliacall.Main.seval("h -> objectid(PySciODE.get_object(PySciODE.MODELS, h).generated.mod)")
     from pysciode.engines.julia.plans import Plan
 
-    return {int(module(plan.registered.handle)) for plan in problem.compiled[Plan].values()}
+    return {int(module(plan.models[0].handle)) for plan in problem.compiled[Plan].values()}
 
 
 KEPT = {"rate": 1.0}

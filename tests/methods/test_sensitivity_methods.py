@@ -167,4 +167,6 @@ def test_chunk_sizes_give_the_same_gradient(julia_engine):
     for found in gradients:
         torch.testing.assert_close(found[3:], forcing, rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(found, gradients[0], rtol=1e-6, atol=1e-8)
-    Main.seval("PySciODE.dual_width(PySciODE.Sensitivity(name=:a, options=Pair{Symbol,Any}[:chunk_size => 3]), 10) == 3 || error()")
+    Main.seval(
+        "PySciODE.dual_width(PySciODE.Sensitivity(name=:ForwardDiffSensitivity, options=Pair{Symbol,Any}[:chunk_size => 3]), 10) == 3 || error()"
+    )

@@ -16,6 +16,7 @@ import torchdiffeq
 from scipy.integrate import solve_ivp
 
 import pysciode as ps
+from pysciode.arrays.devices import stand_in
 
 KERNEL = [pytest.mark.julia, pytest.mark.extra("ensembles")]
 RNG = np.random.default_rng(7)
@@ -423,7 +424,7 @@ class TestKernel:
     @pytest.mark.extra("jlarrays")
     def test_on_a_device(self) -> None:
         """JLArrays stand for a GPU."""
-        with ps.devices.stand_in():
+        with stand_in():
             u0 = torch.from_numpy(RNG.uniform(0.5, 2.0, (50, 2)))
             problem = ps.ODEProblem(lotka_volterra, u0[0], (0.0, 2.0), torch.tensor([1.5, 1.0, 1.0, 3.0], dtype=torch.float64))
             ensemble = ps.EnsembleProblem(problem, u0)

@@ -4,7 +4,7 @@ What generated code calls: elementary functions that vectorise, and products of 
 module Kernels
 
 using ForwardDiff: ForwardDiff
-using LinearAlgebra: BLAS
+using LinearAlgebra: BLAS, BlasInt
 using NaNMath: NaNMath
 using SpecialFunctions: SpecialFunctions
 
@@ -234,8 +234,8 @@ for (gemm, T) in ((:sgemm_, :Float32), (:dgemm_, :Float64))
         ccall(
             (BLAS.@blasfunc($gemm), BLAS.libblastrampoline), Cvoid,
             (
-                Ref{UInt8}, Ref{UInt8}, Ref{BLAS.BlasInt}, Ref{BLAS.BlasInt}, Ref{BLAS.BlasInt}, Ref{$T}, Ptr{$T},
-                Ref{BLAS.BlasInt}, Ptr{$T}, Ref{BLAS.BlasInt}, Ref{$T}, Ptr{$T}, Ref{BLAS.BlasInt}, Clong, Clong,
+                Ref{UInt8}, Ref{UInt8}, Ref{BlasInt}, Ref{BlasInt}, Ref{BlasInt}, Ref{$T}, Ptr{$T},
+                Ref{BlasInt}, Ptr{$T}, Ref{BlasInt}, Ref{$T}, Ptr{$T}, Ref{BlasInt}, Clong, Clong,
             ),
             ta, tb, m, n, k, one($T), A, max(lda, least_a), B, max(ldb, least_b), zero($T), C, ldc, 1, 1,
         )
