@@ -1,7 +1,7 @@
 """JLArrays as a device: GPU arrays that are kept in main memory, for tests where there is no GPU."""
 module PySciODEJLArraysExt
 
-using JLArrays
+using JLArrays: JLArrays, JLArray
 using JLArrays.GPUArrays: DataRef
 using PySciODE: Device, PySciODE
 

@@ -1,7 +1,7 @@
 """Kernels on devices, by KernelAbstractions."""
 module PySciODEKernelAbstractionsExt
 
-using KernelAbstractions
+using KernelAbstractions: KernelAbstractions, @index, @kernel, get_backend
 using PySciODE: Kernels
 
 @kernel function every_thread(f, args...)
