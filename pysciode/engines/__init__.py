@@ -103,8 +103,6 @@ def empty_cache() -> None:
 
     Where nothing was solved on a GPU, nothing happens. It collects Julia's garbage, which takes some tenths of a second.
     """
-    from . import get_engine
-
     get_engine("julia").empty_device_caches()
 
 

@@ -21,7 +21,7 @@ from ..capture.parts import Same
 from ..capture.reach import Reached, reached_by
 from ..capture.state_changes import counted, left_as_they_were, place_id
 from .declarations import FIRST_ORDER, Form, Signature
-from .functions import out_of_place, stacked
+from .functions import check_python, out_of_place, stacked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -93,6 +93,9 @@ class Problem:
         reached: Reached | None = None,
     ) -> None:
         """Check the arguments and set all fields; `modules` and `reached` where it is known what the functions reach."""
+        if self.form.families:  # their first-order system is made of them in Python
+            for function_name, function in functions.items():
+                check_python(function, function_name)
         vars(self)["functions"] = functions
         f = self._whole()[0]
         if reached is None:
@@ -340,17 +343,16 @@ class Problem:
         return remake(self, **parts, **changes)
 
 
-def check_problem(problem: object, wanted: type[Problem] | None = None) -> None:
-    """Refuse what is no problem (or none of the class `wanted`).
+def check_problem(problem: object) -> None:
+    """Refuse what is no problem.
 
     Raises
     ------
     TypeError
         Naming what was given.
     """
-    if not isinstance(problem, wanted or Problem):
-        name = "an ODEProblem" if wanted is None else f"an {wanted.__name__}"
-        raise TypeError(f"problem must be {name}, not {type(problem).__name__}")
+    if not is_problem(problem):
+        raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
 
 
 def is_problem(x: object) -> bool:

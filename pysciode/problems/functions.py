@@ -51,6 +51,4 @@ def stacked(v0: Any, u0: Any, velocity: str) -> Any:
         raise ValueError(f"{velocity} has shape {tuple(np.shape(v0))} and u0 {tuple(np.shape(u0))}; they must be the same")
     if is_tensor(v0) and is_tensor(u0) and v0.dtype != u0.dtype:
         raise TypeError(f"{velocity} is {v0.dtype} and u0 {u0.dtype}; they must be the same")
-    if is_tensor(v0) or is_tensor(u0):
-        return stack(v0, u0)
-    return np.stack([np.asarray(v0), np.asarray(u0)])
+    return stack(v0, u0)

@@ -9,7 +9,7 @@ from ..arrays.torch_compile import opaque
 from ..methods.algorithms import PARTITIONED
 from .base import Problem
 from .declarations import Form, Signature
-from .functions import check_python, stack, stacked
+from .functions import stack, stacked
 
 PARTITIONED_FORM = Form("partitioned", PARTITIONED)
 _HALF = Signature(("v", "u", "p", "t"), "half")
@@ -48,7 +48,6 @@ class SecondOrderODEProblem(Problem):
         capture: str = "auto",
         name: str | None = None,
     ) -> None:
-        check_python(f, "f")
         self._prepare({"f": f}, stacked(du0, u0, "du0"), tspan, p, capture=capture, name=name)
 
     @staticmethod
@@ -88,8 +87,6 @@ class DynamicalODEProblem(Problem):
         capture: str = "auto",
         name: str | None = None,
     ) -> None:
-        check_python(f1, "f1")
-        check_python(f2, "f2")
         self._prepare({"f1": f1, "f2": f2}, stacked(v0, u0, "v0"), tspan, p, capture=capture, name=name)
 
     @staticmethod

@@ -10,7 +10,6 @@ import numpy as np
 from ..arrays.torch_compile import opaque
 from .base import Problem
 from .declarations import Form, Signature
-from .functions import check_python
 
 
 class SplitODEProblem(Problem):
@@ -40,8 +39,6 @@ class SplitODEProblem(Problem):
         capture: str = "auto",
         name: str | None = None,
     ) -> None:
-        check_python(f1, "f1")
-        check_python(f2, "f2")
         self._prepare({"f1": f1, "f2": f2}, u0, tspan, p, capture=capture, name=name)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from ..engines.base import Engine, SolveOptions
@@ -31,8 +32,8 @@ def prepare(
     TypeError, ValueError, PysciodeError
         For an argument that can't be right, or that does not fit the problem; it is named.
     """
-    given = (algorithm, *(asked[name] for name in _COMPARED))
-    plain = progress is False and not extra and not any(asked[name] is not None for name in _NOT_COMPARED) and problem.mass_matrix is None
+    given = (algorithm, *_compared(asked))
+    plain = progress is False and not extra and all(x is None for x in _not_compared(asked)) and problem.mass_matrix is None
     known = recall(problem, given, asked["saveat"]) if plain else None
     if known is not None:
         return known
@@ -55,8 +56,8 @@ def prepare(
     return algorithm, options
 
 
-_COMPARED = ("sensealg", "tstops", "rtol", "atol", "dt", "dtmin", "dtmax", "maxiters", "adaptive", "save_idxs", "dense")
-_NOT_COMPARED = ("callback", "internalnorm", "initializealg")
+_compared = itemgetter("sensealg", "tstops", "rtol", "atol", "dt", "dtmin", "dtmax", "maxiters", "adaptive", "save_idxs", "dense")
+_not_compared = itemgetter("callback", "internalnorm", "initializealg")
 """Arguments by whose values a solve is known again, beside `saveat`; and those with which it is prepared anew."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from ...arrays.devices import torch_device
 from ...graphs.captured_model import CallbackModel
 from ..base import FlatArray, SolveRequest
 from .installation import require_extra
-
-if TYPE_CHECKING:
-    pass
 
 _PACKAGES = {"cuda": "CUDA", "stand_in": "JLArrays"}
 
