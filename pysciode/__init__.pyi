@@ -93,6 +93,7 @@ from .methods.adjoints import (
     ForwardSensitivity as ForwardSensitivity,
     ForwardDiffSensitivity as ForwardDiffSensitivity,
     BacksolveAdjoint as BacksolveAdjoint,
+    DiscreteAdjoint as DiscreteAdjoint,
     InterpolatingAdjoint as InterpolatingAdjoint,
     QuadratureAdjoint as QuadratureAdjoint,
     GaussAdjoint as GaussAdjoint,

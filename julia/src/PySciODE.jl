@@ -16,7 +16,7 @@ using OrdinaryDiffEqCore: OrdinaryDiffEqCore
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5
 using PrecompileTools: @compile_workload, @setup_workload
 using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitFunction, SplitODEProblem, init, remake, solve,
-    solve!
+    solve!, step!, successful_retcode
 using SciMLLogging: SciMLLogging
 using SparseArrays: SparseMatrixCSC, nonzeros
 using SpecialFunctions: digamma, loggamma
@@ -42,6 +42,7 @@ include("forms/partitioned.jl")
 include("forms/split.jl")
 include("adjoints/forward_mode.jl")
 include("adjoints/forward_sensitivity.jl")
+include("adjoints/discrete.jl")
 include("devices/devices.jl")
 include("border/border.jl")
 include("border/commands.jl")

@@ -92,6 +92,18 @@ ALGORITHMS: dict[tuple[str, str], str] = {
 }
 
 
+RUNGE_KUTTA: dict[str | None, str] = {
+    "OrdinaryDiffEqFeagin": "",
+    "OrdinaryDiffEqHighOrderRK": "",
+    "OrdinaryDiffEqLowOrderRK": "",
+    "OrdinaryDiffEqLowStorageRK": "",
+    "OrdinaryDiffEqQPRK": "",
+    "OrdinaryDiffEqSSPRK": "SSPRKMSVS32 SSPRKMSVS43",
+    "OrdinaryDiffEqTsit5": "",
+    "OrdinaryDiffEqVerner": "",
+}
+"""Packages whose explicit algorithms take steps of one Runge-Kutta method, with the names of those that do not."""
+
 COARSE = frozenset(
     "ExtrapolationMidpointDeuflhard ExtrapolationMidpointHairerWanner Feagin10 Feagin12 Feagin14 TanYam7 TsitPap8 Stepanov5 RDPK3Sp510 "
     "QPRK98 Kvaerno5 KenCarp3 KenCarp47 KenCarp5 KenCarp58 AdaptiveRadau ImplicitEulerExtrapolation ImplicitDeuflhardExtrapolation "

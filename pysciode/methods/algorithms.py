@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .algorithm_table import ALGORITHMS, COARSE
+from .algorithm_table import ALGORITHMS, COARSE, RUNGE_KUTTA
 
 if TYPE_CHECKING:
     from .algorithm_classes import *  # noqa: F403  (made below from the table)  # pyright: ignore[reportMissingModuleSource]
@@ -145,6 +145,11 @@ _KEYWORDS = frozenset(
 def is_coarse(algorithm: Algorithm) -> bool:
     """Whether the dense output does not keep up with the steps, or that of an algorithm that this one switches to."""
     return algorithm.name in COARSE or any(isinstance(x, Algorithm) and is_coarse(x) for x in algorithm.arguments)
+
+
+def has_runge_kutta_steps(algorithm: Algorithm) -> bool:
+    """Whether every step is one of the same explicit Runge-Kutta method."""
+    return algorithm.family == "explicit" and algorithm.package in RUNGE_KUTTA and algorithm.name not in RUNGE_KUTTA[algorithm.package].split()
 
 
 @cache

@@ -83,6 +83,11 @@ def choose_sensealg(
             f"{sensealg.name} needs the first-order system, but {algorithm.name} solves a {type(problem).__name__} in parts: "
             "take ForwardDiffSensitivity(), or an algorithm for first-order systems"
         )
+    if not embedded and not sensealg.fits(algorithm):
+        raise ValueError(
+            f"{sensealg.name} goes back through the steps of an explicit Runge-Kutta method, which "
+            f"{'the default algorithm' if algorithm is None else algorithm.name} is not: take Tsit5() or Vern7(), or GaussAdjoint()"
+        )
     if problem.mass_matrix is not None and not sensealg.takes_mass_matrix:
         raise ValueError(
             f"{sensealg.name} does not differentiate equations with a mass_matrix: take GaussAdjoint(), InterpolatingAdjoint(), "

@@ -11,6 +11,7 @@ abstract type Continuous <: Method end
 """Differentiates the solver's own steps in reverse."""
 abstract type Discrete <: Method end
 
+struct DiscreteAdjoint <: Method end
 struct ForwardDiffSensitivity <: Method end
 struct ForwardSensitivity <: Method end
 struct BacksolveAdjoint <: Continuous end

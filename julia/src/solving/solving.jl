@@ -43,11 +43,12 @@ function keywords(o::Options, alg, tspan::Tuple{T,T}) where {T}
 end
 
 """
-    solve_raw(plan, inst, prob, saveat, dense; read=saveat)
+    solve_raw(plan, inst, prob, saveat, dense; read=saveat, steps=nothing)
 
-SciML's solution: at `saveat`, or at every step where that is empty. `read`: the times at which its states will be read.
+SciML's solution: at `saveat`, or at every step where that is empty. `read`: the times at which its states will be read. `steps`: `Steps` to
+keep the accepted steps in.
 """
-function solve_raw(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vector{T}, dense::Bool; read::Vector{T}=saveat) where {T}
+function solve_raw(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vector{T}, dense::Bool; read::Vector{T}=saveat, steps=nothing) where {T}
     o = plan.options
     common = keywords(plan, prob.tspan)
     o.coarse && append!(common.tstops, read)
@@ -58,21 +59,21 @@ function solve_raw(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vecto
     a = plan.algebraic
     a === nothing || push!(more, :initializealg => eltype(prob.u0) === T ? a.initialize : SciMLBase.NoInit())
     if isempty(o.extra) && o.save_idxs === nothing && isempty(more) && plan.alg isa OrdinaryDiffEqCore.OrdinaryDiffEqAlgorithm
-        return finish(inst, init(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common...))
+        return finish(inst, init(prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common...), steps)
     end
     extra = append!(more, o.extra)
     o.save_idxs === nothing || dense || push!(extra, :save_idxs => o.save_idxs)
     by = plan.alg isa OrdinaryDiffEqCore.OrdinaryDiffEqAlgorithm ? by_steps : by_another
-    return at_runtime(by, inst, prob, plan.alg; saveat=at, save_everystep=everystep, dense=dense, common..., extra...)
+    return at_runtime(by, inst, prob, plan.alg, steps; saveat=at, save_everystep=everystep, dense=dense, common..., extra...)
 end
 
-by_steps(inst, prob, alg; keywords...) = finish(inst, at_runtime(init, prob, alg; keywords...))
+by_steps(inst, prob, alg, steps; keywords...) = finish(inst, at_runtime(init, prob, alg; keywords...), steps)
 
 """
 By a solver from outside OrdinaryDiffEq. Some have `solve` alone, and pass over keywords that they don't know: the ones that would change
 the answer must not be among them.
 """
-function by_another(inst::AbstractInstance{T}, prob, alg; saveat, save_everystep, keywords...) where {T}
+function by_another(inst::AbstractInstance{T}, prob, alg, steps; saveat, save_everystep, keywords...) where {T}
     asked = (; (isempty(saveat) ? (;) : (; saveat))..., save_everystep, keywords...)
     integrator = try
         init(prob, alg; asked...)
@@ -92,8 +93,8 @@ function by_another(inst::AbstractInstance{T}, prob, alg; saveat, save_everystep
 end
 
 """`solve!`, and a note of how far it came: what is saved doesn't tell."""
-function finish(inst::AbstractInstance{T}, integrator) where {T}
-    sol = solve!(integrator)
+function finish(inst::AbstractInstance{T}, integrator, steps=nothing) where {T}
+    sol = steps === nothing ? solve!(integrator) : solve_steps!(steps, integrator)
     inst.reached = T(ForwardDiff.value(integrator.t))
     return sol
 end

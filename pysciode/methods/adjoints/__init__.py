@@ -12,7 +12,7 @@ coarser; their reverse solves go by `Rodas5P` where there are no more than 200 s
 from .base import AutoJacVec, SensitivityAlgorithm, check_sensealg
 from .continuous import BacksolveAdjoint, GaussAdjoint, GaussKronrodAdjoint, InterpolatingAdjoint, QuadratureAdjoint
 from .default import FORWARD_LIMIT, TAPE_LIMIT, default_sensealg
-from .discrete import EnzymeAdjoint, MooncakeAdjoint, ReverseDiffAdjoint, TrackerAdjoint, ZygoteAdjoint
+from .discrete import DiscreteAdjoint, EnzymeAdjoint, MooncakeAdjoint, ReverseDiffAdjoint, TrackerAdjoint, ZygoteAdjoint
 from .forward import ForwardDiffSensitivity, ForwardSensitivity
 
 SENSITIVITY_ALGORITHMS: dict[str, type[SensitivityAlgorithm]] = {
@@ -20,6 +20,7 @@ SENSITIVITY_ALGORITHMS: dict[str, type[SensitivityAlgorithm]] = {
     for cls in (
         ForwardSensitivity,
         ForwardDiffSensitivity,
+        DiscreteAdjoint,
         BacksolveAdjoint,
         InterpolatingAdjoint,
         QuadratureAdjoint,
@@ -40,6 +41,7 @@ __all__ = [
     "TAPE_LIMIT",
     "AutoJacVec",
     "BacksolveAdjoint",
+    "DiscreteAdjoint",
     "EnzymeAdjoint",
     "ForwardDiffSensitivity",
     "ForwardSensitivity",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, get_args
 
 from ...arrays.real_values import whole_number
+from ..algorithms import Algorithm
 
 AutoJacVec = Literal["generated", "ZygoteVJP", "ReverseDiffVJP", "ReverseDiffVJP(true)", "EnzymeVJP", "MooncakeVJP", "TrackerVJP"]
 """Who makes vector-Jacobian products: the model's own generated ones, or a Julia package. ``"ReverseDiffVJP(true)"`` compiles
@@ -92,6 +93,10 @@ class SensitivityAlgorithm:
         if not self.continuous or self.generated:
             return self.calls_beside_vjp
         return frozenset({"f_oop"})
+
+    def fits(self, algorithm: Algorithm | None) -> bool:
+        """Whether solves by this algorithm are differentiated; None is the default one."""
+        return True
 
     def refuse(self) -> None:
         """Raise where the method can't work with any model.
