@@ -10,7 +10,7 @@ using ADTypes: ADTypes
 using Base.Experimental: @opaque
 using DiffEqBase: DiffEqBase, DEVerbosity
 using ForwardDiff: ForwardDiff
-using LinearAlgebra: LinearAlgebra, I, lu, mul!, nullspace
+using LinearAlgebra: LinearAlgebra, I, issuccess, ldiv!, lu, lu!, mul!, nullspace
 using NaNMath: NaNMath
 using OrdinaryDiffEqCore: OrdinaryDiffEqCore
 using OrdinaryDiffEqTsit5: OrdinaryDiffEqTsit5
@@ -18,7 +18,7 @@ using PrecompileTools: @compile_workload, @setup_workload
 using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitFunction, SplitODEProblem, init, remake, solve,
     solve!, step!, successful_retcode
 using SciMLLogging: SciMLLogging
-using SparseArrays: SparseMatrixCSC, nonzeros
+using SparseArrays: SparseMatrixCSC, nonzeros, spdiagm
 using SpecialFunctions: digamma, loggamma
 using TOML: TOML
 
@@ -43,6 +43,8 @@ include("forms/split.jl")
 include("adjoints/forward_mode.jl")
 include("adjoints/forward_sensitivity.jl")
 include("adjoints/discrete.jl")
+include("adjoints/explicit_steps.jl")
+include("adjoints/rosenbrock_steps.jl")
 include("devices/devices.jl")
 include("border/border.jl")
 include("border/commands.jl")

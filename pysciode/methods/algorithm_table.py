@@ -92,17 +92,23 @@ ALGORITHMS: dict[tuple[str, str], str] = {
 }
 
 
-RUNGE_KUTTA: dict[str | None, str] = {
+REVERSIBLE: dict[str | None, str] = {
     "OrdinaryDiffEqFeagin": "",
     "OrdinaryDiffEqHighOrderRK": "",
-    "OrdinaryDiffEqLowOrderRK": "",
+    "OrdinaryDiffEqLowOrderRK": "Anas5",
     "OrdinaryDiffEqLowStorageRK": "",
+    "OrdinaryDiffEqPRK": "",
     "OrdinaryDiffEqQPRK": "",
+    "OrdinaryDiffEqRosenbrock": (
+        "Rosenbrock32 Rodas3d Rodas23W Rodas4PW HybridExplicitImplicitRK RosenbrockW6S4OS ROS34PW1a ROS34PW1b ROS34PW2 ROS34PW3 ROS34PRw "
+        "ROK4a ROS2 ROS2S ROS3PR"
+    ),
     "OrdinaryDiffEqSSPRK": "SSPRKMSVS32 SSPRKMSVS43",
     "OrdinaryDiffEqTsit5": "",
     "OrdinaryDiffEqVerner": "",
 }
-"""Packages whose explicit algorithms take steps of one Runge-Kutta method, with the names of those that do not."""
+"""Packages whose steps `DiscreteAdjoint` goes back through, with the names of their algorithms for which it can't: those with a history of
+steps, with a Jacobian kept from step to step, or with coefficients that depend on the equation."""
 
 COARSE = frozenset(
     "ExtrapolationMidpointDeuflhard ExtrapolationMidpointHairerWanner Feagin10 Feagin12 Feagin14 TanYam7 TsitPap8 Stepanov5 RDPK3Sp510 "

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .algorithm_table import ALGORITHMS, COARSE, RUNGE_KUTTA
+from .algorithm_table import ALGORITHMS, COARSE, REVERSIBLE
 
 if TYPE_CHECKING:
     from .algorithm_classes import *  # noqa: F403  (made below from the table)  # pyright: ignore[reportMissingModuleSource]
@@ -147,9 +147,22 @@ def is_coarse(algorithm: Algorithm) -> bool:
     return algorithm.name in COARSE or any(isinstance(x, Algorithm) and is_coarse(x) for x in algorithm.arguments)
 
 
-def has_runge_kutta_steps(algorithm: Algorithm) -> bool:
-    """Whether every step is one of the same explicit Runge-Kutta method."""
-    return algorithm.family == "explicit" and algorithm.package in RUNGE_KUTTA and algorithm.name not in RUNGE_KUTTA[algorithm.package].split()
+def is_reversible(algorithm: Algorithm | None) -> bool:
+    """Whether `DiscreteAdjoint` goes back through the steps; through those of the default algorithm, None, as long as it takes no multistep
+    method, and through those of one that switches if it does through each."""
+    if algorithm is None:
+        return True
+    if algorithm.family == "auto":
+        stiff = [x for x in algorithm.arguments if isinstance(x, Algorithm)]
+        return all(is_reversible(x) for x in (_CLASSES[algorithm.name.removeprefix("Auto")](), *stiff))
+    if algorithm.family not in ("explicit", "rosenbrock") or "max_jac_age" in algorithm.options or is_matrix_free(algorithm):
+        return False
+    return algorithm.package in REVERSIBLE and algorithm.name not in REVERSIBLE[algorithm.package].split()
+
+
+def is_matrix_free(algorithm: Algorithm) -> bool:
+    """Whether it solves its linear equations without their matrix."""
+    return "Krylov" in str(algorithm.options.get("linsolve", "")) and algorithm.options.get("concrete_jac") is not True
 
 
 @cache

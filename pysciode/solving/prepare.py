@@ -85,8 +85,7 @@ def choose_sensealg(
         )
     if not embedded and not sensealg.fits(algorithm):
         raise ValueError(
-            f"{sensealg.name} goes back through the steps of an explicit Runge-Kutta method, which "
-            f"{'the default algorithm' if algorithm is None else algorithm.name} is not: take Tsit5() or Vern7(), or GaussAdjoint()"
+            f"{sensealg.name} does not know what a step of {algorithm} computes: take Tsit5(), Vern7() or Rodas5P(), or GaussAdjoint()"
         )
     if problem.mass_matrix is not None and not sensealg.takes_mass_matrix:
         raise ValueError(

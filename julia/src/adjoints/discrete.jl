@@ -2,16 +2,21 @@
 # back through them with the generated vector-Jacobian products, the step sizes taken as constants (Hairer, Nørsett & Wanner, "Solving
 # Ordinary Differential Equations I", 1993, II.6; Sandu, "On the properties of Runge-Kutta discrete adjoints", ICCS 2006).
 
-"""The accepted steps of a solve: from `t[n]`, `u[:, n]`, one of length `dt[n]`. One more time and state than steps."""
+"""
+The accepted steps of a solve: from `t[n]`, `u[:, n]`, one of length `dt[n]` by the method number `choice[n]`. One more time and state than
+steps.
+"""
 struct Steps{T}
     n::Int
     t::Vector{T}
     dt::Vector{T}
     u::Vector{T}  # state after state
+    choice::Vector{Int}
 end
-Steps{T}(n) where {T} = Steps{T}(n, T[], T[], T[])
+Steps{T}(n) where {T} = Steps{T}(n, T[], T[], T[], Int[])
 
-state(s::Steps, k) = view(s.u, ((k - 1) * s.n + 1):(k * s.n))
+state(s::Steps, k) = part_of(s.u, s.n, k)
+part_of(x::Vector, n, i) = view(x, ((i - 1) * n + 1):(i * n))
 
 """Solve step by step, and keep them."""
 function solve_steps!(steps::Steps{T}, integrator) where {T}
@@ -25,46 +30,30 @@ function solve_steps!(steps::Steps{T}, integrator) where {T}
         push!(steps.dt, abs(exact - taken) <= 4 * eps(max(abs(integrator.t), abs(steps.t[end]))) ? exact : taken)
         push!(steps.t, integrator.t)
         append!(steps.u, integrator.u)
+        push!(steps.choice, hasproperty(integrator.cache, :current) ? integrator.cache.current : 1)
     end
     sol = integrator.sol
     return sol.retcode == SciMLBase.ReturnCode.Default ? SciMLBase.solution_new_retcode(sol, SciMLBase.ReturnCode.Success) : sol
 end
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a step computes.
 
 """
-    ExplicitRungeKutta
-
-Stages ``k_i = f(u + dt Σ_j a_ij k_j, p, t + c_i dt)``, the new state ``u + dt Σ_j b_j k_j``, and within the step
-``u + dt Σ_j w_j(θ) k_j``; `w` is given at Chebyshev nodes, which determine the polynomials. `first` is the stage at the old state, `last` that at the new one, which the next step starts with; 0 for methods without. `needed`: the stages on which
-the new state depends.
+What a step computes. A kind of method has `read_method` to read one from SciML's algorithm, `stages!` to take its stages again, and
+`reverse_step!`; its states within a step are weighted sums of its stages, and `w` holds these weights at `NODES`.
 """
-struct ExplicitRungeKutta{T}
-    a::Matrix{T}
-    b::Vector{T}
-    c::Vector{T}
-    w::Matrix{T}      # (stage, node)
-    first::Int
-    last::Int
-    needed::Vector{Int}
-end
-Base.convert(::Type{ExplicitRungeKutta{T}}, r::ExplicitRungeKutta) where {T} =
-    ExplicitRungeKutta{T}(T.(r.a), T.(r.b), T.(r.c), T.(r.w), r.first, r.last, r.needed)
+abstract type StepMethod{T} end
 
 const NODES = [(1 - cospi((2k - 1) / 32)) / 2 for k in 1:16]
 const NODE_WEIGHTS = [(-1)^k * sinpi((2k - 1) / 32) for k in 1:16]
 
 """The weights of the stages at `θ`, by barycentric interpolation (Berrut & Trefethen, SIAM Review 46, 2004)."""
-function dense_weights!(weights::Vector{T}, r::ExplicitRungeKutta{T}, θ) where {T}
+function dense_weights!(weights::Vector{T}, r::StepMethod{T}, θ) where {T}
     fill!(weights, zero(T))
     total = 0.0
     for (k, node) in enumerate(NODES)
-        if node == θ
-            copyto!(weights, view(r.w, :, k))
-            return weights
-        end
         x = NODE_WEIGHTS[k] / (θ - node)
+        isfinite(x) || return copyto!(weights, view(r.w, :, k))
         total += x
         weights .+= T(x) .* view(r.w, :, k)
     end
@@ -72,128 +61,85 @@ function dense_weights!(weights::Vector{T}, r::ExplicitRungeKutta{T}, θ) where 
     return weights
 end
 
-const TABLEAUX = Dict{Any,Union{Nothing,ExplicitRungeKutta{Float64}}}()
-const TABLEAUX_LOCK = ReentrantLock()
+const METHODS = Dict{Any,Union{Nothing,StepMethod{Float64}}}()
+const METHODS_LOCK = ReentrantLock()
 
 """
-    tableau(alg)
+    step_method(alg)
 
-The tableau of an algorithm, read from a step that SciML takes; nothing if its steps are not those of an explicit Runge-Kutta method.
+What the steps of an algorithm compute, read from steps that SciML takes; nothing if it is none of the kinds that can be read.
 """
-tableau(alg) = @lock TABLEAUX_LOCK get!(() -> read_tableau(alg), TABLEAUX, alg)
+step_method(alg) = @lock METHODS_LOCK get!(() -> read_method(alg), METHODS, alg)
 
-# The k-th evaluation of the probed right-hand side returns the k-th unit vector: what the next ones are given, and what comes out, are then
-# the coefficients.
-const MOST_EVALUATIONS = 128
-
-mutable struct Probe
-    const times::Vector{Float64}
-    const states::Vector{Vector{Float64}}
-end
-function (probe::Probe)(du, u, p, t, w)
-    push!(probe.times, t)
-    push!(probe.states, collect(u))
-    fill!(du, 0.0)
-    k = length(probe.times)
-    k <= length(du) && (du[k] = 1.0)
-    return nothing
-end
-
-function probe_plan(f, n, alg)
-    model = Model{Float64}(Generated(@__MODULE__, n, 0, n, Dict{Symbol,Any}(:f! => f), nothing, false, nothing))
-    # With such tolerances every step is accepted, and the same code runs as in a solve.
-    dt = isadaptive(alg) ? 0.0 : 1.0
-    return plan(model, alg; odekind=:plain, options=Options{Float64}(; reltol=1e-3, abstol=1e30, dt, dense=true))
-end
-
-function read_tableau(alg)
-    alg isa OrdinaryDiffEqCore.OrdinaryDiffEqAlgorithm && !takes_jacobian(alg) || return nothing
-    n = MOST_EVALUATIONS
-    probe = Probe(Float64[], Vector{Float64}[])
-    plan = probe_plan(probe, n, alg)
-    inst = checkout(plan.model)
+function read_method(alg)
+    alg isa OrdinaryDiffEqCore.OrdinaryDiffEqAlgorithm || return nothing
     found = try
-        integrator = init(odeproblem(plan, inst, zeros(n), Float64[], (0.0, 1.0)), alg; saveat=Float64[], save_everystep=true, dense=true,
-                          keywords(plan, (0.0, 1.0))...)
-        # The initial step size takes evaluations of its own.
-        before = length(probe.times)
-        step!(integrator)
-        dt = integrator.t
-        u = copy(integrator.u)
-        w = [integrator.sol(θ * dt) for θ in NODES]
-        (; before, dt, u, w)
+        takes_jacobian(alg) ? read_rosenbrock(alg) : read_runge_kutta(alg)
     catch e
         e isa InterruptException && rethrow()
-        return nothing
+        nothing
     end
-    length(probe.times) <= n || return nothing
-    r = arrange(probe, found)
-    return r !== nothing && steps_agree(r, alg) ? r : nothing
+    return found !== nothing && steps_agree(found, alg) ? found : nothing
 end
 
-"""The evaluations on which `rows` depend, themselves or through others."""
-function reach(a, rows)
-    needed = Set{Int}()
-    todo = [j for row in rows for j in eachindex(row) if row[j] != 0]
-    while !isempty(todo)
-        j = pop!(todo)
-        j in needed && continue
-        push!(needed, j)
-        append!(todo, findall(!iszero, view(a, j, :)))
+"""The methods of an algorithm by the numbers in `Steps.choice`; nothing in the place of one that can't be read."""
+step_methods(alg) = hasproperty(alg, :algs) ? Any[step_method(x) for x in alg.algs] : Any[step_method(alg)]
+
+"""Equations that depend on everything, without parameters."""
+module Example
+function f!(du, u, p, t, w)
+    n = length(u)
+    for i in 1:n
+        du[i] = sin(i * t + u[mod1(i + 1, n)]) - u[i] * u[mod1(i + 2, n)] / 3
     end
-    return sort!(collect(needed))
+    return nothing
+end
+function jac!(J, u, p, t, w)
+    n = length(u)
+    fill!(J, 0.0)
+    for i in 1:n
+        J[(mod1(i + 1, n) - 1) * n + i] += cos(i * t + u[mod1(i + 1, n)])
+        J[(i - 1) * n + i] -= u[mod1(i + 2, n)] / 3
+        J[(mod1(i + 2, n) - 1) * n + i] -= u[i] / 3
+    end
+    return nothing
+end
+tgrad!(d, u, p, t, w) = (n = length(u); foreach(i -> d[i] = i * cos(i * t + u[mod1(i + 1, n)]), 1:n))
 end
 
-function arrange(probe::Probe, found)
-    count = length(probe.times)
-    a = permutedims(reduce(hcat, [u[1:count] ./ found.dt for u in probe.states]))
-    b, w = found.u[1:count] ./ found.dt, [x[1:count] ./ found.dt for x in found.w]
-    all(iszero, b) && return nothing
-    # What is evaluated twice is one stage.
-    for j in 2:count
-        i = findfirst(i -> probe.times[i] == probe.times[j] && a[i, :] == a[j, :], 1:(j - 1))
-        i === nothing && continue
-        for x in (eachrow(a)..., b, w...)
-            x[i] += x[j]
-            x[j] = 0
-        end
-    end
-    # An evaluation that depends on itself or on later ones belongs to no explicit method.
-    any(a[i, j] != 0 for i in 1:count for j in i:count) && return nothing
-    used, from_b = reach(a, [[b]; w]), reach(a, [b])
-    c = [probe.times[i] / found.dt for i in used]
-    a = a[used, used]
-    position(j) = findfirst(==(j), used)
-    needed = Int[position(j) for j in from_b]
-    first = findfirst(i -> c[i] == 0 && all(iszero, view(a, i, :)), eachindex(used))
-    last = findfirst(i -> !(i in needed) && c[i] ≈ 1 && a[i, :] ≈ b[used], eachindex(used))
-    return ExplicitRungeKutta{Float64}(a, b[used], c, reduce(hcat, [x[used] for x in w]), something(first, 0), something(last, 0), needed)
+"""A plan to read a method with, by the same code as in a solve; with such tolerances every step is accepted."""
+function reading_plan(alg, n, functions; odekind=:full)
+    model = Model{Float64}(Generated(@__MODULE__, n, 0, n, Dict{Symbol,Any}(functions), nothing, false, nothing))
+    return plan(model, alg; odekind, options=Options{Float64}(; reltol=1e-3, abstol=1e30, dt=isadaptive(alg) ? 0.0 : 0.25, dense=true))
 end
 
-"""Whether the tableau's steps are the algorithm's, of equations that depend on everything."""
-function steps_agree(r::ExplicitRungeKutta{Float64}, alg)
-    f(du, u, p, t, w) = (for i in 1:3
-            du[i] = sin(i * t + u[mod1(i + 1, 3)]) - u[i] * u[mod1(i + 2, 3)] / 3
-        end; nothing)
-    plan = probe_plan(f, 3, alg)
+example_plan(alg, n) = reading_plan(alg, n, (:f! => Example.f!, :jac! => Example.jac!, :tgrad! => Example.tgrad!))
+example_start(n) = [sin(1.0 + 2k) for k in 1:n]
+
+function start_reading(plan, inst, u0, stop; saveat=Float64[], options...)
+    prob = odeproblem(plan, inst, u0, Float64[], (0.0, stop))
+    return init(prob, plan.alg; saveat, save_everystep=isempty(saveat), dense=isempty(saveat), keywords(plan, (0.0, stop))..., options...)
+end
+
+"""Whether the steps that a method has are the algorithm's, of the example, and the states within them too."""
+function steps_agree(r::StepMethod{Float64}, alg)
+    n = 24
+    plan = example_plan(alg, n)
     inst = checkout(plan.model)
-    steps, times = Steps{Float64}(3), collect(0.05:0.1:1.95)
-    integrator = init(odeproblem(plan, inst, [0.3, -0.5, 0.8], Float64[], (0.0, 2.0)), alg; saveat=times, save_everystep=false, dense=false,
-                      keywords(plan, (0.0, 2.0))..., dtmax=0.4, (isadaptive(alg) ? (;) : (; dt=0.25))...)
-    sol = solve_steps!(steps, integrator)
+    steps = Steps{Float64}(n)
+    sol = solve_steps!(steps, start_reading(plan, inst, example_start(n), 2.0; saveat=collect(0.05:0.1:1.95), dtmax=0.4))
     length(steps.dt) >= 4 || return false
-    K, weights, stage, du = zeros(3, length(r.b)), zeros(length(r.b)), zeros(3), zeros(3)
-    for n in eachindex(steps.dt)
-        u, dt = state(steps, n), steps.dt[n]
-        for i in eachindex(r.b)
-            stage .= u .+ dt .* (K * view(r.a, i, :))
-            f(du, stage, nothing, steps.t[n] + r.c[i] * dt, nothing)
-            K[:, i] .= du
-        end
-        u .+ dt .* (K * r.b) ≈ state(steps, n + 1) || return false
+    b = StepsPullback(plan, inst, steps, Any[r], Float64[], sol.t)
+    w = ReverseWork(b, r)
+    for step in eachindex(steps.dt)
+        stages!(w, b, r, step, each_stage(r))
+        step_error(w, b, r, step) <= 1e-11 || return false
         for (k, t) in enumerate(sol.t)
-            steps.t[n] < t < steps.t[n + 1] || continue
-            u .+ dt .* (K * dense_weights!(weights, r, (t - steps.t[n]) / dt)) ≈ sol.u[k] || return false
+            steps.t[step] < t < steps.t[step + 1] || continue
+            dense_weights!(w.weights, r, (t - steps.t[step]) / steps.dt[step])
+            copyto!(w.mu, state(steps, step))
+            combine!(w.mu, 1.0, w.weights .* unit(r, steps.dt[step]), w.k, n, eachindex(w.weights))
+            maximum(abs, w.mu .- sol.u[k]) <= 1e-10 || return false
         end
     end
     return true
@@ -201,39 +147,52 @@ end
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-function differentiate(::Methods.DiscreteAdjoint, plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks, _) where {T}
-    method = at_runtime(tableau, plan.alg)
-    method === nothing && throw(GradientFailed("the steps of $(nameof(typeof(plan.alg))) are not those of an explicit Runge-Kutta method"))
+function differentiate(::Methods.DiscreteAdjoint, plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks,
+                       start) where {T}
+    methods = at_runtime(step_methods, plan.alg)::Vector{Any}
+    all(isnothing, methods) && throw(GradientFailed("it does not know what the steps of $(nameof(typeof(plan.alg))) compute"))
     inst = checkout(plan.model)
     inst.hooks = hooks
-    try
+    result = try
         prob = odeproblem(plan, inst, u0, p, tspan)
-        return at_runtime(run_steps, plan, inst, prob, saveat, method)::Answer{T}
+        at_runtime(run_steps, plan, inst, prob, saveat, methods)::Answer{T}
     catch
         checkin(plan.model, inst)
         rethrow()
     end
+    return through_start(result, start, plan, p)
 end
 
-function run_steps(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, method::ExplicitRungeKutta{Float64}) where {T}
+function run_steps(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, methods::Vector{Any}) where {T}
     steps = Steps{T}(length(prob.u0))
     sol = solve_raw(plan, inst, prob, saveat, false; steps)
     result = answer(plan, inst, sol, saveat; keep=true)
     result.solution = nothing
-    result.pullback = successful_retcode(sol.retcode) ? StepsPullback{T}(plan.sensitivity, inst, steps, convert(ExplicitRungeKutta{T}, method), prob.p, result.t) :
+    unknown = findfirst(i -> methods[i] === nothing, steps.choice)
+    result.pullback = if !successful_retcode(sol.retcode)
         Refusal("the forward solve ended with retcode $(sol.retcode), so there is nothing to differentiate")
+    elseif unknown !== nothing
+        Refusal("the solver took steps by $(nameof(typeof(plan.alg.algs[steps.choice[unknown]]))), which it does not go back through")
+    else
+        StepsPullback(plan, inst, steps, methods, prob.p, result.t)
+    end
     return result
 end
 
 """The pullback through the steps of a solve; `t` are the saved times."""
 struct StepsPullback{T}
-    sensitivity::Sensitivity
+    plan::Plan
     inst::Instance{T}
     steps::Steps{T}
-    method::ExplicitRungeKutta{T}
+    methods::Vector{Any}
     p::Vector{T}
     t::Vector{T}
+    wants_p::Bool
+    mass_matrix::Union{Nothing,Matrix{T}}
 end
+StepsPullback(plan::Plan{T}, inst, steps, methods, p, t) where {T} =
+    StepsPullback{T}(plan, inst, steps, methods, p, t, !isempty(p) && (plan.sensitivity === nothing || plan.sensitivity.p),
+                     plan.mass_matrix === nothing ? nothing : Matrix{T}(plan.mass_matrix))
 
 """What going back through steps works with. Vectors of stages hold one after the other."""
 struct ReverseWork{T}
@@ -242,36 +201,110 @@ struct ReverseWork{T}
     l::Vector{T}        # cotangents of the stages
     lam::Vector{T}      # cotangent of the state
     below::Vector{T}    # what goes on to the state before
-    pending::Vector{T}  # cotangent of the next step's first stage, which is evaluated at this step's new state
+    pending::Vector{T}  # cotangent of the right-hand side at the step's new state, from the step after
     mu::Vector{T}
     dp::Vector{T}
     dp_of_stage::Vector{T}
     weights::Vector{T}
 end
-function ReverseWork{T}(n, np, s) where {T}
-    return ReverseWork{T}(zeros(T, n * s), zeros(T, n * s), zeros(T, n * s), zeros(T, n), zeros(T, n), zeros(T, n), zeros(T, n), zeros(T, np), zeros(T, np),
-                          zeros(T, s))
-end
 
-part_of(x::Vector, n, i) = view(x, ((i - 1) * n + 1):(i * n))
+"""Work for another method, the cotangents being those of `w`."""
+function ReverseWork(b::StepsPullback{T}, r::StepMethod{T}, w=nothing) where {T}
+    n, np, s = b.steps.n, length(b.p), size(r.w, 1)
+    stages() = zeros(T, n * s)
+    w === nothing && return ReverseWork{T}(stages(), stages(), stages(), (zeros(T, n) for _ in 1:4)..., zeros(T, np), zeros(T, np), zeros(T, s))
+    return ReverseWork{T}(stages(), stages(), stages(), w.lam, w.below, w.pending, w.mu, w.dp, w.dp_of_stage, zeros(T, s))
+end
 
 function (b::StepsPullback{T})(du::AbstractMatrix{T}) where {T}
     reset!(b.inst)  # Python's functions lived as long as the solve
-    w = ReverseWork{T}(b.steps.n, length(b.p), length(b.method.b))
-    forward, column = RHS{T}(b.inst), length(b.t)
-    for step in length(b.steps.dt):-1:1
-        column = reverse_step!(w, b, forward, step, du, column)
+    choice, column, w = b.steps.choice, length(b.t), nothing
+    stop = length(choice)
+    while stop >= 1
+        # Steps by one method, one after the other.
+        other = findprev(!=(choice[stop]), choice, stop)
+        start = other === nothing ? 1 : other + 1
+        r = convert(StepMethod{T}, b.methods[choice[stop]])
+        w = ReverseWork(b, r, w)
+        column = at_runtime(reverse_steps!, w, b, r, start:stop, du, column)::Int
+        stop = start - 1
     end
+    w === nothing && return vec(sum(du; dims=2)), zero(b.p)
     product!(w, b, w.pending, state(b.steps, 1), b.steps.t[1])
     w.lam .+= w.mu
-    while column >= 1
-        w.lam .+= view(du, :, column)
-        column -= 1
+    for k in 1:column
+        w.lam .+= view(du, :, k)
     end
     when = nonfinite_product(b.inst)
     when === nothing || throw(GradientFailed("the model's vector-Jacobian product is not finite$when"))
     all(isfinite, w.lam) && all(isfinite, w.dp) || throw(GradientFailed("the gradient is not finite"))
     return w.lam, w.dp
+end
+
+function reverse_steps!(w::ReverseWork{T}, b::StepsPullback{T}, r::StepMethod{T}, range, du, column) where {T}
+    more = linear_work(b, r)
+    for step in Iterators.reverse(range)
+        fill!(w.l, zero(T))
+        fill!(w.below, zero(T))
+        before = column
+        column = saved_states!(w, b, r, step, du, column)
+        # Some steps are looked at: do the stages make the state that the solver came to?
+        checked = (step - 1) % max(1, length(b.steps.dt) ÷ 8) == 0
+        reverse_step!(w, b, r, more, step, any_inside(b, step, column, before), checked)
+        w.lam .+= w.below
+    end
+    return column
+end
+
+any_inside(b, step, column, before) = any(k -> b.t[k] != b.steps.t[step + 1], (column + 1):before)
+
+"""The cotangents of the states that were saved within a step, to its stages; `column`: the last saved time that is not dealt with yet."""
+function saved_states!(w::ReverseWork{T}, b::StepsPullback{T}, r, step, du, column) where {T}
+    t, dt, stop = b.steps.t[step], b.steps.dt[step], b.steps.t[step + 1]
+    while column >= 1 && b.t[column] != t && (b.t[column] > t) == (dt > 0)
+        g = view(du, :, column)
+        if b.t[column] == stop
+            add!(w.lam, one(T), g)
+        else
+            add!(w.below, one(T), g)
+            dense_weights!(w.weights, r, (b.t[column] - t) / dt)
+            w.weights .*= unit(r, dt)
+            spread!(w.l, one(T), w.weights, g, b.steps.n, eachindex(w.weights))
+        end
+        column -= 1
+    end
+    return column
+end
+
+function check_step(w, b::StepsPullback{T}, r, step) where {T}
+    off = step_error(w, b, r, step)
+    off <= sqrt(eps(T)) || throw(GradientFailed("the step from t = $(b.steps.t[step]) is not one of the method's: it is off by $off of its size"))
+    return nothing
+end
+
+"""How far the state that the stages make is from the one that the solver came to."""
+function step_error(w::ReverseWork{T}, b::StepsPullback{T}, r, step) where {T}
+    n, scale = b.steps.n, state_scale(r, b.steps.dt[step])
+    copyto!(w.mu, state(b.steps, step))
+    size = maximum(abs, w.mu; init=zero(T))
+    for j in eachindex(r.b)
+        k = part_of(w.k, n, j)
+        iszero(r.b[j]) && continue
+        add!(w.mu, scale * r.b[j], k)
+        size += abs(scale * r.b[j]) * maximum(abs, k; init=zero(T))
+    end
+    w.mu .-= state(b.steps, step + 1)
+    off = maximum(abs, w.mu; init=zero(T))
+    return iszero(off) ? off : off / size
+end
+
+"""The evaluation at the new state, and from that state to the stages that make it."""
+function new_state!(w::ReverseWork{T}, b::StepsPullback{T}, r, step, stages) where {T}
+    product!(w, b, w.pending, state(b.steps, step + 1), b.steps.t[step + 1])
+    fill!(w.pending, zero(T))
+    add!(w.lam, one(T), w.mu)
+    spread!(w.l, state_scale(r, b.steps.dt[step]), r.b, w.lam, b.steps.n, stages)
+    return nothing
 end
 
 """``μ = (∂f/∂u)' l``, and ``(∂f/∂p)' l`` added to the gradient."""
@@ -282,7 +315,7 @@ function product!(w::ReverseWork{T}, b::StepsPullback{T}, l, u, t::T) where {T}
         return nothing
     end
     note_vjp!(inst, t)
-    if b.sensitivity.p && !isempty(p)
+    if b.wants_p
         GC.@preserve mu dp l u p slot(inst, Val(:both))(pointer(mu), pointer(dp), pointer(l), pointer(u), pointer(p), t)
         add!(w.dp, one(T), dp)
         watch!(inst, dp, t)
@@ -301,83 +334,45 @@ function add!(out, a::T, x) where {T}
     return nothing
 end
 
-"""Back through one step; `column`: the last saved time that is not dealt with yet."""
-function reverse_step!(w::ReverseWork{T}, b::StepsPullback{T}, forward, step, du, column) where {T}
-    r, steps, n = b.method, b.steps, b.steps.n
-    u, t, dt, stop = state(steps, step), steps.t[step], steps.dt[step], steps.t[step + 1]
-    fill!(w.l, zero(T))
-    fill!(w.below, zero(T))
-    inner = false
-    while column >= 1 && b.t[column] != t && (b.t[column] > t) == (dt > 0)
-        g = view(du, :, column)
-        if b.t[column] == stop
-            add!(w.lam, one(T), g)
-        else
-            inner = true
-            add!(w.below, one(T), g)
-            dense_weights!(w.weights, r, (b.t[column] - t) / dt)
-            for j in eachindex(w.weights)
-                add!(part_of(w.l, n, j), dt * w.weights[j], g)
-            end
-        end
-        column -= 1
-    end
-    stages = inner ? eachindex(r.b) : r.needed
-    checked = (step - 1) % max(1, length(steps.dt) ÷ 8) == 0
-    for i in stages
-        at = part_of(w.at, n, i)
-        copyto!(at, u)
-        for j in stages
-            j < i && add!(at, dt * r.a[i, j], part_of(w.k, n, j))
-        end
-        i == stages[end] && !checked || forward(part_of(w.k, n, i), at, b.p, t + r.c[i] * dt)
-    end
-    checked && check_step(w, b, step)
-    r.last in stages || new_state!(w, b, step)
-    for i in Iterators.reverse(stages)
-        l = part_of(w.l, n, i)
-        if i == r.last
-            add!(w.pending, one(T), l)
-            new_state!(w, b, step)
-            continue
-        elseif i == r.first
-            copyto!(w.pending, l)
-            continue
-        end
-        product!(w, b, l, part_of(w.at, n, i), t + r.c[i] * dt)
-        add!(w.below, one(T), w.mu)
-        for j in stages
-            j < i && add!(part_of(w.l, n, j), dt * r.a[i, j], w.mu)
-        end
-    end
-    w.lam .+= w.below
-    return column
-end
+"""
+    combine!(out, scale, coefficients, x, n, stages)
 
-"""Some steps are looked at: do the stages make the state that the solver came to?"""
-function check_step(w::ReverseWork{T}, b::StepsPullback{T}, step) where {T}
-    r, n, dt = b.method, b.steps.n, b.steps.dt[step]
-    copyto!(w.mu, state(b.steps, step))
-    size = maximum(abs, w.mu; init=zero(T))
-    for j in r.needed
-        k = part_of(w.k, n, j)
-        add!(w.mu, dt * r.b[j], k)
-        size += abs(dt * r.b[j]) * maximum(abs, k; init=zero(T))
+Add `scale Σ_j coefficients[j] x_j` to `out`, over the `stages`; `x` holds one after the other.
+"""
+function combine!(out::AbstractVector{T}, scale::T, coefficients, x::Vector{T}, n, stages) where {T}
+    if n <= 16  # a loop for each stage would cost more than its numbers
+        @inbounds for i in 1:n
+            s = zero(T)
+            for j in stages
+                s += coefficients[j] * x[(j - 1) * n + i]
+            end
+            out[i] += scale * s
+        end
+    else
+        for j in stages
+            add!(out, scale * coefficients[j], part_of(x, n, j))
+        end
     end
-    w.mu .-= state(b.steps, step + 1)
-    off = maximum(abs, w.mu; init=zero(T))
-    off <= 10_000 * eps(T) * size || throw(GradientFailed("the step from t = $(b.steps.t[step]) is not one of the method's: it is off by $off"))
     return nothing
 end
 
-"""The evaluation at the new state, and from that state to the stages that make it."""
-function new_state!(w::ReverseWork{T}, b::StepsPullback{T}, step) where {T}
-    r, steps = b.method, b.steps
-    product!(w, b, w.pending, state(steps, step + 1), steps.t[step + 1])
-    fill!(w.pending, zero(T))
-    add!(w.lam, one(T), w.mu)
-    for j in r.needed
-        add!(part_of(w.l, steps.n, j), steps.dt[step] * r.b[j], w.lam)
+"""
+    spread!(x, scale, coefficients, l, n, stages)
+
+The transpose of `combine!`: add `scale coefficients[j] l` to each `x_j`.
+"""
+function spread!(x::Vector{T}, scale::T, coefficients, l, n, stages) where {T}
+    if n <= 16
+        @inbounds for i in 1:n
+            s = scale * l[i]
+            for j in stages
+                x[(j - 1) * n + i] += coefficients[j] * s
+            end
+        end
+    else
+        for j in stages
+            add!(part_of(x, n, j), scale * coefficients[j], l)
+        end
     end
     return nothing
 end

@@ -200,13 +200,13 @@ end
 
 settle!(inst::Instance, name::Symbol, ::Type{S}) where {S} = (setfield!(inst, name, make_closure(inst, S, SLOTS[name]...)); nothing)
 
-function make_closure(inst::Instance{T}, ::Type{S}, kind, called, size) where {T,S}
+function make_closure(inst::Instance{T}, ::Type{S}, kind, called, size, ::Type{Time}=T) where {T,S,Time}
     g = inst.generated
     w = S === T ? inst.workspace : workspace(g, S)
     f = lookup(g, called)
-    made = opaque(Call{kind}(f, w, g.n, g.np, size(g)), S, T)
+    made = opaque(Call{kind}(f, w, g.n, g.np, size(g)), S, Time)
     # What can only throw is inferred to return nothing at all, which is another type.
-    return made isa Core.OpaqueClosure{<:Tuple,Nothing} ? made : opaque(Call{kind}(Uninferred(f), w, g.n, g.np, size(g)), S, T)
+    return made isa Core.OpaqueClosure{<:Tuple,Nothing} ? made : opaque(Call{kind}(Uninferred(f), w, g.n, g.np, size(g)), S, Time)
 end
 
 """A function that inference doesn't look into."""

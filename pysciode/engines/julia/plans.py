@@ -17,7 +17,7 @@ from ...lowering import LoweredModel, lower
 from ...lowering.julia_functions import defined_functions
 from ...lowering.numbers_apart import with_numbers_apart
 from ...methods.adjoints import SensitivityAlgorithm
-from ...methods.algorithms import STIFF, Algorithm, Tsit5, is_coarse
+from ...methods.algorithms import STIFF, Algorithm, Tsit5, is_coarse, is_matrix_free
 from ...methods.initialization import dense
 from ...problems.declarations import FIRST_ORDER
 from ..base import EventRequest, SolveOptions, SolveRequest
@@ -399,10 +399,6 @@ def _without_duals(algorithm: Algorithm) -> Algorithm:
     return Algorithm(algorithm.name, *algorithm.arguments, autodiff=False, package=algorithm.package, **algorithm.options)
 
 
-def _matrix_free(algorithm: Algorithm) -> bool:
-    return "Krylov" in str(algorithm.options.get("linsolve", "")) and algorithm.options.get("concrete_jac") is not True
-
-
 _MULTISTEP = frozenset("OrdinaryDiffEq" + name for name in ("AdamsBashforthMoulton", "BDF", "IMEXMultistep", "Nordsieck"))
 """Packages of methods with a history of steps."""
 
@@ -423,7 +419,7 @@ def _form(problem: Any, algorithm: Algorithm, sensealg: SensitivityAlgorithm | N
     want = {"f!"}
     form = "full"
     if _implicit(algorithm):
-        if _matrix_free(algorithm):
+        if is_matrix_free(algorithm):
             form = "matrixfree"
             want |= {"jvp!", "tgrad!"}
         elif problem.jac_sparsity is not None:

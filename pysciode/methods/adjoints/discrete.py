@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...errors import GradientFailed
-from ..algorithms import Algorithm, has_runge_kutta_steps
+from ..algorithms import Algorithm, is_reversible
 from .base import SensitivityAlgorithm
 
 
@@ -23,18 +23,20 @@ class DiscreteAdjoint(AdjointThroughSolver):
     """Go back through the steps that the solver took, with the model's generated vector-Jacobian products.
 
     The gradient is exact for these steps, whose sizes are taken as constants: it agrees with finite differences over the same
-    steps to rounding, whatever the tolerance. No second equation is solved, the saved times cost nothing, and nothing has to be
-    loaded: the cost is a few times that of the forward solve. For explicit Runge-Kutta methods (`Tsit5`, `Vern7`, `DP8`,
-    `RK4`, those of low storage, …), whose stages are read from SciML's own steps.
+    steps to rounding, whatever the tolerance. No second equation is solved, the saved times cost nothing, and no other package
+    is loaded: the cost is a few times that of the forward solve. Memory grows with the number of steps, by one state each.
+
+    Explicit Runge-Kutta methods (`Tsit5`, `Vern7`, `DP8`, `RK4`, those of low storage, …) and Rosenbrock methods (`Rosenbrock23`,
+    `Rodas5P`, …, with a mass matrix too), read from steps that SciML takes: no coefficient is written down here.
 
     Hairer, Nørsett & Wanner, "Solving Ordinary Differential Equations I" (Springer 1993, II.6); Sandu, "On the properties of
-    Runge-Kutta discrete adjoints" (ICCS 2006, LNCS 3994).
-
-    Memory grows with the number of steps: one state each.
+    Runge-Kutta discrete adjoints" (ICCS 2006, LNCS 3994); for Rosenbrock methods Daescu, Carmichael & Sandu, "Adjoint
+    implementation of Rosenbrock methods applied to variational data assimilation problems" (J. Comput. Phys. 165, 2000).
     """
 
     embedded: ClassVar[Literal["tape", "adjoint"] | None] = "tape"
     calls_beside_vjp: ClassVar[frozenset[str]] = frozenset({"vjp!", "vjp_both!"})
+    takes_mass_matrix: ClassVar[bool] = True
     advice: ClassVar[str] = "The model may have no derivative at a state that the solver visits"
 
     @property
@@ -42,7 +44,7 @@ class DiscreteAdjoint(AdjointThroughSolver):
         return True
 
     def fits(self, algorithm: Algorithm | None) -> bool:
-        return algorithm is not None and has_runge_kutta_steps(algorithm)
+        return is_reversible(algorithm)
 
 
 @dataclass(frozen=True)
