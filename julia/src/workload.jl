@@ -88,5 +88,8 @@ precompile(Model{Float32}, (Generated,))
         for np in (2, 6)  # dual numbers of width 4 and 8
             rehearse(Float64, "OrdinaryDiffEqTsit5", "Tsit5", "full", "ForwardDiffSensitivity"; pullback=true, np)
         end
+        for T in (Float64, Float32)
+            rehearse(T, "OrdinaryDiffEqTsit5", "Tsit5", "full", "DiscreteAdjoint"; pullback=true)
+        end
     end
 end

@@ -193,6 +193,22 @@ Gradients = dict[str, FlatArray]
 """Gradients to a request's values, by their names."""
 
 Pullback = Callable[[FlatArray], Gradients]
+
+
+class UnstableSteps(Exception):
+    """A pullback through steps in which the adjoint changes too fast for them.
+
+    Attributes
+    ----------
+    gradients
+        Those of the steps.
+    """
+
+    def __init__(self, gradients: Gradients) -> None:
+        super().__init__()
+        self.gradients = gradients
+
+
 """``pullback(du)``, with the cotangent of ``RawSolution.u``, gives the gradients to the request's values in new arrays; may be called
 again."""
 

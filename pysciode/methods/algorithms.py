@@ -154,7 +154,7 @@ def is_reversible(algorithm: Algorithm | None) -> bool:
         return True
     if algorithm.family == "auto":
         stiff = [x for x in algorithm.arguments if isinstance(x, Algorithm)]
-        return all(is_reversible(x) for x in (_CLASSES[algorithm.name.removeprefix("Auto")](), *stiff))
+        return all(is_reversible(x) for x in (Algorithm(algorithm.name.removeprefix("Auto")), *stiff))
     if algorithm.family not in ("explicit", "rosenbrock") or "max_jac_age" in algorithm.options or is_matrix_free(algorithm):
         return False
     return algorithm.package in REVERSIBLE and algorithm.name not in REVERSIBLE[algorithm.package].split()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,10 +15,10 @@ from ..arrays.checks import check_finite
 from ..arrays.flat import InMainMemory, OnDevice
 from ..arrays.parameters import is_tensor
 from ..arrays.torch_transforms import transforming
-from ..engines.base import Engine, Gradients, Pullback, RawSolution, SolveOptions, SolveRequest
-from ..errors import GradientFailed, SolveFailed
+from ..engines.base import Engine, Gradients, Pullback, RawSolution, SolveOptions, SolveRequest, UnstableSteps
+from ..errors import AccuracyWarning, GradientFailed, SolveFailed, depth_of_user
 from ..graphs.captured_model import CallbackModel
-from ..methods.adjoints import SensitivityAlgorithm
+from ..methods.adjoints import GaussAdjoint, SensitivityAlgorithm
 from ..methods.algorithms import Algorithm
 from ..methods.initialization import Initialization, ShampineCollocationInit, dense
 from ..problems.base import Problem
@@ -56,6 +57,7 @@ def run_with_autograd(
             _check_events(options, in_transform)
         if options.initializealg is not None:
             _check_initialization(problem, options.initializealg, wants_t)
+        chosen = sensealg is not None
         sensealg = choose_sensealg(sensealg, problem, algorithm, engine)
         if engine.name != "embedded":
             warn_of_gradients(problem, algorithm, sensealg, options.rtol)
@@ -66,7 +68,7 @@ def run_with_autograd(
             options = replace(options, save_idxs=None)
         wants = _WANTS[wants_u0 or wants_t, wants_p]
         times_given = saveat is not None and np.ndim(saveat) > 0
-        call = _Call(problem, algorithm, options, sensealg, engine, wants, times_given, wants_t)
+        call = _Call(problem, algorithm, options, sensealg, engine, wants, times_given, wants_t, chosen)
         function = _TransformedSolve if in_transform else _Solve
         states = function.apply(call, problem.u0, *times, *leaves)
         if save_idxs is not options.save_idxs:
@@ -90,7 +92,7 @@ class _Call:
 
     __slots__ = (
         "problem", "arrays", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "times_move", "members", "request", "raw",
-        "pullback", "method",
+        "pullback", "method", "chosen",
     )  # fmt: skip
 
     request: SolveRequest
@@ -107,6 +109,7 @@ class _Call:
         wants: frozenset[str],
         times_given: bool = True,
         times_move: bool = False,
+        chosen: bool = True,
     ) -> None:
         self.problem = problem
         self.arrays = InMainMemory if problem.device is None else OnDevice
@@ -118,11 +121,22 @@ class _Call:
         self.wants = wants
         self.times_given = times_given
         self.times_move = times_move
+        self.chosen = chosen  # whether the user named the method
         self.members: Sequence[_Call] = ()  # inside vmap, one for each member of the batch
 
     def copy(self) -> _Call:
         """Another call of the same kind, not yet made."""
-        return _Call(self.problem, self.algorithm, self.options, self.sensealg, self.engine, self.wants, self.times_given, self.times_move)
+        return _Call(
+            self.problem,
+            self.algorithm,
+            self.options,
+            self.sensealg,
+            self.engine,
+            self.wants,
+            self.times_given,
+            self.times_move,
+            self.chosen,
+        )
 
     def run(self) -> None:
         """Solve with the values that the problem's tensors have now."""
@@ -142,6 +156,9 @@ class _Call:
             _name_bad_leaf(problem, leaves)
         if not self.arrays.all_finite(flat_u0):
             check_finite(u0, "u0")
+        if not self.chosen and self.sensealg is not None and self.sensealg.through_solver:
+            # Another method may have to solve again, after an optimiser has changed the tensors.
+            flat_u0, p = self.arrays.copy(flat_u0), self.arrays.copy(p)
         self.request = SolveRequest(
             problem, {"u0": flat_u0, "p": p}, problem.tspan, self.algorithm, self.options, self.sensealg, self.wants
         )
@@ -185,6 +202,27 @@ class _Call:
 
         self.raw, self.pullback = plain, refuse
 
+    def _pull_unstable(self, cotangent: Any, gradients: Gradients) -> Gradients:
+        """The gradients of steps that the adjoint does not go well with: those of an adjoint that takes steps of its own, unless the user
+        chose this one."""
+        problem = self.problem
+        if self.chosen:
+            warnings.warn(
+                f"{self.method}: the adjoint changes faster than the steps of {algorithm_name(self.algorithm, self.raw)} follow, so the gradient of "
+                "these steps may be far from that of the solution: the problem is stiff, or the tolerances are loose. Take GaussAdjoint(), a "
+                "Rosenbrock method such as Rodas5P(), or tighter tolerances",
+                AccuracyWarning,
+                stacklevel=depth_of_user(),
+            )
+            return gradients
+        problem.compiled.setdefault(UnstableSteps, set()).add(self.algorithm)
+        again, self.pullback = self.engine.solve_with_pullback(self.request.again(sensealg=GaussAdjoint()))
+        if again.retcode not in SUCCESS:
+            raise GradientFailed(
+                "GaussAdjoint", f"the solve itself stopped with retcode {again.retcode}", "A partial solution has no gradient"
+            )
+        return self.pullback(cotangent)
+
     def _zeros(self) -> Gradients:
         return {name: self.arrays.zeros_like(x) for name, x in self.request.values.items()}
 
@@ -212,8 +250,11 @@ class _Call:
             raise GradientFailed(name, "the gradient that comes in is not finite", "Look at what the loss does with the solution")
         atol = self.options.atol
         enough = 0.1 * (atol if isinstance(atol, float) else np.min(atol))
-        small = abs(total) <= enough * grad.numel()
-        gradients = self._pull_small(cotangent, enough) if small else self.pullback(cotangent)
+        small = self.sensealg is not None and self.sensealg.continuous and abs(total) <= enough * grad.numel()
+        try:
+            gradients = self._pull_small(cotangent, enough) if small else self.pullback(cotangent)
+        except UnstableSteps as found:
+            gradients = self._pull_unstable(cotangent, found.gradients)
         for value, gradient in gradients.items():
             if value in self.wants and not self.arrays.all_finite(gradient):
                 raise GradientFailed(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any
 
-from ..engines.base import Engine, SolveOptions
-from ..graphs.captured_model import CallbackModel
-from ..methods.adjoints import ForwardDiffSensitivity, SensitivityAlgorithm, check_sensealg, default_sensealg
+from ..engines.base import Engine, SolveOptions, UnstableSteps
+from ..graphs.captured_model import CallbackModel, CapturedModel, JuliaModel
+from ..lowering.julia_functions import defined_functions
+from ..methods.adjoints import ForwardDiffSensitivity, GaussAdjoint, SensitivityAlgorithm, check_sensealg, default_sensealg
 from ..methods.algorithms import Algorithm, check_algorithm, is_coarse
 from ..problems.base import Problem
 from .latest_call import recall, remember
@@ -77,15 +78,20 @@ def choose_sensealg(
         if in_parts:
             return ForwardDiffSensitivity()
         on_device = problem.device is not None
-        return default_sensealg(problem.n, problem.layout.size, embedded=embedded, in_python=in_python, on_device=on_device)
+        chosen = default_sensealg(problem.n, problem.layout.size, algorithm, embedded=embedded, in_python=in_python, on_device=on_device)
+        if chosen.through_solver and (algorithm in problem.compiled.get(UnstableSteps, ()) or not _has(problem.model, chosen.functions)):
+            return GaussAdjoint()
+        return chosen
     if in_parts and not sensealg.takes_parts:
         raise ValueError(
             f"{sensealg.name} needs the first-order system, but {algorithm.name} solves a {type(problem).__name__} in parts: "
             "take ForwardDiffSensitivity(), or an algorithm for first-order systems"
         )
-    if not embedded and not sensealg.fits(algorithm):
+    if not embedded and not sensealg.fits(algorithm, in_python):
+        name = "the default algorithm" if algorithm is None else algorithm
         raise ValueError(
-            f"{sensealg.name} does not know what a step of {algorithm} computes: take Tsit5(), Vern7() or Rodas5P(), or GaussAdjoint()"
+            f"{sensealg.name} does not go back through the steps of {name}{' for a model that stays in Python' if in_python else ''}: "
+            f"take {'Tsit5() or Vern7()' if in_python else 'Tsit5(), Vern7() or Rodas5P()'}, or GaussAdjoint()"
         )
     if problem.mass_matrix is not None and not sensealg.takes_mass_matrix:
         raise ValueError(
@@ -99,3 +105,8 @@ def choose_sensealg(
             "InterpolatingAdjoint(), QuadratureAdjoint() or BacksolveAdjoint(), which use torch's vector-Jacobian products"
         )
     return sensealg
+
+
+def _has(model: CapturedModel, functions: frozenset[str]) -> bool:
+    """Whether these are generated for a model; those of a model in Julia are what the user wrote."""
+    return not isinstance(model, JuliaModel) or functions <= defined_functions(model.source)

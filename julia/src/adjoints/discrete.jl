@@ -189,10 +189,15 @@ struct StepsPullback{T}
     t::Vector{T}
     wants_p::Bool
     mass_matrix::Union{Nothing,Matrix{T}}
+    adaptive::Bool
+    doubt::Base.RefValue{Float64}  # the largest estimate of how far off the adjoint is by a step
 end
 StepsPullback(plan::Plan{T}, inst, steps, methods, p, t) where {T} =
     StepsPullback{T}(plan, inst, steps, methods, p, t, !isempty(p) && (plan.sensitivity === nothing || plan.sensitivity.p),
-                     plan.mass_matrix === nothing ? nothing : Matrix{T}(plan.mass_matrix))
+                     plan.mass_matrix === nothing ? nothing : Matrix{T}(plan.mass_matrix),
+                     plan.options.adaptive && isadaptive(plan.alg), Ref(0.0))
+
+doubt(b::StepsPullback) = b.doubt[]
 
 """What going back through steps works with. Vectors of stages hold one after the other."""
 struct ReverseWork{T}
@@ -218,6 +223,7 @@ end
 
 function (b::StepsPullback{T})(du::AbstractMatrix{T}) where {T}
     reset!(b.inst)  # Python's functions lived as long as the solve
+    b.doubt[] = 0.0
     choice, column, w = b.steps.choice, length(b.t), nothing
     stop = length(choice)
     while stop >= 1

@@ -14,10 +14,11 @@ struct ExplicitRungeKutta{T} <: StepMethod{T}
     last::Int
     needed::Vector{Int}
     before::Vector{Vector{Int}}
+    order::Int
 end
 Base.convert(::Type{StepMethod{T}}, r::ExplicitRungeKutta{T}) where {T} = r
 Base.convert(::Type{StepMethod{T}}, r::ExplicitRungeKutta) where {T} =
-    ExplicitRungeKutta{T}(r.a, r.b, r.c, r.w, r.first, r.last, r.needed, r.before)
+    ExplicitRungeKutta{T}(r.a, r.b, r.c, r.w, r.first, r.last, r.needed, r.before, r.order)
 
 # The k-th evaluation of the probed right-hand side returns the k-th unit vector: what the next ones are given, and what comes out, are then
 # the coefficients.
@@ -47,10 +48,10 @@ function read_runge_kutta(alg)
     count = length(probe.times)
     count <= n || return nothing
     a = permutedims(reduce(hcat, [x[1:count] ./ dt for x in probe.states]))
-    return arrange(a, u[1:count] ./ dt, probe.times ./ dt, [x[1:count] ./ dt for x in inside])
+    return arrange(a, u[1:count] ./ dt, probe.times ./ dt, [x[1:count] ./ dt for x in inside], SciMLBase.alg_order(alg))
 end
 
-function arrange(a, b, c, w)
+function arrange(a, b, c, w, order)
     all(iszero, b) && return nothing
     # An evaluation that depends on itself or on later ones belongs to no explicit method.
     any(a[i, j] != 0 for i in axes(a, 1) for j in i:size(a, 2)) && return nothing
@@ -68,7 +69,8 @@ function arrange(a, b, c, w)
     needed = Int[findfirst(==(j), used) for j in needed]
     first = findfirst(i -> c[i] == 0 && all(iszero, view(a, i, :)), eachindex(c))
     last = findfirst(i -> !(i in needed) && c[i] ≈ 1 && a[i, :] ≈ b, eachindex(c))
-    return ExplicitRungeKutta{Float64}(a, b, c, w, something(first, 0), something(last, 0), needed, [findall(!iszero, row) for row in eachrow(a)])
+    return ExplicitRungeKutta{Float64}(a, b, c, w, something(first, 0), something(last, 0), needed, [findall(!iszero, row) for row in eachrow(a)],
+                                       order)
 end
 
 """The evaluations on which `rows` depend, themselves or through others."""
@@ -117,9 +119,27 @@ function reverse_step!(w::ReverseWork{T}, b::StepsPullback{T}, r::ExplicitRungeK
             copyto!(w.pending, l)
         else
             product!(w, b, l, part_of(w.at, n, i), t + r.c[i] * dt)
+            i == r.needed[end] && !inside && note_speed!(b, r, i, w)
             add!(w.below, one(T), w.mu)
             spread!(w.l, dt, view(r.a, i, :), w.mu, n, r.before[i])
         end
     end
+    return nothing
+end
+
+"""
+Whether the adjoint changes too fast for the step: where it does so by ``z`` within one, it is off by about ``z^(q+1) / (q+1)!`` of itself, as an
+exponential is by a method of order ``q``. The step size was chosen for the states, which may hardly move along the fastest directions. At
+stage `i`, which no later one depends on, ``μ = dt b_i (∂f/∂u)' λ``.
+"""
+function note_speed!(b::StepsPullback{T}, r::ExplicitRungeKutta{T}, i, w::ReverseWork{T}) where {T}
+    size, change = zero(T), zero(T)
+    @inbounds for j in eachindex(w.lam)
+        size = max(size, abs(w.lam[j]))
+        change = max(change, abs(w.mu[j]))
+    end
+    b.adaptive && size > 0 || return nothing
+    z = Float64(change / (size * abs(r.b[i])))
+    b.doubt[] = max(b.doubt[], z^(r.order + 1) / prod(1.0:(r.order + 1)))
     return nothing
 end

@@ -51,9 +51,13 @@ function Report(a::AbstractAnswer, id, allocated)
     return Report(id, length(a.t), 0, a.counts..., 0, allocated, a.t_reached, retcode)
 end
 Report(error::Integer) = Report(0, 0, error, counts(0, nothing)..., 0, 0, NaN, ntuple(_ -> 0x00, Val(32)))
-"""Of a pullback: the counts of the reverse solve; zeros where there was none."""
-Report(inst::AbstractInstance, allocated) = Report(0, 0, 0, evaluations(inst), inst.njac, 0, 0, 0, 0, 0, inst.nvjp, allocated, NaN, ntuple(_ -> 0x00, Val(32)))
-Report(::Nothing, allocated) = Report(0, 0, 0, counts(0, nothing)..., 0, allocated, NaN, ntuple(_ -> 0x00, Val(32)))
+"""Of a pullback: the counts of the reverse solve, zeros where there was none; and how far off it may be, in the place of the time reached."""
+Report(inst::AbstractInstance, allocated, doubt) =
+    Report(0, 0, 0, evaluations(inst), inst.njac, 0, 0, 0, 0, 0, inst.nvjp, allocated, doubt, ntuple(_ -> 0x00, Val(32)))
+Report(::Nothing, allocated, doubt) = Report(0, 0, 0, counts(0, nothing)..., 0, allocated, doubt, ntuple(_ -> 0x00, Val(32)))
+
+"""What a pullback knows of how far off it was."""
+doubt(pullback) = 0.0
 
 status(::Interrupted) = INTERRUPTED
 status(::InterruptException) = INTERRUPTED
@@ -221,7 +225,7 @@ function guarded_pullback(a::Answer{T}, du, du0, dp, report) where {T}
         unsafe_copyto!(Ptr{T}(du0), pointer(g0), length(g0))
         isempty(gp) || unsafe_copyto!(Ptr{T}(dp), pointer(gp), length(gp))
     end
-    unsafe_store!(report, Report(a.instance, Base.gc_bytes() - before))
+    unsafe_store!(report, Report(a.instance, Base.gc_bytes() - before, at_runtime(doubt, a.pullback)::Float64))
     return OK
 end
 

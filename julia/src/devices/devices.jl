@@ -257,7 +257,7 @@ function guarded_pullback(a::DeviceAnswer{T}, du, du0, dp, report) where {T}
         copyto!(wrap(model.device, T, du0, length(g0)), g0)
         isempty(gp) || copyto!(wrap(model.device, T, dp, length(gp)), gp)
     end
-    unsafe_store!(report, Report(a.instance, Base.gc_bytes() - before))
+    unsafe_store!(report, Report(a.instance, Base.gc_bytes() - before, 0.0))
     return OK
 end
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...errors import AccuracyWarning, EngineUnavailable, GradientFailed, JuliaError
 from ...methods.adjoints import SensitivityAlgorithm
-from ..base import Engine, FlatArray, Gradients, Pullback, RawSolution, SolveRequest
+from ..base import Engine, FlatArray, Gradients, Pullback, RawSolution, SolveRequest, UnstableSteps
 from .callback import norm_function, step_function
 from .calls_from_julia import callable_from_julia, catch_what_ctypes_drops, check_signals, exception_waits, raise_what_waits
 from .commands import toml
@@ -33,6 +33,8 @@ from .runtime import julia_runs, keep_threads_safe, start_julia
 
 _OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED, _OUT_OF_MEMORY, _NO_DEVICE = range(7)
 _STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp", "allocated")
+# How far off an adjoint may be by one of the solver's steps, as a part of itself.
+_UNSTABLE = 0.1
 _REVERSE = {"nf_reverse": "nf", "njacs_reverse": "njacs", "nvjp": "nvjp", "allocated_reverse": "allocated"}
 """Statistics that come from a pullback's report, once there is one, and their fields there."""
 
@@ -321,6 +323,8 @@ class JuliaEngine(Engine):
         status = self._calls["pullback"](answer.id, _input(du), _output(du0), _output(dp), ctypes.addressof(report))
         self._check(status, report, request)
         counts.pullback = report
+        if report.t_reached > _UNSTABLE:
+            raise UnstableSteps({"u0": du0, "p": dp})
         return {"u0": du0, "p": dp}
 
     def _interpolate(self, request: SolveRequest, answer: _Answer, width: int, times: np.ndarray, derivative: int) -> FlatArray:

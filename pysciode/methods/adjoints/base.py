@@ -94,8 +94,8 @@ class SensitivityAlgorithm:
             return self.calls_beside_vjp
         return frozenset({"f_oop"})
 
-    def fits(self, algorithm: Algorithm | None) -> bool:
-        """Whether solves by this algorithm are differentiated; None is the default one."""
+    def fits(self, algorithm: Algorithm | None, in_python: bool = False) -> bool:
+        """Whether solves by this algorithm are differentiated; None is the default one. `in_python`: of a model that stays in Python."""
         return True
 
     def refuse(self) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..algorithms import Algorithm
 from .base import SensitivityAlgorithm
 from .continuous import BacksolveAdjoint, GaussAdjoint
-from .discrete import ReverseDiffAdjoint
+from .discrete import DiscreteAdjoint, ReverseDiffAdjoint
 from .forward import ForwardDiffSensitivity
 
 FORWARD_LIMIT = 40
@@ -14,24 +15,34 @@ TAPE_LIMIT = 100_000
 """Up to this many scalars the embedded engine keeps every step's operations for the backward pass."""
 
 _FORWARD = ForwardDiffSensitivity()
+_STEPS = DiscreteAdjoint()
 _ADJOINT = GaussAdjoint()
 _EMBEDDED_SMALL = ReverseDiffAdjoint()
 _EMBEDDED_LARGE = BacksolveAdjoint()
 
 
 def default_sensealg(
-    n: int, n_params: int, *, embedded: bool = False, in_python: bool = False, on_device: bool = False
+    n: int,
+    n_params: int,
+    algorithm: Algorithm | None = None,
+    *,
+    embedded: bool = False,
+    in_python: bool = False,
+    on_device: bool = False,
 ) -> SensitivityAlgorithm:
     """The method where the user names none.
 
-    Julia: `ForwardDiffSensitivity` up to `FORWARD_LIMIT` scalars in state and parameters together, `GaussAdjoint` above
-    and for models that stay in Python or are solved on a device. Embedded: through the solver (`ReverseDiffAdjoint`) up to
+    Julia: `ForwardDiffSensitivity` up to `FORWARD_LIMIT` scalars in state and parameters together; above, and for models that stay
+    in Python, `DiscreteAdjoint` for the explicit Runge-Kutta and Rosenbrock methods that it goes back through; else, for algorithms
+    that switch, and on a device, `GaussAdjoint`. Embedded: through the solver (`ReverseDiffAdjoint`) up to
     `TAPE_LIMIT` scalars, `BacksolveAdjoint` above, where the tape would fill the memory.
 
     Parameters
     ----------
     n, n_params
         Sizes of the flat state and of the flat parameters.
+    algorithm
+        What solves; None is the default algorithm.
     embedded
         Whether the embedded engine solves.
     in_python
@@ -41,4 +52,8 @@ def default_sensealg(
     """
     if embedded:
         return _EMBEDDED_SMALL if n + n_params <= TAPE_LIMIT else _EMBEDDED_LARGE
-    return _FORWARD if n + n_params <= FORWARD_LIMIT and not (in_python or on_device) else _ADJOINT
+    if n + n_params <= FORWARD_LIMIT and not (in_python or on_device):
+        return _FORWARD
+    # A method that switches starts a stiff problem with an explicit one.
+    single = algorithm is not None and algorithm.family != "auto"
+    return _STEPS if single and not on_device and _STEPS.fits(algorithm, in_python) else _ADJOINT

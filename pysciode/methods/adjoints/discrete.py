@@ -26,6 +26,10 @@ class DiscreteAdjoint(AdjointThroughSolver):
     steps to rounding, whatever the tolerance. No second equation is solved, the saved times cost nothing, and no other package
     is loaded: the cost is a few times that of the forward solve. Memory grows with the number of steps, by one state each.
 
+    The step sizes were chosen for the states. Where an adjoint changes faster than the steps of an explicit method can follow, as in stiff
+    equations, the gradient of the steps is not that of the solution: an `AccuracyWarning` says so, and where pysciode has chosen the
+    method, it goes over to `GaussAdjoint`.
+
     Explicit Runge-Kutta methods (`Tsit5`, `Vern7`, `DP8`, `RK4`, those of low storage, …) and Rosenbrock methods (`Rosenbrock23`,
     `Rodas5P`, …, with a mass matrix too), read from steps that SciML takes: no coefficient is written down here.
 
@@ -43,8 +47,9 @@ class DiscreteAdjoint(AdjointThroughSolver):
     def calls_python(self) -> bool:
         return True
 
-    def fits(self, algorithm: Algorithm | None) -> bool:
-        return is_reversible(algorithm)
+    def fits(self, algorithm: Algorithm | None, in_python: bool = False) -> bool:
+        # Steps of an implicit method take second derivatives, which torch does not give on the way.
+        return is_reversible(algorithm) and not (in_python and (algorithm is None or algorithm.family != "explicit"))
 
 
 @dataclass(frozen=True)
