@@ -19,6 +19,7 @@ METHODS = [
         pytest.param("julia", method, id=f"julia-{name}", marks=julia)
         for name, method in {
             "default": None,
+            "DiscreteAdjoint": ps.DiscreteAdjoint(),
             "ForwardSensitivity": ps.ForwardSensitivity(),
             "ForwardDiffSensitivity": ps.ForwardDiffSensitivity(),
             "BacksolveAdjoint": ps.BacksolveAdjoint(),

@@ -34,7 +34,7 @@ function read_rosenbrock(alg)
     n = 24
     plan = example_plan(alg, n)
     inst = checkout(plan.model)
-    integrator = start_reading(plan, inst, example_start(n), 10.0; dtmax=0.4)
+    integrator = start_reading(plan, inst, example_start(n), 10.0; dtmax=0.25)
     r = read_coefficients(integrator.cache)
     r === nothing && return nothing
     # In short steps the stages are nearly the same.
