@@ -46,6 +46,7 @@ def compare(model: nn.Module, u: torch.Tensor, names: Collection[str] = COMPARED
             assert julia.allocated(name, *point) == 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 @pytest.mark.parametrize("group", operation_groups())
@@ -59,6 +60,7 @@ def test_operations(group, dtype):
     compare(Each([f for _, f in group]), u, names, tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name):
@@ -67,6 +69,7 @@ def test_layers(name):
     compare(Rhs(f, *layers).double().eval(), torch.randn(shape, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", ["mlp", "mlp_deep", "layer_norm", "conv2d", "gru_cell", "multihead"])
 def test_layers_in_single_precision(name):
@@ -95,6 +98,7 @@ def random_modules(draw) -> tuple[nn.Module, tuple[int, ...]]:
     return Rhs(lambda u, t, stack: stack(u) * torch.cos(t) + skip * u, stack), shape
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(random_modules(), st.sampled_from(DTYPES))

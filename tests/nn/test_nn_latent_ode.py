@@ -145,6 +145,7 @@ def marginal(x: torch.Tensor, times: torch.Tensor, t0: float, sd: float) -> torc
     return torch.distributions.MultivariateNormal(torch.zeros_like(s), covariance).log_prob(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance_weighted", [False, True])
 def test_bound_of_a_linear_gaussian_model(engine, importance_weighted):
     """With the exact posterior the bound is the log likelihood; the importance-weighted one so for every single sample."""

@@ -71,6 +71,7 @@ def tensors():
     return torch.ones(2, dtype=F64, requires_grad=True), torch.tensor(RATES, dtype=F64, requires_grad=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine, sensealg", METHODS)
 def test_every_method_agrees_with_differences(engine, sensealg):
     u0, p = tensors()
@@ -82,6 +83,7 @@ def test_every_method_agrees_with_differences(engine, sensealg):
     np.testing.assert_allclose(found, REFERENCE, rtol=1e-5, atol=1e-5 * np.abs(REFERENCE).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine, sensealg", METHODS)
 def test_every_method_on_a_network(engine, sensealg):
     torch.manual_seed(0)
@@ -421,6 +423,7 @@ ADJOINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm, adjoint",
     [(algorithm, f"{name}Adjoint") for algorithm, some in ADJOINTS.items() for name in (ADJOINTS["Tsit5"] if ALL else some).split()],

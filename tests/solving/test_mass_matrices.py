@@ -45,6 +45,7 @@ REGULAR = [(ps.Rodas5P(), x) for x in (None, *CONTINUOUS, ps.BacksolveAdjoint(),
 REGULAR += [(ps.QNDF(), x) for _, x in REGULAR if ALL or x in (None, FORWARD[0])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm, sensealg", REGULAR, ids=str)
 def test_regular_matrices(algorithm, sensealg):
     u0, p = leaf([1.0, 2.0]), leaf(1.3)
@@ -90,6 +91,7 @@ if ALL:
     CELLS += [(ps.QNDF(), ps.GaussAdjoint()), (ps.FBDF(), FORWARD[0]), (ps.KenCarp4(), ps.GaussAdjoint()), (ps.TRBDF2(), FORWARD[0])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm, sensealg", CELLS, ids=str)
 @pytest.mark.parametrize("start", [1.0, GUESS], ids=["consistent", "guess"])
 def test_algebraic_equations_and_their_gradients(start, algorithm, sensealg):
@@ -106,6 +108,7 @@ def test_algebraic_equations_and_their_gradients(start, algorithm, sensealg):
         assert x == pytest.approx(y, rel=1e-4, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm, sensealg", [(ps.Rodas5P(), ps.BacksolveAdjoint()), (ps.RadauIIA5(), ps.GaussAdjoint())], ids=str)
 def test_reverse_solves_that_may_stop_are_refused_or_right(algorithm, sensealg):
     u0, p = leaf([1.0, GUESS]), leaf([0.7, 1.0])
@@ -118,6 +121,7 @@ def test_reverse_solves_that_may_stop_are_refused_or_right(algorithm, sensealg):
     assert got[0] == pytest.approx(gradients((WEIGHTS * root_exact(u0, p)).sum(), p)[0], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_models_that_stay_in_python():
     u0, p = leaf([1.0, GUESS]), leaf([0.7, 1.0])
     problem = ps.ODEProblem(root, u0, (0.0, 2.0), p, mass_matrix=DAE, capture="callback")
@@ -145,6 +149,7 @@ def end_of(p=(0.7, 1.0)):
     return root_exact(torch.tensor([1.0, 1.0], dtype=F64), torch.tensor(p, dtype=F64))[-1].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("dense", [True, False])
 def test_ways_to_a_consistent_start(dtype, dense):
