@@ -94,6 +94,7 @@ def test_the_reference_is_as_good_as_it_says():
     assert known.words.startswith("Rodas5P")
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_solvers_in_julia_and_a_failure_that_has_a_row():
     def f(u, p, t):

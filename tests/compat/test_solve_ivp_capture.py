@@ -205,6 +205,7 @@ def test_solves_inside_of_a_function_and_in_threads():
                 np.testing.assert_allclose(found, decayed(k, k), rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_julia")
 def test_a_large_right_hand_side_with_a_sparse_jacobian():
     n = 60

@@ -193,6 +193,7 @@ def test_generated_julia_at_special_points(names, form):
                     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("sensealg", ["GaussAdjoint", "ForwardDiffSensitivity", "ForwardSensitivity"])
 def test_a_state_that_rests_on_a_bound(sensealg):

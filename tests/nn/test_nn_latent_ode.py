@@ -87,6 +87,7 @@ def test_path_of_time_dependent_dynamics_to_both_sides(engine):
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_steps_are_divided_where_the_polynomial_is_too_coarse(julia_engine):
     """At this tolerance the default is of high order, and takes steps over which a quintic would be far off."""
     field = Swing().double()

@@ -63,6 +63,7 @@ def test_without_an_event_the_solve_goes_to_its_end():
     assert len(sol.events[0]) == 0 and sol.events[0].u.shape == (0, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction, first", [(0, 0.5), (1, 1.5), (-1, 0.5)])
 def test_directions_and_several_events(direction, first):
     problem = ps.ODEProblem(oscillate, [1.0, 0.0], (0.0, 20.0))
@@ -144,6 +145,7 @@ def test_gradients_of_what_was_saved_before_the_event(sensealg):
     assert rate.grad.item() == pytest.approx((-8 * t * np.exp(-0.5 * t)).sum(), rel=1e-7)
 
 
+@pytest.mark.slow
 def test_a_gradient_does_not_pass_through_a_change_of_state():
     u0 = torch.tensor([8.0], requires_grad=True)
     problem = ps.ODEProblem(lambda u, p, t: -u, u0, (0.0, 10.0))
@@ -295,6 +297,7 @@ def drawn_conditions(count):
         yield (lambda t, w=w, phase=phase, level=level: np.sin(w * t + phase) - level), zeros[(zeros > 0) & (zeros < 10)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [ps.Tsit5(), ps.Vern9(), ps.Rodas5P()], ids=repr)
 def test_all_zeros_within_a_step_are_found(algorithm):
     problem = ps.ODEProblem(oscillate, [1.0, 0.0], (0.0, 10.0))

@@ -153,6 +153,7 @@ def test_no_grad_means_no_graph(engine):
     assert not sol.u.requires_grad and sol.sensealg is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine, sensealg", METHODS)
 def test_every_step_saved_is_differentiable(engine, sensealg):
     k = torch.tensor(2.0, dtype=F64, requires_grad=True)
@@ -163,6 +164,7 @@ def test_every_step_saved_is_differentiable(engine, sensealg):
     assert k.grad.item() == pytest.approx(-np.exp(-2.0) - 3 * t * np.exp(-2.0 * t), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine, sensealg", METHODS)
 def test_save_idxs_are_differentiable(engine, sensealg):
     k = torch.tensor(2.0, dtype=F64, requires_grad=True)

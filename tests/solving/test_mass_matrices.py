@@ -170,6 +170,7 @@ def test_ways_to_a_consistent_start(dtype, dense):
     assert ps.solve(posed(GUESS), ps.FBDF(), initializealg=ps.NoInit()).u[0, 1] == GUESS
 
 
+@pytest.mark.slow
 def test_sparse_matrices_members_and_events():
     scipy_sparse = pytest.importorskip("scipy.sparse")
     assert ps.solve(posed(GUESS, scipy_sparse.csr_matrix(DAE)), ps.Rodas5P()).u[-1] == pytest.approx(end_of(), abs=1e-4)
