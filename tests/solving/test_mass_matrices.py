@@ -150,8 +150,9 @@ def end_of(p=(0.7, 1.0)):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize(
+    "dense, dtype", [(True, np.float64), (False, np.float32), *([(False, np.float64), (True, np.float32)] if ALL else [])]
+)
 def test_ways_to_a_consistent_start(dtype, dense):
     ways = [None, ps.BrownFullBasicInit(), ps.BrownFullBasicInit(abstol=1e-6)]
     if dtype is np.float64:
