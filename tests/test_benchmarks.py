@@ -19,6 +19,7 @@ def task(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize(
     ("name", "settings"),

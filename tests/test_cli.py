@@ -34,6 +34,7 @@ def test_help_names_the_commands():
         assert command in shown.stdout
 
 
+@pytest.mark.slow
 def test_doctor_in_json_names_every_part():
     shown = run("doctor", "--json")
     assert shown.returncode == 0, shown.stderr
@@ -118,6 +119,7 @@ def test_doctor_survives_a_machine_without_anything(monkeypatch, tmp_path):
     assert checks["engine"].detail.startswith("embedded")
 
 
+@pytest.mark.slow
 def test_doctor_prints_a_table():
     shown = CliRunner().invoke(app, ["doctor"])
     assert shown.exit_code == 0
@@ -267,6 +269,7 @@ def solvers(*arguments: object):
     return compare(*arguments, "--solvers-only", "--algorithm", "Tsit5", "--rtol", "1e-4")
 
 
+@pytest.mark.slow
 def test_compare_prints_a_table_of_solvers(model, tmp_path):
     shown = solvers(model, "--plot", tmp_path / "figure.png", "--quiet")
     assert shown.exit_code == 0, shown.output
@@ -276,6 +279,7 @@ def test_compare_prints_a_table_of_solvers(model, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_compare_as_json_is_json_alone_with_each_problem_once(model):
     shown = solvers(model, "--json", "-")
     assert shown.exit_code == 0, shown.output
@@ -287,6 +291,7 @@ def test_compare_as_json_is_json_alone_with_each_problem_once(model):
     assert all(row["error"] < 1e-2 for row in rows if row["status"] == "ok")
 
 
+@pytest.mark.slow
 def test_compare_takes_problems_and_functions_by_name(model, tmp_path):
     shown = solvers(model, "--problem", "slow", "--problem", "again", "--json", tmp_path / "found.json", "--plot", tmp_path / "f.svg")
     assert shown.exit_code == 0, shown.output
@@ -352,6 +357,7 @@ def test_compare_of_what_can_not_be_solved_is_status_1(tmp_path, monkeypatch):
     assert "nothing could be compared" in shown.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_compare_of_adjoints_prints_the_report_then_the_recommendation(model, tmp_path):
     shown = compare(model, "--loss", "last", "--sensealg", "ForwardDiffSensitivity", "--sensealg", "InterpolatingAdjoint(checkpointing=True)",

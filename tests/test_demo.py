@@ -24,6 +24,7 @@ def check_against_published(result):
     assert result.fit.converged
 
 
+@pytest.mark.slow
 def test_the_fit_agrees_with_the_published_one(embedded_fit):
     assert embedded_fit.fit.engine == "embedded"
     check_against_published(embedded_fit)

@@ -77,6 +77,7 @@ def test_every_block_has_a_kind():
             assert known, f"{title}, line {block.line}: {block.kind!r}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", SECTIONS)
 def test_code_runs_and_agrees(title, engine, monkeypatch):
     """Names that a pair of blocks both define hold the same numbers."""

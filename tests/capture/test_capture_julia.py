@@ -106,6 +106,7 @@ def test_models_written_as_loops(name, monkeypatch):
     assert np.asarray(sol.u[-1]).ravel() == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_derivatives_that_a_julia_model_brings_are_used():
     source = """
     f!(du, u, p, t) = (du[1] = -p[1] * u[1] + t; nothing)

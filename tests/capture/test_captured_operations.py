@@ -48,6 +48,7 @@ OPERATIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_values_and_derivatives(name):
     f = OPERATIONS[name]
@@ -124,6 +125,7 @@ def test_solves_with_a_sparse_buffer(matrix):
     torch.testing.assert_close(found, torch.matrix_exp(0.5 * COO.to_dense()) @ u0, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compile", "DataParallel"])
 def test_wrapped_modules(wrap):
     torch.manual_seed(0)

@@ -63,6 +63,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_as_torch(name):
     f = MODELS[name]
@@ -85,6 +86,7 @@ def test_what_is_not_known_is_refused_by_name():
         capture_torch(lambda t, u: torch.fft.irfft(torch.fft.rfft(u)), torch.ones(5000, dtype=F64))
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_a_spectral_method(julia_engine):
     """Heat equation: each mode decays by itself, at a rate whose gradient is known too."""

@@ -232,6 +232,7 @@ def solved(f, engine, capture="auto", **options):
     return u, torch.autograd.grad((u**2).sum(), (u0, p))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("f", RIGHT, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("sensealg", [None, ps.ReverseDiffAdjoint()], ids=str)
 def test_gradients_stop_where_torch_stops_them(engine, f, sensealg):
@@ -268,6 +269,7 @@ def test_what_a_trace_does_not_see_is_refused_by_name(f):
     assert "capture='callback'" in str(caught.value) or f is detached_in_place
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pysciode.CallbackWarning")
 @pytest.mark.parametrize(
     "f", [f for f in REFUSED if f is not checkpointed_with_reentry], ids=lambda f: getattr(f, "__name__", "a_hooked_module")

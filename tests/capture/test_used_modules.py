@@ -50,6 +50,7 @@ MODULES: dict[str, tuple[Callable[[str], nn.Module], Callable[[nn.Module], torch
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODULES)
 def test_modules_of_every_kind(kind, engine):
     """Copies made before and after use give the same numbers and gradients, and lead their own lives."""
@@ -253,6 +254,7 @@ def test_attributes(block):
     assert block.dynamics.calls == calls
 
 
+@pytest.mark.slow
 def test_parametrized_weights(block):
     from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -275,6 +277,7 @@ def test_parametrized_weights(block):
     check(block)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 def test_older_weight_norm(block):
     torch.nn.utils.weight_norm(block.dynamics[0])
@@ -286,6 +289,7 @@ def test_older_weight_norm(block):
     check(block)
 
 
+@pytest.mark.slow
 def test_layers_that_change_themselves(block):
     """Power iterations and running statistics, which an adaptive solver would repeat as it likes."""
     from torch.nn.utils.parametrizations import spectral_norm

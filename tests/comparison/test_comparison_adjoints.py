@@ -61,6 +61,7 @@ def rotation_gradient(u0: np.ndarray, a: float, w: float, times: np.ndarray) -> 
     return out
 
 
+@pytest.mark.slow
 def test_errors_by_block_against_an_analytic_gradient():
     times = np.linspace(0.0, 2.0, 5)
     u0 = np.array([1.0, -0.5])
@@ -187,6 +188,7 @@ def test_a_periodic_solution_is_not_chaotic(end):
     assert report.warnings == ()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_finite_gives_rows_that_say_so():
     def nowhere(u, p, t):
         return [(p[0] - 5) ** 0.5 * u[0]]
@@ -197,6 +199,7 @@ def test_a_model_that_is_not_finite_gives_rows_that_say_so():
     assert [x.status for x in report.rows] == ["failed"] and "retcode" in report.rows[0].reason
 
 
+@pytest.mark.slow
 def test_time_limit_stops_a_solve_in_julia():
     """Stiff, by an explicit method: minutes of tiny steps."""
     began = time.monotonic()
@@ -262,6 +265,7 @@ def test_vjps_are_an_axis_and_what_can_not_work_has_a_row():
     assert mooncake.status == "ok" and mooncake.error < 1e-3 or mooncake.reason
 
 
+@pytest.mark.slow
 def test_second_order_problems_and_memory():
     """``x'' = -k x``: ``x = cos(√k t)``, ``v = -√k sin(√k t)``."""
     k, times = 4.0, np.linspace(0.0, 3.0, 4)

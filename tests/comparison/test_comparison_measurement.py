@@ -94,6 +94,7 @@ def test_errors_by_block_and_of_a_block_without_influence():
         target.errors({"a": np.zeros(2)})
 
 
+@pytest.mark.slow
 def test_a_gradient_as_wrong_as_none_is_a_failure_unless_the_reference_is_in_doubt():
     row = row_of(exact(-1.0))
     assert row.status == "failed" and "2" in row.reason
@@ -274,6 +275,7 @@ def test_ctrl_c_keeps_the_rows(monkeypatch, capsys):
     assert "Exact" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_julia_the_embedded_engine_makes_the_reference(monkeypatch):
     monkeypatch.setattr("pysciode.comparison.adjoints.julia_is_installed", lambda: False)
     report = compare_adjoints(

@@ -50,6 +50,7 @@ def assert_same(f, problem):
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-12)  # torch has 1/6 of Hardsigmoid in single precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_in_jax_is_torchs(name):
     torch.manual_seed(1)
@@ -58,6 +59,7 @@ def test_an_operation_in_jax_is_torchs(name):
     assert_same(model, ps.ODEProblem(model, torch.randn(3, 4, dtype=torch.float64), (0.0, 1.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_network_in_jax_is_torchs(name):
     torch.manual_seed(2)
@@ -134,6 +136,7 @@ def contestants(problem, algorithms):
     return [*embedded_contestants(problem, algorithms), *diffrax_contestants(problem, algorithms)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "algorithm"), [(linear, ps.DP5()), (logistic, ps.Rodas5P())])
 def test_peers_have_the_exact_states_and_gradients(make, algorithm):
     problem, exact = make()

@@ -35,6 +35,7 @@ def test_errors_are_relative_to_each_entrys_largest_magnitude():
     assert solution_error(found, reference) == pytest.approx(0.3)
 
 
+@pytest.mark.slow
 def test_errors_on_the_embedded_engine_and_of_peers_are_those_against_the_exact_solution():
     report = work_precision(problem(), ["Tsit5"], [1e-4, (1e-8, 1e-9)], saveat=TIMES, reference=exact(TIMES), engine="embedded",
                             repeats=2, progress=False)  # fmt: skip
@@ -79,6 +80,7 @@ def test_without_julia_the_reference_is_scipys_and_knows_its_error():
     assert known.words.startswith("SciPy's DOP853 at rtol = 1e-13")
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_the_reference_is_as_good_as_it_says():
     known = solve_reference(problem(), TIMES, "julia", stiff=False)
@@ -92,6 +94,7 @@ def test_the_reference_is_as_good_as_it_says():
     assert known.words.startswith("Rodas5P")
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_solvers_in_julia_and_a_failure_that_has_a_row():
     def f(u, p, t):
@@ -171,6 +174,7 @@ def test_bad_arguments_are_named(arguments, error, message):
         work_precision(**{"problem": problem(), "engine": "embedded", "progress": False, **arguments})
 
 
+@pytest.mark.slow
 def test_no_reference_is_an_error_that_says_why(monkeypatch):
     explosion = ps.ODEProblem(lambda u, p, t: [u[0] ** 2], [1.0], (0.0, 2.0))
     monkeypatch.setattr(module, "_REFERENCE_STEPS", 2000)

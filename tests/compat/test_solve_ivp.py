@@ -16,6 +16,7 @@ CASES = [pytest.param(name, method, id=f"{name}-{method}") for name, problem in 
 pytestmark = [pytest.mark.usefixtures("on_julia"), pytest.mark.filterwarnings("ignore::pysciode.errors.CallbackWarning")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), CASES)
 def test_solutions_agree(name, method):
     problem = PROBLEMS[name]

@@ -108,6 +108,7 @@ WARNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_julia")
 @pytest.mark.parametrize("name", WARNED)
 def test_warnings_are_scipys(name):

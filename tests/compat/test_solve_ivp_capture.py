@@ -134,6 +134,7 @@ def test_a_function_that_stays_in_python_is_warned_of_once():
         assert not caught or (caught[0].filename == __file__ and "truth value" in str(caught[0].message))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_julia")
 @pytest.mark.parametrize("method", ["Radau", "BDF", "LSODA"])
 def test_a_jacobian_serves_a_function_that_stays_in_python(method):
@@ -204,6 +205,7 @@ def test_solves_inside_of_a_function_and_in_threads():
                 np.testing.assert_allclose(found, decayed(k, k), rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_julia")
 def test_a_large_right_hand_side_with_a_sparse_jacobian():
     n = 60

@@ -86,6 +86,7 @@ class TestSolves:
         grads = [torch.autograd.grad(y.square().sum(), y0)[0] for y in (found, expected)]
         torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("adjoint", [False, True])
     def test_a_grid_of_ones_own(self, adjoint: bool) -> None:
         grid = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.8, 1.0], dtype=torch.float64)
@@ -221,6 +222,7 @@ class TestErrors:
                 ps.odeint(lambda t, y: y[0], (Y0, Y0), TIMES)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_newer_names_have_their_order(julia_engine):
     """Of torchdiffeq's development version, on grids of two sizes, against the analytic solution."""

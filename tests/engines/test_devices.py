@@ -21,6 +21,7 @@ from pysciode.errors import INSTALL_COMMAND
 on_stand_in = [pytest.mark.julia, pytest.mark.extra("jlarrays")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [pytest.param(check, id=name, marks=on_stand_in) for name, check in CHECKS.items()])
 def test_on_the_stand_in(check):
     with devices.stand_in():
@@ -35,6 +36,7 @@ def test_the_stand_in_is_for_problems_posed_within():
     assert ps.ODEProblem(decay, u0, (0.0, 1.0), rate).device is None
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.extra("jlarrays")
 def test_solves_go_on_after_the_cache_is_emptied():

@@ -251,6 +251,7 @@ def test_values_that_no_command_can_hold(value):
         toml({"key": [{"inner": value}]})
 
 
+@pytest.mark.slow
 def test_options_of_solves(julia_engine):
     """They are keywords with values; SciML says which it doesn't know."""
     problem = ps.ODEProblem(lambda u, p, t: [-u[0]], [1.0], (0.0, 1.0))
@@ -287,6 +288,7 @@ def test_paths_of_source(name, tmp_path, julia_engine):
         assert u[0, 0] == pytest.approx(math.exp(-1), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_models_do_not_see_each_others_names(julia_engine):
     """Each source has a module of its own."""
     first = "const rate = 1.0\nf(u, p, t) = -rate .* u"

@@ -187,6 +187,7 @@ def check_what_is_said(reason: str, mend: str, monkeypatch, capsys) -> None:
     assert all(check.mend for check in checks.values() if check.status == "missing")
 
 
+@pytest.mark.slow
 def test_without_julia_and_without_network(surroundings):
     done = run(AUTOMATIC + NAMED, surroundings)
     assert done.stdout.startswith("embedded")
@@ -194,6 +195,7 @@ def test_without_julia_and_without_network(surroundings):
     assert "none can be downloaded" in done.stdout and "the proxy, or install Julia by hand" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_variable_that_juliapkg_refuses(surroundings):
     odd = surroundings | {"PYTHON_JULIAPKG_PROJECT": "relative"}
     assert "must be an absolute path" in run(NAMED, odd).stdout
@@ -246,6 +248,7 @@ def find(environment: dict[str, str]) -> str:
     return run(code, environment).stdout.strip()
 
 
+@pytest.mark.slow
 def test_what_came_after_the_installation(installed, tmp_path):
     project = tmp_path / "project"
     meta = project / "pyjuliapkg" / "meta.json"
@@ -280,6 +283,7 @@ def test_an_environment_that_nobody_may_write_to_is_used(installed, tmp_path):
     assert find(installed) == "None"
 
 
+@pytest.mark.slow
 def test_a_julia_that_does_not_start_is_said(installed):
     """The shell script has no library: the same as a broken one."""
     done = run(AUTOMATIC + NAMED, installed)
@@ -290,6 +294,7 @@ def test_a_julia_that_does_not_start_is_said(installed):
     assert "juliacall did not start" in done.stdout
 
 
+@pytest.mark.slow
 def test_processes_install_one_after_the_other_and_once(surroundings, tmp_path):
     manifest_file = tmp_path / "Manifest.toml"
     manifest_file.write_text(manifest())
@@ -362,6 +367,7 @@ def test_the_oldest_julia_is_that_of_juliapkg():
     assert asked.split(" - ")[0] == ".".join(map(str, julia_environment.OLDEST_JULIA))
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_odd_paths_of_julia_do_no_harm(tmp_path):
     odd = {"JULIA_LOAD_PATH": "/nonexistent", "JULIA_PROJECT": str(tmp_path)}

@@ -34,6 +34,7 @@ def test_importing_pysciode_starts_nothing_and_is_quick():
     assert float(shown.stdout) < 5
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize(
     "imports",
@@ -47,6 +48,7 @@ def test_every_import_order_works(imports):
         assert "Warning" not in shown.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_ctrl_c_stays_pythons_and_the_session_goes_on():
     shown = run(
@@ -71,6 +73,7 @@ except KeyboardInterrupt:
     assert "interrupted" in shown.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_handlers_of_the_user_survive_the_start_of_julia():
     shown = run(
@@ -86,6 +89,7 @@ os.kill(os.getpid(), signal.SIGTERM)
     assert "saved a checkpoint" in shown.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_is_told_so():
@@ -152,6 +156,7 @@ print("finished")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_threads_solve_while_the_one_that_started_julia_waits():
     """Julia's garbage collector waits for the thread that started it, which is blocked in Python."""

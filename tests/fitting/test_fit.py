@@ -84,6 +84,7 @@ def test_estimates_and_errors_are_curve_fits(engine):
     assert result.converged and result.engine == engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     ["L-BFGS-B", "BFGS", "trust-constr", "trust-exact", "trust-krylov", "Newton-CG", "Nelder-Mead", "least_squares", "torch"],
@@ -101,6 +102,7 @@ def test_all_optimisers_find_the_same(optimizer):
     assert result.values[:2] == pytest.approx(expected, rel=2e-4)
 
 
+@pytest.mark.slow
 def test_series_with_scatters_of_their_own_are_weighted_by_them():
     generator = np.random.default_rng(3)
     sd = np.array([0.01, 0.4])
@@ -189,6 +191,7 @@ def test_missing_values_repeated_and_unordered_times():
     assert result.count == len(t) + 3
 
 
+@pytest.mark.slow
 def test_experiments_share_parameters_and_have_their_own():
     rates, starts = {"a": 0.9, "b": 0.9}, {"a": 3.0, "b": 1.0}
     data = {name: Experiment(*decay_data(rates[name], starts[name], 1e-4, seed=i), u0=[starts[name]]) for i, name in enumerate(rates)}
@@ -207,6 +210,7 @@ def dosed(u, p, t):
     return [p["dose"] - p["k"] * u[0]]
 
 
+@pytest.mark.slow
 def test_inputs_differ_between_experiments_and_an_observation_function_sees_parameters():
     def truth(dose, t):
         return 2.5 * dose / 0.6 * (1 - np.exp(-0.6 * t))
@@ -411,6 +415,7 @@ def test_bands_of_a_linear_model():
 # --- files and pictures ---
 
 
+@pytest.mark.slow
 def test_a_result_is_saved_and_comes_back(tmp_path):
     t, y = decay_data()
     prior = torch.distributions.LogNormal(0.0, 1.0)

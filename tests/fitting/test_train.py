@@ -209,6 +209,7 @@ class Blowup(nn.Module):
         return self.rate * u**2
 
 
+@pytest.mark.slow
 def test_failed_batches_raise_or_are_skipped():
     """From 0.5 the block has a solution up to time 1, from 2 it has none."""
     batches = [torch.full((1, 1), x) for x in (0.5, 2.0, 0.25)]

@@ -49,6 +49,7 @@ def compare(
         np.testing.assert_allclose(found / scale, expected[name] / scale, rtol=0, atol=tolerance or TOLERANCE[u.dtype], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 @pytest.mark.parametrize("group", operation_groups())
@@ -62,6 +63,7 @@ def test_operations(group, dtype):
         compare(Each([f for _, f in group]), u, ("f!", "vjp!"))
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name):
@@ -181,6 +183,7 @@ def test_kernels_compute_in_the_type_of_the_model():
     assert "T = Float32" in source and "Float64" not in source
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.extra("jlarrays")
 @pytest.mark.parametrize(
@@ -247,6 +250,7 @@ def compare_scalar(name: str, dtype: type, device: Any = None) -> None:
         assert device or julia.launches == 1
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", SCALAR)
@@ -254,6 +258,7 @@ def test_scalar_models(name, dtype):
     compare_scalar(name, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.extra("jlarrays")
 @pytest.mark.parametrize("name", ["lorenz", "diffusion_loops"])

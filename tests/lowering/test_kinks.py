@@ -132,6 +132,7 @@ def assert_torchs_own(jacobians, f, points, tolerance=1e-9):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POINTS)
 def test_derivatives_at_special_points(name):
     f, points = POINTS[name]
@@ -144,6 +145,7 @@ def test_derivatives_at_special_points(name):
     assert_torchs_own(jacobians, f, points, 1e-7 if name in ("hardsigmoid", "celu") else 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POINTS)
 def test_values_at_special_points(name):
     """A derivative of one's own must not cost the value: it is torch's to the last bit but rounding, infinities and NaN too."""
@@ -159,6 +161,7 @@ def test_values_at_special_points(name):
 GROUPS = [list(POINTS)[i : i + 16] for i in range(0, len(POINTS), 16)]
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("form", ["scalar", "array"])
 @pytest.mark.parametrize("names", GROUPS, ids=[f"{group[0]}..{group[-1]}" for group in GROUPS])
@@ -190,6 +193,7 @@ def test_generated_julia_at_special_points(names, form):
                     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("sensealg", ["GaussAdjoint", "ForwardDiffSensitivity", "ForwardSensitivity"])
 def test_a_state_that_rests_on_a_bound(sensealg):

@@ -43,6 +43,7 @@ def check(lowered: LoweredModel) -> LoweredModel:
     return apart
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("group", operation_groups())
 def test_operations(group):
@@ -51,6 +52,7 @@ def test_operations(group):
     check(lower_array(capture_torch(model, torch.rand(len(group), 3, 4, dtype=F64), t0=TIME), {"f!"}))
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", ["mlp", "layer_norm", "conv2d", "gru_cell"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
@@ -60,6 +62,7 @@ def test_layers(name, dtype):
     check(lower_array(capture_torch(Rhs(f, *layers).to(dtype).eval(), torch.rand(shape, dtype=dtype), t0=TIME), FUNCTIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", [*MODELS, *LARGE])
 def test_scalar_models(name):
@@ -181,6 +184,7 @@ def test_a_changed_number_and_buffer_in_a_module():
     assert compiled[1] == compiled[2] == compiled[3]
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", ["ZygoteVJP", "ReverseDiffVJP", "TrackerVJP"])
 def test_vector_jacobian_products_of_packages(name):

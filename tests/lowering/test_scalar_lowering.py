@@ -164,6 +164,7 @@ def test_a_model_that_neither_repeats_nor_ends(monkeypatch):
         lower_scalar(model, want={"f!"})
 
 
+@pytest.mark.slow
 @needs_julia
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", CASES)
@@ -245,6 +246,7 @@ def random_expression(rng: np.random.Generator, leaves: list, depth: int):
             return np.hypot(inner(), 1.0) + ((inner() > 0.2) & (inner() <= 1.0))
 
 
+@pytest.mark.slow
 @needs_julia
 def test_random_models():
     """Values and vector-Jacobian products of random expressions, printed and run, are those of torch."""

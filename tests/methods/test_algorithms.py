@@ -46,6 +46,7 @@ OSCILLATOR = ps.ODEProblem(lambda u, p, t: [u[1], -9 * u[0]], np.array([1.0, 0.0
 BETWEEN = np.array([0.377, 1.234, 2.718])
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", ["ExtrapolationMidpointDeuflhard", "Feagin12", "QPRK98", "Stepanov5"])
 def test_saved_states_of_long_steps(julia_engine, name):
@@ -64,6 +65,7 @@ def test_what_is_wrong_at_any_tolerance_is_refused(name):
         ps.solve(OSCILLATOR, name)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", ["TRBDF2", "Kvaerno3", "SDIRK2", "AN5"])
 def test_what_misses_its_tolerance_by_far_is_told(julia_engine, name):
@@ -95,6 +97,7 @@ def test_a_package_that_is_not_there(julia_engine):
         ps.solve(problem, ps.Algorithm("Tsit5", package="NoSuchSolvers"), engine=julia_engine)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_a_solver_from_a_package_outside_the_table(julia_engine):
     from juliacall import JuliaError, Main
@@ -168,6 +171,7 @@ def test_julia_knows_every_algorithm():
     assert {name for name in missing if not name.startswith("AlJahdali")} <= newer
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", ["Kvaerno3", "Kvaerno4", "SDIRK2"])
 def test_methods_that_take_a_stage_at_a_wrong_time_say_so(name):

@@ -109,6 +109,7 @@ def test_methods_that_differentiate_a_model_in_python_are_refused(sensealg):
     assert p.grad.item() == pytest.approx(-np.exp(-2.0), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_methods_that_see_one_part_of_a_problem_are_refused():
     """Solved in parts, the forward sensitivities of the first part alone would pass for the gradient: -0.135 for -0.210."""
@@ -136,6 +137,7 @@ def test_methods_that_see_one_part_of_a_problem_are_refused():
         assert p.grad.item() == pytest.approx(expected[problem], rel=1e-5), (algorithm, sensealg)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("sensealg", [ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.BacksolveAdjoint()], ids=str)
 def test_a_last_layer_of_zeros_in_float32(sensealg):
@@ -150,6 +152,7 @@ def test_a_last_layer_of_zeros_in_float32(sensealg):
     torch.testing.assert_close(net[2].bias.grad, 10.0 * u0.mean(0))  # u = u0 + 10 b
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_chunk_sizes_give_the_same_gradient(julia_engine):
     from juliacall import Main

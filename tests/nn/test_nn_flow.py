@@ -229,6 +229,7 @@ def test_images(engine):
 # --- gradients -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
 def test_gradients_against_torchdiffeq(engine, trace):
     net = network(3, context=2)
@@ -279,6 +280,7 @@ def test_samples_by_reparametrisation():
     torch.testing.assert_close(found, 20 * integral.sum(0), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "trace"), [pytest.param("julia", "hutchinson", marks=pytest.mark.julia), (EMBEDDED, "exact")])
 def test_regularisation_against_quadrature(engine, trace):
     net = network(3)

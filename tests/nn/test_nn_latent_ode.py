@@ -87,6 +87,7 @@ def test_path_of_time_dependent_dynamics_to_both_sides(engine):
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_steps_are_divided_where_the_polynomial_is_too_coarse(julia_engine):
     """At this tolerance the default is of high order, and takes steps over which a quintic would be far off."""
     field = Swing().double()
@@ -145,6 +146,7 @@ def marginal(x: torch.Tensor, times: torch.Tensor, t0: float, sd: float) -> torc
     return torch.distributions.MultivariateNormal(torch.zeros_like(s), covariance).log_prob(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance_weighted", [False, True])
 def test_bound_of_a_linear_gaussian_model(engine, importance_weighted):
     """With the exact posterior the bound is the log likelihood; the importance-weighted one so for every single sample."""

@@ -93,6 +93,7 @@ def test_times_of_a_call_replace_the_span(engine):
         torch.testing.assert_close(state, U0 @ torch.linalg.matrix_exp(ROTATION.T * length), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make, u0", [(TimeNet, U0), (Images, torch.linspace(-1, 1, 2 * 4 * 9, dtype=F64).reshape(2, 4, 3, 3))])
 def test_states_and_gradients_are_torchdiffeqs(engine, make, u0):
     dynamics, u0 = made(make), u0.clone().requires_grad_()
@@ -168,6 +169,7 @@ def by_quadrature(dynamics, u0, span):
     return [torch.einsum("t,tbn->b", weights, x.square()) for x in (f, slope, second)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", [(0.0, 1.5), (1.0, -0.5)])
 def test_regularisation_is_the_integral_along_the_solution(engine, span):
     dynamics = Waves()
@@ -279,6 +281,7 @@ FIXED_STEPS = {
 }
 
 
+@pytest.mark.slow
 def test_evaluations_are_counted(engine):
     algorithm, evaluations, methods = FIXED_STEPS[engine]
     few = range(evaluations, evaluations + 3)  # eight steps; SciML looks at the slope once more at either end

@@ -413,6 +413,7 @@ def test_solves_in_threads(alive):
     assert found == {k: pytest.approx(np.exp(-k), rel=1e-6) for k in range(1, 9)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_solves_after_a_fork(engine):
     """In a process of its own: a forked worker solves, or says why it can't; it never hangs or crashes."""

@@ -52,6 +52,7 @@ def julia_side():
 
 
 # u(t) = u0 exp(a b t²); the derivative by a of the sum at 1.5 is b 1.5² times it.
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("algorithm", [ps.Tsit5(), ps.Vern7(), ps.Rodas5P()], ids=str)
 def test_it_solves_with_gradients(julia_side, algorithm):

@@ -117,6 +117,7 @@ def test_nothing_captured_travels():
     assert pickle.loads(pickle.dumps(problem)).captured is None
 
 
+@pytest.mark.slow
 def test_a_copied_problem_has_tensors_of_its_own(engine):
     problem = PROBLEMS["torch"][0]()
     twin, shallow = copy.deepcopy(problem), copy.copy(problem)
@@ -348,6 +349,7 @@ def test_fit_results(engine):
         np.testing.assert_allclose(other.predict(t).mean[:, 0], 3 * np.exp(-other.estimates["p[0]"] * t), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 def test_comparison_reports():
     problem = ps.ODEProblem(decay, [2.0], (0, 1), [0.5])

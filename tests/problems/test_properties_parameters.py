@@ -77,6 +77,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @examples
 @given(matrices, vectors, vectors)
@@ -118,6 +119,7 @@ TENSORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", TENSORS)
 @examples
 @given(matrices, vectors, vectors, st.booleans(), st.sampled_from(["default", "adjoint"]))

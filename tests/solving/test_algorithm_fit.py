@@ -106,6 +106,7 @@ def test_solve_refuses_before_an_engine_starts():
         ps.solve(problem, ps.DPRKN6())
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", ["DPRKN6", "ERKN7", "IRKN3", "Nystrom5VelocityIndependent"])
 def test_refused_methods_are_wrong_there(name, monkeypatch, julia_engine):
@@ -120,6 +121,7 @@ def test_refused_methods_are_wrong_there(name, monkeypatch, julia_engine):
     assert abs(found - exact) > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.julia
 @pytest.mark.parametrize("name", ["ROS3P", "ROS34PW1b", "CKLLSRK95_4C"])
 def test_methods_that_are_wrong_anywhere_still_are(name, monkeypatch, julia_engine):

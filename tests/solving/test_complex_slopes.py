@@ -30,6 +30,7 @@ TORCH = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["RK45", "Radau", "LSODA"])
 @pytest.mark.parametrize("name", NUMPY)
 def test_solve_ivp_refuses(name, method, julia_engine):

@@ -59,6 +59,7 @@ def lorenz_ensemble(n: int = 70) -> tuple[ps.EnsembleProblem, list[np.ndarray]]:
     return ps.EnsembleProblem(problem, u0, ps_), expected
 
 
+@pytest.mark.slow
 def test_lorenz_is_scipys(way: dict[str, Any]) -> None:
     ensemble, expected = lorenz_ensemble(12 if way["engine"] == "embedded" else 70)
     sol = ps.solve(ensemble, ps.Tsit5(), saveat=0.2, rtol=1e-9, atol=1e-11, **way)
@@ -106,6 +107,7 @@ def blowing_up() -> ps.EnsembleProblem:
     return ps.EnsembleProblem(problem, p=np.array([0.1, 1.0, 0.2, 0.8, 0.25]))
 
 
+@pytest.mark.slow
 def test_members_that_fail_are_named(way: dict[str, Any]) -> None:
     options = {"saveat": [0.0, 0.5, 2.0], "rtol": 1e-8, "atol": 1e-10, **way}
     with pytest.raises(ps.SolveFailed, match=r"member 1, and 2 of 5 members failed \(1, 3\)") as caught:
@@ -129,6 +131,7 @@ def test_maxiters(way: dict[str, Any]) -> None:
     assert sol.retcodes.tolist() == ["MaxIters"] * 3 and np.isnan(sol.u).all() and (sol.t_reached < 0.5).all()
 
 
+@pytest.mark.slow
 def test_options(way: dict[str, Any]) -> None:
     ensemble, expected = lorenz_ensemble(4)
     done: list[int] = []
@@ -326,6 +329,7 @@ class TestKernel:
 
     kernel = {"ensemblealg": ps.EnsembleGPUKernel(), "engine": "julia"}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", "Tsit5 Vern7 Vern9 Rosenbrock23 Rodas4 Rodas5P Kvaerno3 Kvaerno5".split())
     def test_algorithms(self, name: str) -> None:
         """With a right-hand side that depends on the time, where that can be, at times between steps."""
@@ -364,6 +368,7 @@ class TestKernel:
             exact = solve_ivp(lambda t, u: f(u, row, t), (0.0, 1e5), [1.0, 0.0, 0.0], "Radau", t, rtol=1e-10, atol=1e-14).y.T
             np.testing.assert_allclose(sol.u[i], exact, rtol=1e-5, atol=1e-10)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("span", [(2.0, -1.0), (0.0, 3e-13), (5.0, 5.0 - 1e-10), (0.0, 4000.0)])
     @pytest.mark.parametrize("algorithm", [ps.Tsit5(), ps.Rodas4()])
     def test_time_spans(self, span: tuple[float, float], algorithm: ps.Algorithm) -> None:
@@ -401,6 +406,7 @@ class TestKernel:
             expected = torchdiffeq.odeint(lambda t, u: net(u), u0, torch.tensor([0.0, 0.5, 1.0]), rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(sol.u, expected.transpose(0, 1), rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_functions_outside_their_domain_are_not_numbers(self) -> None:
         """What a C library has on the CPU is written anew for devices: the same values, NaN outside."""
 

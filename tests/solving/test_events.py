@@ -36,6 +36,7 @@ GROUND = ps.ContinuousCallback(height, terminal=True, direction=-1)
 LANDING = math.sqrt(20 / G)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [ps.Tsit5(), ps.DP5(), ps.Vern9(), ps.Rodas5P(), ps.QNDF(), None], ids=repr)
 def test_solve_ends_at_a_terminal_event(algorithm):
     sol = ps.solve(dropped(), algorithm, callback=GROUND, rtol=1e-9, atol=1e-9)
@@ -62,6 +63,7 @@ def test_without_an_event_the_solve_goes_to_its_end():
     assert len(sol.events[0]) == 0 and sol.events[0].u.shape == (0, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction, first", [(0, 0.5), (1, 1.5), (-1, 0.5)])
 def test_directions_and_several_events(direction, first):
     problem = ps.ODEProblem(oscillate, [1.0, 0.0], (0.0, 20.0))
@@ -143,6 +145,7 @@ def test_gradients_of_what_was_saved_before_the_event(sensealg):
     assert rate.grad.item() == pytest.approx((-8 * t * np.exp(-0.5 * t)).sum(), rel=1e-7)
 
 
+@pytest.mark.slow
 def test_a_gradient_does_not_pass_through_a_change_of_state():
     u0 = torch.tensor([8.0], requires_grad=True)
     problem = ps.ODEProblem(lambda u, p, t: -u, u0, (0.0, 10.0))
@@ -165,6 +168,7 @@ def test_networks_as_conditions_and_many_states():
     assert sol.events[0].u.shape == (1, 20, 25)
 
 
+@pytest.mark.slow
 def test_second_order_problems_see_velocities_and_positions():
     problem = ps.SecondOrderODEProblem(lambda v, u, p, t: -u, np.array([0.0]), np.array([1.0]), (0.0, 10.0))
     event = ps.ContinuousCallback(lambda u, p, t: u[1, 0], terminal=True)
@@ -202,6 +206,7 @@ def test_callback_models_with_events():
     assert ps.solve(problem, ps.Tsit5(), callback=GROUND).t_reached == pytest.approx(LANDING, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_conditions_that_are_dropped_leave_no_plans():
     import gc
 
@@ -249,6 +254,7 @@ def test_a_condition_that_is_not_a_number_is_told():
     assert ps.solve(problem, ps.Tsit5()).success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [ps.RadauIIA5(), ps.QNDF(), ps.FBDF(), ps.VCABM(), ps.Rodas5P(), ps.Vern7()], ids=repr)
 def test_events_do_not_disturb_what_is_saved(algorithm):
     problem = ps.ODEProblem(oscillate, [1.0, 0.0], (0.0, 10.0))
@@ -291,6 +297,7 @@ def drawn_conditions(count):
         yield (lambda t, w=w, phase=phase, level=level: np.sin(w * t + phase) - level), zeros[(zeros > 0) & (zeros < 10)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [ps.Tsit5(), ps.Vern9(), ps.Rodas5P()], ids=repr)
 def test_all_zeros_within_a_step_are_found(algorithm):
     problem = ps.ODEProblem(oscillate, [1.0, 0.0], (0.0, 10.0))

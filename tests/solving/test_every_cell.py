@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+from every_cell import ALL
 
 import pysciode as ps
 
@@ -43,7 +44,6 @@ def posed(capture, u0, p):
 METHODS = [None, ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.QuadratureAdjoint(), ps.ForwardDiffSensitivity()]
 CELLS = [(None, method, torch.float64) for method in METHODS]
 CELLS += [(ps.Rodas5P(), ps.QuadratureAdjoint(), torch.float32), (ps.Tsit5(), ps.QuadratureAdjoint(), torch.float32)]
-ALL = os.environ.get("PYSCIODE_EVERY_CELL") == "1"  # takes hours
 if ALL:
     METHODS += [ps.GaussKronrodAdjoint(), ps.BacksolveAdjoint(), ps.ForwardSensitivity(), ps.ReverseDiffAdjoint(), ps.TrackerAdjoint()]
     FAMILIES = "explicit stabilized rosenbrock sdirk firk bdf implicit_extrapolation imex_sdirk exponential".split()

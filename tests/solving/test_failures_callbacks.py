@@ -37,6 +37,7 @@ def raises_late(u, p, t):
     return -p * u
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [ps.Tsit5(), pytest.param(ps.Rodas5P(), marks=pytest.mark.julia)], ids=str)
 def test_the_users_own_exception_comes_out(alive, algorithm):
     if alive == "embedded" and algorithm.name != "Tsit5":
@@ -68,6 +69,7 @@ class RaisesInBackward(torch.autograd.Function):
         raise OwnError("in the model's backward pass")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine, sensealg", METHODS, ids=str)
 def test_an_exception_in_the_backward_pass_of_a_callback(engine, sensealg):
     u0 = torch.ones(1, dtype=F64, requires_grad=True)
@@ -132,6 +134,7 @@ def test_a_callback_that_keeps_and_changes_what_it_is_given(alive):
     np.testing.assert_allclose(sol.u, np.exp(-2.0), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_solve_within_a_solve(alive):
     """A callback whose right-hand side is itself the end of a solve."""
 

@@ -38,6 +38,7 @@ def guarded(u, p, t):
     return torch.stack([p[0] * torch.where(u[0] > 5, torch.sqrt(u[0] - 5), torch.ones_like(u[0])) - u[0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine, sensealg", METHODS, ids=str)
 @pytest.mark.parametrize("capture", ["auto", "callback"])
 def test_the_branch_not_taken_has_no_derivative(engine, sensealg, capture):
@@ -64,6 +65,7 @@ def test_an_incoming_gradient_that_is_not_finite(engine, sensealg, value):
     assert k.grad.item() == pytest.approx(-0.5 * np.exp(-1.0) - np.exp(-2.0), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine, sensealg", METHODS, ids=str)
 def test_tiny_incoming_gradients(engine, sensealg):
     """Linear in what comes in, or zero where that underflows; also where the tolerance is absurd."""

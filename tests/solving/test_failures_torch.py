@@ -41,6 +41,7 @@ def solved(problem, engine, sensealg=None, saveat=(0.5, 1.0), **options):
 # --- changes between forward and backward ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["u0", "u0 without gradient", "p", "weight"])
 @pytest.mark.parametrize("capture", ["auto", "callback"])
 @pytest.mark.parametrize("engine, sensealg", METHODS, ids=str)
@@ -126,6 +127,7 @@ def restored():
     torch.use_deterministic_algorithms(deterministic)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("default", [torch.float32, F64], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_dtypes_are_kept_whatever_the_default(alive, restored, default, dtype):

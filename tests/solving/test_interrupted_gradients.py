@@ -94,6 +94,7 @@ def test_a_failure_in_one_thread_leaves_the_others_alone(engine):
     assert found == {k: pytest.approx(-np.exp(-k), rel=1e-6) for k in (0, 2, 4)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_data_loader_workers(engine, tmp_path):
     """Workers that are forked solve, or say that they must be spawned; spawned ones solve."""

@@ -133,6 +133,7 @@ def test_times_are_right_or_refused(given, forwards):
             ps.solve(problem, ps.Tsit5(), saveat=given, engine="embedded")
 
 
+@pytest.mark.slow
 @settings(examples, max_examples=200)
 @given(st.floats() | st.integers(), st.floats() | st.integers())
 def test_any_time_span_is_solved_or_refused(start, end):

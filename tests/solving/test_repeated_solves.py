@@ -170,6 +170,7 @@ def test_copies_of_a_problem(engine):
     assert ps.solve(other, ps.Tsit5(), **options).u.item() == pytest.approx(np.exp(-3), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_one_problem_in_threads(engine):
     """Threads with the same and with other arguments, at the same time."""
     p = torch.ones(1, dtype=F64, requires_grad=True)

@@ -271,6 +271,7 @@ def long_problem(engine):
     return ps.ODEProblem(lambda u, p, t: [-p * (u[0] - np.cos(t))], [0.0], (0.0, 20.0), rate)
 
 
+@pytest.mark.slow
 def test_progress(engine):
     seen = []
     problem = long_problem(engine)
@@ -292,6 +293,7 @@ def test_the_same_problem_again_gives_the_same(engine, problem):
     assert first.u is not second.u
 
 
+@pytest.mark.slow
 def test_julia_solves_stiff_problems(julia_engine):
     def robertson(u, p, t):
         a, b, c = u
@@ -306,6 +308,7 @@ def test_julia_solves_stiff_problems(julia_engine):
         np.testing.assert_allclose(sol.u, exact, rtol=2e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["VelocityVerlet", "KahanLi8", "DPRKN6"])
 def test_julia_keeps_energy_with_symplectic_methods(julia_engine, name):
     problem = ps.SecondOrderODEProblem(lambda v, u, p, t: -p * u, [0.0], [1.0], (0.0, 100.0), 1.0)
@@ -314,6 +317,7 @@ def test_julia_keeps_energy_with_symplectic_methods(julia_engine, name):
     np.testing.assert_allclose(energy, 0.5, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["KenCarp4", "ARS343"])
 def test_julia_solves_split_problems(julia_engine, algorithm):
     problem = ps.SplitODEProblem(lambda u, p, t: [-p * u[0]], lambda u, p, t: [np.cos(t)], [1.0], (0.0, 1.0), 50.0)

@@ -145,6 +145,7 @@ def test_scripts_that_torch_has_optimised(way, engine):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capture", ["auto", "callback"])
 @pytest.mark.parametrize("way", WAYS)
 def test_right_hand_sides_that_torch_made(way, capture, engine):
