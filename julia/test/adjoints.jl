@@ -24,6 +24,22 @@
     end
 end
 
+@testset "through the steps" begin
+    for (alg, package) in (("Tsit5()", "OrdinaryDiffEqTsit5"), ("Rodas5P()", "OrdinaryDiffEqRosenbrock"))
+        plan = make(lotka_volterra(); alg, package, sensitivity=Sensitivity(; name=:DiscreteAdjoint))
+        @test gradient(plan) ≈ REFERENCE rtol = 1e-4
+    end
+    # What the pullback allocates does not grow with the steps.
+    allocated = map((1e-4, 1e-9)) do tolerance
+        answer = dispatch(make(lotka_volterra(); tolerance, sensitivity=Sensitivity(; name=:DiscreteAdjoint)), SAVEAT)
+        du = ones(2, length(answer.u))
+        answer.pullback(du)
+        length(answer.pullback.steps.dt), @allocated(answer.pullback(du))
+    end
+    @test allocated[2][1] > 4 * allocated[1][1]
+    @test allocated[2][2] <= allocated[1][2] + 512
+end
+
 @testset "no silent wrong gradient" begin
     methods = (:GaussAdjoint, :InterpolatingAdjoint, :BacksolveAdjoint, :QuadratureAdjoint)
     @testset "a reverse solve that runs out of steps: $name" for name in methods

@@ -98,14 +98,13 @@ REVERSIBLE: dict[str | None, str] = {
     "OrdinaryDiffEqLowOrderRK": "Anas5",
     "OrdinaryDiffEqLowStorageRK": "",
     "OrdinaryDiffEqPRK": "",
-    "OrdinaryDiffEqQPRK": "",
     "OrdinaryDiffEqRosenbrock": (
         "Rosenbrock32 Rodas3d Rodas23W Rodas4PW HybridExplicitImplicitRK RosenbrockW6S4OS ROS34PW1a ROS34PW1b ROS34PW2 ROS34PW3 ROS34PRw "
         "ROK4a ROS2 ROS2S ROS3PR"
     ),
     "OrdinaryDiffEqSSPRK": "SSPRKMSVS32 SSPRKMSVS43",
     "OrdinaryDiffEqTsit5": "",
-    "OrdinaryDiffEqVerner": "",
+    "OrdinaryDiffEqVerner": "RKV76IIa",
 }
 """Packages whose steps `DiscreteAdjoint` goes back through, with the names of their algorithms for which it can't: those with a history of
 steps, with a Jacobian kept from step to step, or with coefficients that depend on the equation."""
