@@ -51,7 +51,13 @@ def solve(
     **solver_options: Any,
 ) -> Solution: ...
 @overload
-def solve(problem: EnsembleProblem, algorithm: Algorithm | str | None = None, **options: Any) -> EnsembleSolution: ...
+def solve(
+    problem: EnsembleProblem,
+    algorithm: Algorithm | str | None = None,
+    *,
+    ensemblealg: EnsembleAlgorithm | None = None,
+    **options: Any,
+) -> EnsembleSolution: ...
 @opaque
 def solve(
     problem: Problem | EnsembleProblem,
