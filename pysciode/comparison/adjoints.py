@@ -115,7 +115,7 @@ def compare_adjoints(
     Raises
     ------
     TypeError, ValueError
-        For an argument that can't be right; it is named.
+        If an argument is invalid; the message names it.
     CaptureError
         If the model can't be captured.
     ComparisonInterrupted
@@ -135,9 +135,11 @@ def compare_adjoints(
     blocks = Blocks.of(problem)
     if reference is not None and not isinstance(reference, SensitivityAlgorithm):
         given_reference(blocks, reference)
-    engine = get_engine("julia" if julia_is_installed() else "embedded")
-    if engine.name == "julia":
+    if julia_is_installed():
+        engine: Engine = get_engine("julia")
         engine.start()  # not part of what the time limit is for
+    else:
+        engine = get_engine("embedded")
     stiff, warnings = _look(engine, problem, function, maxiters, effort.time_limit)
     solvers = solvers or (grid.default_algorithm(problem, stiff),)
     who = grid.entries(problem, blocks.size, solvers, named, vjps)
@@ -244,7 +246,7 @@ def _look(engine: Engine, problem: Problem, loss: LossFunction, maxiters: int, l
     else:
         with suppress(LossNotFinite):
             loss(states.to(problem.u0.dtype))
-    return run.raw is not None and run.raw.stats.get("njacs", 0) > 0, warnings
+    return bool(run.forward_counts.jacobian), warnings
 
 
 def _describe(problem: Problem) -> str:

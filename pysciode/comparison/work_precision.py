@@ -94,7 +94,7 @@ def work_precision(
     Raises
     ------
     TypeError, ValueError
-        For an argument that can't be right.
+        If an argument is invalid.
     PysciodeError
         If no reference solves.
     """
@@ -133,7 +133,7 @@ def work_precision(
     return SolverReport(tuple(rows), known.words, repr(problem)[1:-1], settings | machine())
 
 
-def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> list[Algorithm | None]:
+def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> Sequence[Algorithm | None]:
     if algorithms is None:
         return JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS
     if isinstance(algorithms, (str, Algorithm)):

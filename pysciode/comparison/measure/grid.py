@@ -73,7 +73,7 @@ def _sensealg(text: str) -> SensitivityAlgorithm:
         call = ast.parse(text if bracket else f"{text}()", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise TypeError("its options have names")
-        return SENSITIVITY_ALGORITHMS[name.strip()](**{x.arg: ast.literal_eval(x.value) for x in call.keywords})
+        return SENSITIVITY_ALGORITHMS[name.strip()](**{str(x.arg): ast.literal_eval(x.value) for x in call.keywords})
     except (TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"sensealgs: {text!r}: {error}") from None
 
@@ -85,7 +85,7 @@ def check_vjps(vjps: Any) -> tuple[str, ...] | None:
     def check(x: object) -> str:
         if x not in known:
             raise ValueError(f"vjps: there is no {x!r}; there are {', '.join(known)}, or 'all' for all of them")
-        return x
+        return str(x)
 
     return known if vjps == "all" else _each(vjps, "vjps", check)
 

@@ -18,7 +18,7 @@ from .losses import LossFunction
 from .process import OutOfTime, peak_growth, time_limit
 from .rows import GradientRow, SolveRow, Timing
 
-Row = TypeVar("Row", GradientRow, SolveRow)
+Row = TypeVar("Row", bound=GradientRow | SolveRow)
 T = TypeVar("T")
 
 WORTHLESS = 1.0
@@ -67,7 +67,7 @@ class Effort:
 def unmeasured(contestant: Contestant, task: Task) -> GradientRow:
     """The contestant's row, without figures."""
     x = contestant
-    return GradientRow(x.solver, x.method, x.vjp, x.engine, task.rtol, float(np.min(task.atol)), dict(x.options))
+    return GradientRow(x.solver, x.method or "", x.vjp, x.engine, task.rtol, float(np.min(task.atol)), dict(x.options))
 
 
 def measure(contestant: Contestant, task: Task, loss: LossFunction, target: Target | None, effort: Effort) -> GradientRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 
@@ -67,8 +67,8 @@ def peer_solvers(peer: Peer, algorithms: Algorithms) -> list[tuple[str, str]]:
 class PeerContestant(Contestant):
     """One of a peer's solvers, by the peer's name for it, alone or with one of its ways to a gradient."""
 
-    peer: str = ""
-    make: MakeRun | None = None
+    peer: str = field(kw_only=True)
+    make: MakeRun = field(kw_only=True)
 
     def prepare(self, task: Task) -> Run:
         if task.problem.mass_matrix is not None:
@@ -129,7 +129,7 @@ def _contestants(peer: Peer, engine: str, algorithms: Algorithms, methods: Seque
 class ScipyRun(Run):
     """``scipy.integrate.solve_ivp`` on the captured model, evaluated in Python."""
 
-    def __init__(self, task: Task, solver: str, method: None) -> None:
+    def __init__(self, task: Task, solver: str, method: str | None) -> None:
         self._task, self._solver = task, solver
         self._f = _numpy_rhs(task.problem)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class _Report:
     """Terminal, notebook, paper, figure and file, for a report that says what makes its table and its figure."""
 
+    rows: tuple[Any, ...]
     _table: ClassVar[Callable[[Any], Table]]
     _figure: ClassVar[Callable[[Any], Any]]
 

@@ -13,7 +13,7 @@ from .quantities import duration, error, size, tolerance
 if TYPE_CHECKING:
     from .reports import AdjointReport, SolverReport
 
-Row = TypeVar("Row", GradientRow, SolveRow)
+Row = TypeVar("Row", bound=GradientRow | SolveRow)
 
 MISSING = "–"
 _MACHINE = ("cpu", "cores", "torch_threads", "versions")
@@ -110,8 +110,9 @@ def _table(heading: str, facts: Mapping[str, str], report: AdjointReport | Solve
 
 def _gradient_columns(reference: Reference | None) -> list[Column]:
     def error_cell(row: GradientRow) -> str | None:
-        hidden = row.status == "ok" and reference is not None and reference.hides(row)
-        return f"≤ {error(reference.estimated_error)}" if hidden else _error(row)
+        if row.status == "ok" and reference is not None and reference.hides(row):
+            return f"≤ {error(reference.estimated_error)}"
+        return _error(row)
 
     def worst_block(row: GradientRow) -> str | None:
         name, value = max(row.block_errors.items(), key=lambda x: x[1], default=("", 0.0))
