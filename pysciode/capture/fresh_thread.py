@@ -1,4 +1,4 @@
-"""Tracing apart from what the caller's thread is in the middle of."""
+"""Tracing in a thread without the caller's torch modes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def compare(
 ) -> int:
     """Compare, print, save; the exit status, 0 where at least one problem could be compared, and otherwise 1.
 
-    The arguments are those of the command, whose help tells of them; raises ValueError or TypeError for what is asked for wrongly.
+    The arguments are those of the command, whose help explains them; raises ValueError or TypeError for invalid ones.
     """
     if solvers_only and (loss or sensealgs):
         raise ValueError("--solvers-only compares without gradients: leave out --loss and --sensealg")
@@ -101,7 +101,7 @@ def load_module(path: Path) -> ModuleType:
 
 
 def _told(error: BaseException, path: str | None) -> str:
-    """What an error says, with its line in the file."""
+    """The message of an error, with its line in the file."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return f"{f'line {lines[-1]}: ' if lines else ''}{type(error).__name__}: {error}"
 

@@ -1,4 +1,4 @@
-"""What is there and what is missing, part by part; nothing here may fail because something is missing."""
+"""The state of each part of the installation; a missing part never makes these checks fail."""
 
 from __future__ import annotations
 

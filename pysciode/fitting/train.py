@@ -91,7 +91,7 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
     ImportError
         If `log` names a folder and TensorBoard is not installed.
     SolveFailed, GradientFailed, FloatingPointError

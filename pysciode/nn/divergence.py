@@ -17,7 +17,7 @@ VectorField = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Divergence(NamedTuple):
-    """A field, its divergence and what comes with it for nothing.
+    """A field, its divergence, and the Jacobian's norm, which costs nothing more.
 
     Attributes
     ----------

@@ -68,7 +68,7 @@ class ELBO:
 
 
 def check_weight(kl_weight: float, importance_weighted: bool) -> None:
-    """Refuse weights that can't be right.
+    """Refuse invalid weights.
 
     Raises
     ------

@@ -41,7 +41,7 @@ def check_window(window: Any, observations: Observations) -> torch.Tensor:
     Raises
     ------
     TypeError, ValueError
-        If it is missing, not finite, the wrong way round, or leaves out times of observations.
+        If it is missing, not finite, reversed, or leaves out times of observations.
     """
     if window is None:
         raise ValueError("window is needed with an intensity: from when to when the observations were made")

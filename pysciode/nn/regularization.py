@@ -21,7 +21,7 @@ Field = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Regularization:
-    """Which integrals over the time span are taken of each sample, and how they are weighted.
+    """The integrals over the time span that are added for each sample, and their weights.
 
     All are sums over the entries of the state, as in the papers, not means.
 

@@ -1,4 +1,4 @@
-"""What a kind of problem declares: what its functions take and return, and in which form SciML solves it."""
+"""The declarations of a kind of problem: signatures of its functions, and the form in which SciML solves it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Form:
-    """In which form SciML solves a kind of problem.
+    """The form in which SciML solves a kind of problem.
 
     Attributes
     ----------

@@ -86,7 +86,7 @@ _WANTS = {
 
 
 class _Call:
-    """One solve: what goes in, and after the forward pass what is needed for the backward one."""
+    """One solve: its inputs, and after the forward pass what the backward pass needs."""
 
     __slots__ = (
         "problem", "arrays", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "times_move", "members", "request", "raw",
@@ -276,7 +276,7 @@ class _Call:
 
 
 def _check_initialization(problem: Problem, initializealg: Initialization, wants_t: bool) -> None:
-    """Refuse gradients that algebraic equations don't have here.
+    """Refuse gradients that are not supported with algebraic equations.
 
     Raises
     ------
@@ -292,7 +292,7 @@ def _check_initialization(problem: Problem, initializealg: Initialization, wants
 
 
 def _check_events(options: SolveOptions, in_transform: bool) -> None:
-    """Refuse what a gradient can't see through.
+    """Refuse events that a gradient can't pass.
 
     Raises
     ------

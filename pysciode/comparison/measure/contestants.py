@@ -1,4 +1,4 @@
-"""What takes part in a comparison: a solver, alone or with a sensitivity method; those of SciML are here."""
+"""Contestants of a comparison: a solver, alone or with a sensitivity method; here are SciML's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COUNTS_MODEL_CALLS = ("generated", "ReverseDiffVJP")
 
 @dataclass(frozen=True)
 class Task:
-    """What all contestants are given; for gradients, a torch problem in which what is differentiated requires grad.
+    """The task of all contestants; for gradients, a torch problem whose differentiated tensors require grad.
 
     Times to save at are float64; with `step_on_times` SciML's solvers take a step to each of them, instead of interpolating.
     """
@@ -58,7 +58,7 @@ class Run(ABC):
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
         """The gradient for ``cotangent = ∂L/∂u`` of the last `forward`: a flat float64 array for each block.
 
-        Raises a PysciodeError if the method can't vouch for it.
+        Raises a PysciodeError if the method can't compute it reliably.
         """
         raise NotImplementedError
 

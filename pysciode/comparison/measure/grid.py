@@ -1,4 +1,4 @@
-"""Who takes part: every solver with every sensitivity method and every choice of VJP that makes sense."""
+"""The contestants: every solver with every sensitivity method and every valid choice of VJP."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def check_vjps(vjps: Any) -> tuple[str, ...] | None:
 
 
 def _each(given: Any, name: str, check: Callable[[object], T]) -> tuple[T, ...] | None:
-    """What was given, one or several, each checked and once; raises TypeError or ValueError for what can't be right."""
+    """Check each of what was given, one or several, and drop repetitions; raise TypeError or ValueError for an invalid one."""
     if given is None:
         return None
     if isinstance(given, (str, Algorithm, SensitivityAlgorithm)):

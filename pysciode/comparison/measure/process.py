@@ -28,7 +28,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
     A timer presses Ctrl-C, which ends calls into Julia, too: while it solves it looks for signals ten times a second. What can't be
     interrupted (Julia's compiler) runs on, and counts as over the limit when it ends. Signals reach only the main thread: in others
-    there is no limit. Where the user presses Ctrl-C, KeyboardInterrupt goes on as ever.
+    there is no limit. The user's own Ctrl-C raises KeyboardInterrupt as usual.
     """
     main_thread = threading.main_thread().ident
     if seconds is None or main_thread is None or threading.get_ident() != main_thread:

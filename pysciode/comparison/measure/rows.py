@@ -149,7 +149,7 @@ class SolveRow:
 
 @dataclass(frozen=True)
 class Reference:
-    """The gradient that rows are held against.
+    """The reference gradient of the rows.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ class Reference:
         return row.error is not None and row.error < self.estimated_error
 
     def proven_error(self, row: GradientRow) -> float:
-        """The error that the comparison can vouch for: the row's, or the reference's own where that is larger; infinite if unknown."""
+        """The error that is proven: the row's, or the reference's own where that is larger; infinite if unknown."""
         if row.status != "ok" or row.error is None or not math.isfinite(row.error):
             return math.inf
         return max(row.error, self.estimated_error)

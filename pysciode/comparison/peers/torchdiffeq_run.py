@@ -1,7 +1,7 @@
 """torchdiffeq as its users run it: ``odeint_adjoint``, and backpropagation through ``odeint``, on the user's own function.
 
-The embedded engine runs torchdiffeq too, but refuses a continuous adjoint whose states drift; here the library speaks for
-itself, so that a comparison shows what it gives.
+The embedded engine runs torchdiffeq too, but refuses a continuous adjoint whose states drift; here the library runs
+unguarded, so that a comparison shows its own results.
 """
 
 from __future__ import annotations

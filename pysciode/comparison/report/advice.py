@@ -1,4 +1,4 @@
-"""Which method to take for this model: rules that go by the figures that were measured, each reason with its figure."""
+"""Advice on the method for a model: rules on the measured figures; each reason has its figure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recommendation:
     Attributes
     ----------
     method, row
-        Its name and the row that speaks for it; None where none can be recommended, and `reasons` says why.
+        Its name and its best row; None where no method can be recommended, and `reasons` says why.
     expression
         What to paste: ``solve``'s arguments, or the call of the peer's function.
     reasons, caveats
@@ -130,7 +130,7 @@ def _candidates(report: AdjointReport, accuracy: float | None, memory_limit: flo
         raise _Nothing(f"All {len(report.rows)} rows failed or could not run.")
     reference = report.reference
     if reference is None:
-        raise _Nothing("There is no reference to hold the gradients against, so none can be vouched for.")
+        raise _Nothing("There is no reference to hold the gradients against, so their errors are unknown.")
     proven = reference.proven_error
     known = [row for row in report.rows if proven(row) < math.inf and row.total is not None]
     if not known:

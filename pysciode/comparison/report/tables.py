@@ -1,4 +1,4 @@
-"""What a report shows, as text cells: the one source of the terminal's, the notebook's and the paper's tables."""
+"""A report as text cells: the source of the terminal's, the notebook's and the paper's tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def names(rows: Sequence[Row]) -> Callable[[Row], str]:
-    """What tells the methods of `rows` apart: their labels, with the solver where several took part."""
+    """Return names that distinguish the methods of `rows`: their labels, with the solver where several took part."""
     several = len({row.solver for row in rows if isinstance(row, GradientRow)}) > 1
     return lambda row: f"{row.label} with {row.solver}" if several and isinstance(row, GradientRow) else row.label
 

@@ -1,4 +1,4 @@
-"""Which sensitivity method is taken where the user names none."""
+"""The choice of a sensitivity method where the user names none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EMBEDDED_LARGE = BacksolveAdjoint()
 def default_sensealg(
     n: int, n_params: int, *, embedded: bool = False, in_python: bool = False, on_device: bool = False
 ) -> SensitivityAlgorithm:
-    """The method where the user names none.
+    """Return the method where the user names none.
 
     Julia: `ForwardDiffSensitivity` up to `FORWARD_LIMIT` scalars in state and parameters together, `GaussAdjoint` above
     and for models that stay in Python or are solved on a device. Embedded: through the solver (`ReverseDiffAdjoint`) up to
