@@ -91,7 +91,7 @@ class SolveFailed(PysciodeError):
     solution
         The partial solution, up to `t`: a :class:`~pysciode.Solution`, of an ensemble an :class:`~pysciode.EnsembleSolution`.
     advice
-        What to do about it; may be empty.
+        The remedy; may be empty.
     """
 
     _otherwise = " (throw=False returns the partial solution instead)"
@@ -126,16 +126,16 @@ class GradientFailed(PysciodeError):
 
 
 class EngineUnavailable(PysciodeError):
-    """What was asked for needs an engine, or a part of it, that is not installed.
+    """A feature needs an engine, or a part of one, that is not installed.
 
     Attributes
     ----------
     feature
-        What was asked for.
+        The feature that is not available.
     reason
         Why it is not available; may be empty.
     mend
-        What to do about it.
+        The remedy.
     """
 
     def __init__(self, feature: str, reason: str = "", *, mend: str | None = f"Install it with: {INSTALL_COMMAND}") -> None:

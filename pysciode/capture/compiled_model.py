@@ -24,7 +24,7 @@ class CompiledModel:
     build, build_parts
         Capture the whole right-hand side; and the functions that a form of problem takes on their own, by name.
     compiled
-        What engines made of the model, kept here by keys of theirs so that it lives as long as the model.
+        Objects that engines made for the model, by the engines' keys; they live as long as the model.
     latest_call
         See :mod:`pysciode.solving.latest_call`.
     """

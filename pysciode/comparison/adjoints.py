@@ -104,7 +104,7 @@ def compare_adjoints(
     memory, progress
         Whether to measure memory, which takes some tenths of a second for each row, and whether to show a bar.
     seed
-        For random directions.
+        Seed of random directions.
 
     Returns
     -------

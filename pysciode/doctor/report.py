@@ -36,7 +36,7 @@ class Check:
     status
         ``"ok"``, ``"missing"`` or ``"note"`` (nothing is wrong, but worth knowing).
     mend
-        What to do about it; empty where nothing is to be done.
+        The remedy; empty where none is needed.
     """
 
     part: str

@@ -33,7 +33,7 @@ class Experiment:
     series
         Names of the `m` series.
     name
-        What the experiment is called.
+        The experiment's name.
 
     Raises
     ------

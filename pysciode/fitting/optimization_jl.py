@@ -78,7 +78,7 @@ class OptimizationResult:
     value
         The negative log likelihood there.
     iterations, evaluations
-        Of the optimiser, and of the objective, each with one solve of every experiment.
+        Iterations of the optimiser, and evaluations of the objective, each with one solve of every experiment.
     converged
         Whether a tolerance was met.
     retcode

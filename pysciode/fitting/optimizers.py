@@ -96,11 +96,11 @@ def minimize(
     maxiter
         Iterations at most.
     tol
-        Of the gradient, or of relative changes, as the method has it.
+        Tolerance of the gradient or of relative changes, as the method defines it.
     free
         Which entries move, a mask; all by default.
     options
-        Of SciPy's method.
+        Options of SciPy's method.
     """
     searched: Objective | _Restricted = objective
     restore: Callable[[np.ndarray], np.ndarray] = np.asarray

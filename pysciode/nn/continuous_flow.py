@@ -175,7 +175,7 @@ class ContinuousFlow(LatestCall, nn.Module):
         Returns
         -------
         x, log_det
-            Of shape ``(…, *shape)``, and ``log |det ∂x/∂z|`` of shape ``(…)``.
+            Samples of shape ``(…, *shape)``, and ``log |det ∂x/∂z|`` of shape ``(…)``.
 
         Raises
         ------

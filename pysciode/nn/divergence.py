@@ -60,7 +60,7 @@ def hutchinson_divergence(f: VectorField, x: torch.Tensor, noise: torch.Tensor) 
     Parameters
     ----------
     noise
-        Of the shape of `x`, with mean 0 and unit covariance; no gradient goes to it.
+        Noise of the shape of `x`, with mean 0 and unit covariance; no gradient goes to it.
     """
     noise = noise.detach()
     value, pullback = torch.func.vjp(f, x)[:2]

@@ -21,7 +21,7 @@ def event_log_likelihood(log_rates: torch.Tensor, integrals: torch.Tensor, obser
         ``log λ`` at the times of the observations, shape ``(samples, batch, n, m)``: one rate for whole rows, or one for
         each entry.
     integrals
-        Of the rates over the window, shape ``(samples, batch, m)``.
+        Integrals of the rates over the window, shape ``(samples, batch, m)``.
 
     Raises
     ------

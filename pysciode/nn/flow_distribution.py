@@ -27,7 +27,7 @@ class FlowDistribution(Distribution):
     context
         Shape ``(…, k)`` as for the flow; its batch is the ``batch_shape``. None for a flow without contexts.
     batch_shape
-        What `expand` made of it.
+        The batch shape after `expand`.
     """
 
     arg_constraints: dict[str, Any] = {}

@@ -277,7 +277,7 @@ class LatentODE(LatestCall, nn.Module):
         Parameters
         ----------
         x, times, mask
-            What was observed, as in `elbo_parts`.
+            The observations, as in `elbo_parts`.
         at
             Shape ``(m,)`` or ``(batch, m)``, in any order.
         samples

@@ -90,12 +90,12 @@ class Regularization:
         t, u
             Where; `u` of shape ``(batch, …)``.
         noise
-            What `draw_noise` drew; None where it draws none.
+            The noise of `draw_noise`; None where no term needs it.
 
         Returns
         -------
         du, rates
-            Of the shape of `u`, and of shape ``(batch, terms)``.
+            The derivative, of the shape of `u`, and the integrands, shape ``(batch, terms)``.
         """
         if self.jacobian:
             du, pullback = torch.func.vjp(lambda u: field(t, u), u)[:2]

@@ -67,7 +67,7 @@ class ScaledField(nn.Module):
         Parameters
         ----------
         net
-            As above.
+            Any module, as for :class:`ScaledField`.
         t
             Times, shape ``(k,)``, k at least 2, monotone.
         u

@@ -432,7 +432,7 @@ def with_values(problem: Problem, u0: Any, p: Any) -> Problem:
     Parameters
     ----------
     u0
-        Of the problem's shape and dtype.
+        A state of the problem's shape and dtype.
     p
         Shape ``(layout.size,)``; parameters of modules are part of it.
     """

@@ -36,7 +36,7 @@ class Form:
     Attributes
     ----------
     name
-        Of the form on the Julia side (``julia/src/forms``).
+        The form's name on the Julia side (``julia/src/forms``).
     families
         Families of algorithms that take this form; every other algorithm takes the first-order system.
     parts

@@ -281,7 +281,7 @@ def _check_initialization(problem: Problem, initializealg: Initialization, wants
     Raises
     ------
     ValueError
-        For those with respect to times, through ShampineCollocationInit, and of models that stay in Python.
+        For gradients with respect to times, through ShampineCollocationInit, and of models that stay in Python.
     """
     if isinstance(problem.model, CallbackModel):
         raise ValueError("mass_matrix: where it is singular, a model that stays in Python (capture='callback') has no gradient")

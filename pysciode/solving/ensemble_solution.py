@@ -46,7 +46,7 @@ class EnsembleSolution:
     u
         States, shape ``(N, k, *shape of a state)`` or ``(N, k, m)`` for `m` saved entries: a tensor where the problem is torch's,
         on its device and with its gradients. NaN at times that a member did not reach; no gradient passes to members that failed.
-        Of second-order and dynamical problems the positions, and `v` holds the velocities.
+        For second-order and dynamical problems these are the positions, and `v` holds the velocities.
     retcodes
         SciML's return code of each member, an array of strings of shape ``(N,)``.
     t_reached
@@ -56,7 +56,7 @@ class EnsembleSolution:
     success
         Whether all members reached the end.
     problem, algorithm, ensemblealg, engine
-        What was solved, the name of the algorithm, how, and the engine's name.
+        The ensemble, the name of the algorithm, the ensemble algorithm, and the engine's name.
     """
 
     def __init__(

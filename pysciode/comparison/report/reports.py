@@ -101,7 +101,7 @@ class AdjointReport(_Report):
     rows
         One for each solver, method, VJP and tolerance, failed ones included.
     reference
-        What the errors are held against; None where no gradient could be trusted as one.
+        The gradient that errors refer to; None where none could be trusted.
     warnings
         Sentences about the problem itself, as that its gradient grows exponentially with time.
     problem, settings

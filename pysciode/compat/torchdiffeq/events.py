@@ -28,7 +28,7 @@ class Condition:
     Parameters
     ----------
     event_fn
-        Of time and state in the user's form.
+        The user's function of time and state.
     start, y0
         Time, a tensor without dimensions, and state at the start.
     """

@@ -154,7 +154,7 @@ def method_of(method: Any, options: Mapping[str, Any] | None, func: Any, y0: Any
     Parameters
     ----------
     func, y0
-        What a grid constructor is called with.
+        Arguments of a grid constructor.
     event
         Whether the solve ends at an event, not at ``t[-1]``.
 

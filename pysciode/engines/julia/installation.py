@@ -42,7 +42,7 @@ class Extra:
     Attributes
     ----------
     purpose
-        What it is for, in a few words.
+        Its purpose, in a few words.
     packages
         Julia packages by name: UUID, and versions that go with SciMLBase 2 as well as 3.
     offered
@@ -195,7 +195,7 @@ def require_packages(method: str, packages: frozenset[str]) -> None:
     Raises
     ------
     EngineUnavailable
-        With what brings the one that is missing.
+        With the command that installs the missing one.
     """
     project = julia_project()
     present = installed_packages(project) if packages and project else {}

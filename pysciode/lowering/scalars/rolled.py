@@ -52,7 +52,7 @@ class Roller:
     Parameters
     ----------
     name
-        Of the function, for the names of its tables.
+        The function's name, which starts the names of its tables.
     """
 
     def __init__(self, graph: ScalarGraph, dtype: np.dtype, name: str) -> None:
