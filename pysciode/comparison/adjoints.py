@@ -191,7 +191,7 @@ def _find_reference(
     """Return the reference, where there is one; its problems are added to `warnings`."""
     try:
         # It is solved a few dozen times, at a tolerance that takes many steps.
-        with limited(None if limit is None else 5 * limit):
+        with limited(limit and 5 * limit):
             known, target = find_reference(tight, given, seed)
     except (NoReference, OutOfTime) as error:
         warnings.append(f"there is no reference, so rows have no error: {error}")
@@ -239,7 +239,8 @@ def _look(engine: Engine, problem: Problem, loss: LossFunction, maxiters: int, l
     run = EngineRun(engine, SolveRequest(problem, values, problem.tspan, None, options))
     warnings = []
     try:
-        with limited(limit):
+        # Whether the problem is stiff decides about all that follows, so the solver gets time to be compiled.
+        with limited(limit and 5 * limit):
             states = run.forward()
     except Exception as error:
         warnings.append(f"a plain solve by the default solver failed: {one_line(error)}")

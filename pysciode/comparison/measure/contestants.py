@@ -145,12 +145,13 @@ class EngineRun(Run):
             raw, pullback = self._engine.solve(self._request), None
         else:
             raw, pullback = self._engine.solve_with_pullback(self._request)
-        if raw.retcode not in SUCCESS:
-            raise SolveFailed(raw.retcode, raw.t_reached, None)
-        self._solved, stats = (raw, pullback), raw.stats
+        stats = raw.stats
         # A solve evaluates the model and takes a step at least once: 0 stands for not counted.
         self.steps, self.rejected = stats.get("naccept") or None, stats.get("nreject")
         self.forward_counts = Counts(f=stats.get("nf") or None, jacobian=stats.get("njacs") if self.steps else None)
+        if raw.retcode not in SUCCESS:
+            raise SolveFailed(raw.retcode, raw.t_reached, None)
+        self._solved = raw, pullback
         return torch.from_numpy(raw.u).view(len(raw.t), *self._request.problem.u0.shape)
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:

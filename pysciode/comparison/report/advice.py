@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.jupyter import JupyterMixin
+
 from ...methods.adjoints import SENSITIVITY_ALGORITHMS
 from ..measure.rows import GradientRow, Reference, Timing
 from .quantities import duration, error, size, tolerance
@@ -30,7 +32,7 @@ BACKSOLVE_METHODS = frozenset({name for name, x in SENSITIVITY_ALGORITHMS.items(
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Recommendation(JupyterMixin):
     """A method for the model that was compared, and why.
 
     Attributes
@@ -66,11 +68,6 @@ class Recommendation:
         from .rendering import advice_to_rich
 
         return advice_to_rich(self)
-
-    def _repr_html_(self) -> str:
-        from .rendering import advice_to_html
-
-        return advice_to_html(self)
 
 
 class _Nothing(Exception):

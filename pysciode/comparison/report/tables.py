@@ -101,8 +101,8 @@ def _table(heading: str, facts: Mapping[str, str], report: AdjointReport | Solve
     facts = {"problem": facts["problem"], "solver": solvers.pop() if len(solvers) == 1 else "", **facts}
     columns = [x for x in columns if x.title != "solver" or not facts["solver"]]
     columns = [x for x in columns if x.rank == 0 or any(x.value(row) is not None for row in rows)]
-    settings = {key: x for key, x in report.settings.items() if key not in ("loss", "states", "parameters")}
-    machine = {key: settings.pop(key) for key in ("cpu", "cores", "torch_threads", "versions") if key in settings}
+    settings = {key: x for key, x in report.settings.items() if key not in _SHOWN_APART}
+    machine = {key: settings.pop(key) for key in _MACHINE if key in settings}
     facts |= {"settings": _in_words(settings), "machine": _in_words(machine)}
     warnings = getattr(report, "warnings", ())
     return Table(heading, {name: text for name, text in facts.items() if text}, warnings, columns, rows, _notes(report.rows))
