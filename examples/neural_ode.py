@@ -7,7 +7,6 @@ import torch
 
 import pysciode as ps
 
-torch.manual_seed(0)
 TRUE = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]])
 TIMES = torch.linspace(0.0, 1.5, 30)
 START = torch.tensor([[2.0, 0.0]])
@@ -31,20 +30,30 @@ class Network(torch.nn.Module):
         return self.net(u**3)
 
 
-def states(model):
-    """The states at TIMES."""
-    return ps.solve(ps.ODEProblem(model, START, (0.0, 1.5)), saveat=TIMES, rtol=1e-5, atol=1e-6).u
+def states(model, times=TIMES):
+    """The states at `times`."""
+    return ps.solve(ps.ODEProblem(model, START, (0.0, float(times[-1]))), saveat=times, rtol=1e-5, atol=1e-6).u
 
 
-with torch.no_grad():
-    data = states(Spiral())
+def train(steps=201, keep=()):
+    """The data, and the path of the network after each number of steps in `keep`."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        data = states(Spiral())
+    network, kept = Network(), {}
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    for step in range(steps):
+        optimiser.zero_grad()
+        if step in keep:
+            with torch.no_grad():
+                kept[step] = states(network, torch.linspace(0.0, 1.5, 300))
+        loss = (states(network) - data).abs().mean()
+        loss.backward()
+        optimiser.step()
+        if step % 40 == 0:
+            print(f"step {step:4d}  mean absolute error {loss.item():.4f}")
+    return data, kept
 
-network = Network()
-optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
-for step in range(201):
-    optimiser.zero_grad()
-    loss = (states(network) - data).abs().mean()
-    loss.backward()
-    optimiser.step()
-    if step % 40 == 0:
-        print(f"step {step:4d}  mean absolute error {loss.item():.4f}")
+
+if __name__ == "__main__":
+    train()

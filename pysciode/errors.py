@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .solving.ensemble_solution import EnsembleSolution
-    from .solving.solution import Solution
+from typing import Any, Protocol
 
 INSTALL_COMMAND = "python -m pysciode install"
 
@@ -68,6 +64,21 @@ class IndexOutOfRange(IndexError, PysciodeError):
         super().__init__(reason + (f"\n  at {where}" if where else ""))
 
 
+class PartialSolution(Protocol):
+    """What a :class:`~pysciode.Solution` and a :class:`~pysciode.EnsembleSolution` have in common."""
+
+    @property
+    def t(self) -> Any: ...
+    @property
+    def u(self) -> Any: ...
+    @property
+    def v(self) -> Any: ...
+    @property
+    def success(self) -> bool: ...
+    def to_numpy(self) -> tuple[Any, Any]: ...
+    def __len__(self) -> int: ...
+
+
 class SolveFailed(PysciodeError):
     """The solver gave up before the end of the time span.
 
@@ -78,14 +89,14 @@ class SolveFailed(PysciodeError):
     t
         The time reached.
     solution
-        The partial solution, up to `t`.
+        The partial solution, up to `t`: a :class:`~pysciode.Solution`, of an ensemble an :class:`~pysciode.EnsembleSolution`.
     advice
-        What to do about it; may be empty.
+        The remedy; may be empty.
     """
 
     _otherwise = " (throw=False returns the partial solution instead)"
 
-    def __init__(self, retcode: str, t: float, solution: Solution | EnsembleSolution | None, advice: str = "") -> None:
+    def __init__(self, retcode: str, t: float, solution: PartialSolution | None, advice: str = "") -> None:
         self.retcode = retcode
         self.t = t
         self.solution = solution
@@ -115,16 +126,16 @@ class GradientFailed(PysciodeError):
 
 
 class EngineUnavailable(PysciodeError):
-    """What was asked for needs an engine, or a part of it, that is not installed.
+    """A feature needs an engine, or a part of one, that is not installed.
 
     Attributes
     ----------
     feature
-        What was asked for.
+        The feature that is not available.
     reason
         Why it is not available; may be empty.
     mend
-        What to do about it.
+        The remedy.
     """
 
     def __init__(self, feature: str, reason: str = "", *, mend: str | None = f"Install it with: {INSTALL_COMMAND}") -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,51 @@ def test_stubs_are_as_the_table_of_algorithms_has_it():
     public = ROOT / "pysciode" / "__init__.pyi"
     assert (ROOT / "pysciode" / "methods" / "algorithm_classes.pyi").read_text() == writer.classes_stub()
     assert public.read_text() == writer.public_stub(public.read_text())
+
+
+def _overloaded() -> list:
+    """Each function with overloads in the package: its overloads, and the function itself."""
+    found = []
+    for path in sorted((ROOT / "pysciode").rglob("*.py")):
+        functions = {}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                functions.setdefault(node.name, []).append(node)
+        for name, definitions in functions.items():
+            overloads = [x for x in definitions if any(ast.unparse(d).endswith("overload") for d in x.decorator_list)]
+            if overloads:
+                found.append(pytest.param(overloads, *(x for x in definitions if x not in overloads), id=f"{path.stem}.{name}"))
+    return found
+
+
+def _parameters(function: ast.FunctionDef) -> dict:
+    """Name, kind, and default as text, of each parameter but ``**options``."""
+    namespace = {}
+    exec(f"def function({_without_annotations(function)}): ...", namespace)
+    found = inspect.signature(namespace["function"]).parameters.values()
+    return {x.name: (x.kind, x.default) for x in found if x.kind is not inspect.Parameter.VAR_KEYWORD}
+
+
+def _without_annotations(function: ast.FunctionDef) -> str:
+    arguments = function.args
+    for x in ast.walk(arguments):
+        if isinstance(x, ast.arg):
+            x.annotation = None
+    return ast.unparse(arguments)
+
+
+@pytest.mark.parametrize("overloads, function", _overloaded())
+def test_overloads_have_the_signature_of_their_function(overloads, function):
+    expected, together = _parameters(function), {}
+    for overload in overloads:
+        found = _parameters(overload)
+        order = [name for name in expected if name in found]
+        assert list(found) == order
+        for name, (kind, default) in found.items():
+            # An overload may require an argument that is optional elsewhere; another default it can't have.
+            assert kind == expected[name][0] and default in (expected[name][1], inspect.Parameter.empty)
+        together |= found
+    assert together == expected
 
 
 def test_importing_imports_neither_numpy_nor_torch():

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pysciode import engines
@@ -26,10 +25,10 @@ def run(page: str, count: int | None = None) -> dict[str, Any]:
     return names
 
 
-def test_the_first_examples_need_no_julia(monkeypatch):
+def test_the_first_example_needs_no_julia(monkeypatch):
     monkeypatch.setattr(engines, "_chosen", "embedded")
-    names = run("README.md", 2)
-    assert names["net"][0].weight.grad.abs().sum() > 0
+    names = run("README.md", 1)
+    assert names["loss"].item() < 0.5
 
 
 @pytest.mark.julia
@@ -40,9 +39,9 @@ def test_all_examples_run_with_julia(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names = run(page)
     if page == "README.md":
-        assert np.isfinite(names["p"].grad.numpy()).all()
-        assert names["solution"].retcode == "Success"
-        assert names["result"].estimates["k"] == pytest.approx(0.9, abs=0.05)
+        assert names["loss"].item() < 0.5
+        assert names["result"].estimates["birth"] == pytest.approx(0.55, abs=0.02)
+        assert names["report"].recommend().row is not None
     if page == "docs/discovery.md":
         # Lotka-Volterra, found again in its own trajectory.
         found = names["found"].coefficients

@@ -1,1 +1,1 @@
-"""Arrays, tensors and parameters as flat vectors, where they lie, and the checks of values."""
+"""Arrays, tensors and parameters as flat vectors, their devices, and checks of values."""

@@ -1,4 +1,4 @@
-"""Checks of what users pass, each of which names the argument at fault; no engine is asked."""
+"""Checks of users' arguments. Each error names the argument; no engine is involved."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LIMITS = {x.dtype: (float(x.max), float(x.eps), float(x.smallest_subnormal)) fo
 """Largest number, relative and smallest spacing."""
 
 _RESOLVED = dict(zip(_FLOATS, (100, 10_000), strict=True))
-"""Spacings of numbers in a time span, at least. Solvers round each step to these: with as many, solutions over a few time constants were
-found off by 3e-4 in float32 and by 8e-5 in float64."""
+"""The least number of floating-point spacings in a time span. Solvers round each step to a spacing: with so few, solutions over some time
+constants were off by 3e-4 in float32 and by 8e-5 in float64."""
 
 _FEW = 16
 
@@ -38,7 +38,7 @@ class TimeSpan:
 
 
 def check_function(f: Any, name: str = "f") -> None:
-    """`f` must be something that capture knows."""
+    """Refuse what capture can't take apart."""
     if callable(f) or is_module(f) or isinstance(f, str):
         return
     if isinstance(f, (tuple, list)) and len(f) > 0:
@@ -113,7 +113,7 @@ def _tensor_dtype(x: Any, name: str) -> np.dtype:
 
 
 def check_leaves(leaves: Sequence[Any], names: Sequence[str], dtype: np.dtype, state: str = "u0") -> None:
-    """Every array among the parameters is real and finite, and every floating tensor of the state's dtype."""
+    """Check that every array among the parameters is real and finite, and every floating tensor has the state's dtype."""
     for x, name in zip(leaves, names, strict=True):
         if is_tensor(x):
             if x.is_floating_point() or x.is_complex() or x.dtype == _torch().bool:
@@ -135,21 +135,21 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str], dtype: np.dtype, s
 
 
 def all_finite(x: np.ndarray) -> bool:
-    """Whether a flat array holds neither NaN nor infinity; of a few numbers, quicker than NumPy says it."""
+    """Whether a flat array holds neither NaN nor infinity; faster than NumPy for a few numbers."""
     if x.size <= _FEW:
         return all(map(math.isfinite, x.tolist()))
     return bool(np.isfinite(x).all())
 
 
 def check_finite(x: Any, name: str) -> None:
-    """No NaN and no infinity; tensors inside a torch.func transformation have no values to look at and pass."""
+    """Refuse NaN and infinity; tensors inside a torch.func transformation have no values, and pass."""
     if is_tensor(x):
         from .torch_transforms import is_wrapped, transforming
 
         torch = _torch()
         if is_wrapped(x):
             return
-        # Of a few numbers NumPy says it sooner, but inside a transformation it has no view of any tensor.
+        # NumPy is faster for a few numbers, but has no view of tensors inside a transformation.
         by_torch = transforming() or x.device.type != "cpu"
         if torch.isfinite(x).all() if by_torch else all_finite(x.numpy(force=True).reshape(-1)):
             return
@@ -191,7 +191,7 @@ def check_time_span(tspan: Any) -> TimeSpan:
 
 
 def check_resolution(span: TimeSpan, dtype: np.dtype) -> None:
-    """Times have the state's dtype in the solver, which must be able to tell enough of them apart.
+    """Check that the state's dtype, which times have in the solver, resolves enough different times in the span.
 
     Raises
     ------

@@ -20,7 +20,7 @@ _standing_in: ContextVar[bool] = ContextVar("standing_in", default=False)
 def stand_in() -> Iterator[None]:
     """Have problems with tensors in main memory, posed in this block, go the way of those on a GPU, over JLArrays.
 
-    What reads an entry of an array on its own, or needs an array in main memory, fails there as it would be slow or fail on
+    Code that reads single entries of an array, or needs an array in main memory, fails there, as it would be slow or fail on
     a GPU. For tests of models and of this package; needs ``python -m pysciode install jlarrays``.
     """
     token = _standing_in.set(True)

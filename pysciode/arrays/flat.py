@@ -1,4 +1,4 @@
-"""The flat arrays that cross to an engine, and what is done to them: NumPy's in main memory, torch's tensors on a device."""
+"""The flat arrays that cross to an engine: NumPy arrays in main memory, torch tensors on a device."""
 
 from __future__ import annotations
 

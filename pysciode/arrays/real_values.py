@@ -1,4 +1,4 @@
-"""Numbers and arrays that users pass as options: real, or refused by name; never quietly cast to what was not meant."""
+"""Numbers and arrays that users pass as options: real, or refused by name; never cast silently."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def real_number(value: Any, name: str) -> float:
 
 
 def positive(value: Any, name: str) -> float | None:
-    """A step size or a tolerance: positive and finite (the sign of a backward solve is SciML's matter); None stays.
+    """A step size or a tolerance: positive and finite (SciML sets the sign in backward solves); None passes.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def real_array(value: Any, name: str) -> np.ndarray:
 
 
 def check_storage(x: Any, name: str) -> None:
-    """Tensors must have values, in main memory or on a CUDA device, entry beside entry."""
+    """Refuse tensors on unsupported devices and sparse ones."""
     if x.device.type not in ("cpu", "cuda"):
         raise ValueError(f"{name} is on device {x.device}; solves run on the CPU and on CUDA devices: pass {name}.cpu()")
     import torch
@@ -102,6 +102,6 @@ def check_storage(x: Any, name: str) -> None:
 
 
 def check_mask(x: Any, name: str) -> None:
-    """Of a masked array every entry must be there."""
+    """Refuse a masked array with masked entries."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(f"{name} has masked entries")

@@ -32,7 +32,7 @@ class TensorValues:
         self._views: dict[int, _View] = {}
 
     def __deepcopy__(self, memo: dict) -> None:
-        return None  # a copied problem has tensors of its own, and makes its own views
+        return None  # a copied problem has its own tensors, and makes its own views
 
     def __reduce__(self) -> tuple:
         return (type(None), ())

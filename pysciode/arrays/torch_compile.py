@@ -1,4 +1,4 @@
-"""What torch.compile makes of a solve: a graph break, since there is nothing of torch's in it to compile."""
+"""Solves under torch.compile: a graph break, since a solve holds no torch operations to compile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REASON = (
 def opaque(f: Callable[P, T]) -> Callable[P, T]:
     """`f`, which torch.compile calls as it stands, with all that it calls.
 
-    What ``torch.compiler.disable`` does, but that takes a second to import, and here nobody pays who does not compile.
+    ``torch.compiler.disable`` does the same, but takes a second to import, also for users who compile nothing.
     """
 
     @wraps(f)

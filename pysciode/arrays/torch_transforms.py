@@ -1,4 +1,4 @@
-"""What torch.func's transformations (grad, vmap, jacrev, …) ask for."""
+"""Support for torch.func's transformations (grad, vmap, jacrev, …)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_wrapped(x: torch.Tensor) -> bool:
 
 
 def refuse_tracing(x: torch.Tensor) -> None:
-    """Torch's exporters and tracers hand in tensors without values, or record what is done; a solve can't be recorded.
+    """Refuse torch's exporters and tracers: they pass tensors without values, or record operations, and a solve can't be recorded.
 
     Raises
     ------

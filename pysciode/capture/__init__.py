@@ -24,7 +24,7 @@ CHOICES = ("auto", "symbolic", "torch", "julia", "callback")
 def capture(
     f: Any, u0: Any, p: Any = None, t0: float = 0.0, *, capture: str = "auto", output: tuple[int, ...] | None = None
 ) -> CapturedModel:
-    """Take a model apart.
+    """Capture a model: trace its function into a form that can be compiled.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def capture(
     t0
         A time at which the model can be evaluated.
     capture
-        ``"auto"`` goes by what `f`, `u0` and `p` are; ``"symbolic"``, ``"torch"``, ``"julia"`` and ``"callback"`` insist.
+        ``"auto"`` chooses by the types of `f`, `u0` and `p`; ``"symbolic"``, ``"torch"``, ``"julia"`` and ``"callback"`` force a form.
     output
         Shape of what `f` returns; None is that of the state.
 
@@ -126,7 +126,7 @@ def _torch(
     *,
     plain: bool,
 ) -> CapturedModel:
-    """Unrolled where the model is small, as arrays otherwise."""
+    """Capture as scalars where the model is small, and otherwise as arrays."""
     import torch
 
     state = u0 if isinstance(u0, torch.Tensor) else torch.as_tensor(np.asarray(u0))
@@ -135,7 +135,7 @@ def _torch(
         try:
             return _python(f, state, layout, leaves, t0, output)
         except Exception:
-            pass  # it may use what only tensors have: torch has the last word, and the better message
+            pass  # it may use methods that only tensors have: torch decides, and its message is better
     from ..lowering.scalars.unroll import unroll
     from .torch.array_capture import capture_torch
 

@@ -1,4 +1,4 @@
-"""Whether what was captured computes what the user's function does."""
+"""Check that the captured model computes the same as the user's function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What code reads, told from its instructions: globals, attributes, modules that it imports; and whose code it is."""
+"""What code reads, by its instructions: globals, attributes, imported modules; and whether it is the user's."""
 
 from __future__ import annotations
 

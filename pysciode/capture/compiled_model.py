@@ -24,7 +24,7 @@ class CompiledModel:
     build, build_parts
         Capture the whole right-hand side; and the functions that a form of problem takes on their own, by name.
     compiled
-        What engines made of the model, kept here by keys of theirs so that it lives as long as the model.
+        Objects that engines made for the model, by the engines' keys; they live as long as the model.
     latest_call
         See :mod:`pysciode.solving.latest_call`.
     """
@@ -53,7 +53,7 @@ class CompiledModel:
 
 
 class _Store(dict):
-    """A function's latest captures. Copies of the function start without: they may lead other lives.
+    """A function's latest captures. Copies of the function start without them, since they may be changed.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ def share(f: Any, captures: _Store) -> None:
 
 
 def clear_models(f: Any) -> None:
-    """Forget the captures of `f`: after a change of an object that can't be looked into, such as one of a compiled library.
+    """Forget the captures of `f`: needed after a change that Python can't see, such as one inside an object of a compiled library.
 
     All that Python can see (attributes, globals, closures, arrays and tensors, what helper functions read) is looked at whenever
     a problem is made. Problems that exist already keep their model.

@@ -1,4 +1,4 @@
-"""Tracing apart from what the caller's thread is in the middle of."""
+"""Tracing in a thread without the caller's torch modes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _here = threading.local()
 def apart(work: Callable[[], T]) -> T:
     """``work()`` in a thread of its own.
 
-    What torch does to operations (torch.func's transformations, checkpoints, autocast, inference mode, torch.compile) it does
-    for one thread. A model is the same with and without, so that it is traced where nothing of this is on.
+    Torch's modes (torch.func's transformations, checkpoints, autocast, inference mode, torch.compile) belong to one thread. A model
+    is the same with and without them, so it is traced in a thread without any.
     """
     if getattr(_here, "apart", False):
         return work()

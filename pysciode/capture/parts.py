@@ -1,4 +1,4 @@
-"""What an object consists of: the parts that a function can read of it, and how to make another object of other parts."""
+"""The parts of an object that a function can read, and how to make a like object from other parts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OURS = frozenset({MODELS, ADAPTER, "__wrapped__", "__signature__"})
 """Attributes that hold nothing of the user's, or what is found otherwise."""
 
 _UNREAD = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "sympy", "jax", "jaxlib", "pandas", "juliacall"}
-"""Packages whose objects are not looked into: they are what they are, or can't be understood from outside."""
+"""Packages whose objects are not looked into: they don't change, or can't be understood from outside."""
 
 _NEVER_CALLED = frozenset(
     {"__init__", "__new__", "__post_init__", "__repr__", "__str__", "__eq__", "__hash__", "__init_subclass__", "__del__",

@@ -88,7 +88,7 @@ def trace_function(
     CaptureError
         Where the model needs a value that is not known before it is solved.
     ValueError
-        If what comes back has another shape.
+        If the result has another shape.
     """
     return trace_roles(rebind(f), argument_roles(f), u_shape, n_params, unflatten, output=output, limit=limit)
 

@@ -37,7 +37,7 @@ TOLERANCES = {"float64": ((1e-4, 1e-6), (1e-6, 1e-8), (1e-8, 1e-10)), "float32":
 
 
 class ComparisonInterrupted(KeyboardInterrupt):
-    """The user pressed Ctrl-C; `report` is what had been measured until then."""
+    """The user pressed Ctrl-C; `report` holds the rows measured until then."""
 
     def __init__(self, report: AdjointReport) -> None:
         self.report = report
@@ -74,8 +74,8 @@ def compare_adjoints(
         Any problem that `solve` takes, NumPy or torch.
     loss
         ``loss(solution) -> scalar tensor``; ``solution.t`` and ``solution.u`` are tensors, of shapes ``(k,)`` and
-        ``(k, *shape of u0)`` (``solution.v`` holds the velocities of a second-order problem). What it makes of the parameters
-        by itself is not seen. By default the sum of squares of the saved states.
+        ``(k, *shape of u0)`` (``solution.v`` holds the velocities of a second-order problem). Its direct dependence on
+        the parameters is not seen. By default the sum of squares of the saved states.
     algorithms
         Solvers, objects or names. By default one: Tsit5, or where SciML's default solver takes an implicit method Rodas5P, for
         more than 200 states FBDF.
@@ -104,7 +104,7 @@ def compare_adjoints(
     memory, progress
         Whether to measure memory, which takes some tenths of a second for each row, and whether to show a bar.
     seed
-        For random directions.
+        Seed of random directions.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def compare_adjoints(
     Raises
     ------
     TypeError, ValueError
-        For an argument that can't be right; it is named.
+        If an argument is invalid; the message names it.
     CaptureError
         If the model can't be captured.
     ComparisonInterrupted
@@ -135,9 +135,11 @@ def compare_adjoints(
     blocks = Blocks.of(problem)
     if reference is not None and not isinstance(reference, SensitivityAlgorithm):
         given_reference(blocks, reference)
-    engine = get_engine("julia" if julia_is_installed() else "embedded")
-    if engine.name == "julia":
+    if julia_is_installed():
+        engine: Engine = get_engine("julia")
         engine.start()  # not part of what the time limit is for
+    else:
+        engine = get_engine("embedded")
     stiff, warnings = _look(engine, problem, function, maxiters, effort.time_limit)
     solvers = solvers or (grid.default_algorithm(problem, stiff),)
     who = grid.entries(problem, blocks.size, solvers, named, vjps)
@@ -186,10 +188,10 @@ def compare_adjoints(
 def _find_reference(
     tight: TightSolver, given: Any, tightest: float, seed: int, limit: float | None, warnings: list[str]
 ) -> tuple[Reference | None, Target | None]:
-    """The reference, where there is one; `warnings` get what there is to say about it."""
+    """Return the reference, where there is one; its problems are added to `warnings`."""
     try:
         # It is solved a few dozen times, at a tolerance that takes many steps.
-        with limited(None if limit is None else 5 * limit):
+        with limited(limit and 5 * limit):
             known, target = find_reference(tight, given, seed)
     except (NoReference, OutOfTime) as error:
         warnings.append(f"there is no reference, so rows have no error: {error}")
@@ -207,7 +209,7 @@ def _find_reference(
 def _measured(
     who: Sequence[Contestant], tasks: Sequence[Task], loss: LossFunction, target: Target | None, effort: Effort, bar: tqdm
 ) -> Iterator[GradientRow]:
-    """All rows; what is not there at one tolerance, or takes too long, is not tried at the next."""
+    """Yield all rows; a contestant that is unavailable or too slow at one tolerance is not tried at the next."""
     for contestant in who:
         hopeless: GradientRow | None = None
         for task in tasks:
@@ -232,19 +234,20 @@ def _look(engine: Engine, problem: Problem, loss: LossFunction, maxiters: int, l
     """
     rtol, atol = DEFAULT_TOLERANCES[problem.dtype]
     options = SolveOptions(saveat=loss.times, rtol=rtol, atol=atol, maxiters=maxiters)
-    problem.model  # captured here, so that what can't be captured is told before anything runs
+    problem.model  # captured here, so that an error of the capture comes before anything runs
     values = {name: x.astype(np.float64) for name, x in problem.flat_values().items()}
     run = EngineRun(engine, SolveRequest(problem, values, problem.tspan, None, options))
     warnings = []
     try:
-        with limited(limit):
+        # Whether the problem is stiff decides about all that follows, so the solver gets time to be compiled.
+        with limited(limit and 5 * limit):
             states = run.forward()
     except Exception as error:
         warnings.append(f"a plain solve by the default solver failed: {one_line(error)}")
     else:
         with suppress(LossNotFinite):
             loss(states.to(problem.u0.dtype))
-    return run.raw is not None and run.raw.stats.get("njacs", 0) > 0, warnings
+    return bool(run.forward_counts.jacobian), warnings
 
 
 def _describe(problem: Problem) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import PysciodeError
-from ..problems.base import Problem, is_problem
+from ..problems.base import Problem
 from .adjoints import compare_adjoints
 from .report.rendering import to_text
 from .report.reports import AdjointReport, SolverReport
@@ -35,28 +35,27 @@ def compare(
 ) -> int:
     """Compare, print, save; the exit status, 0 where at least one problem could be compared, and otherwise 1.
 
-    The arguments are those of the command, whose help tells of them; raises ValueError or TypeError for what is asked for wrongly.
+    The arguments are those of the command, whose help explains them; raises ValueError or TypeError for invalid ones.
     """
     if solvers_only and (loss or sensealgs):
         raise ValueError("--solvers-only compares without gradients: leave out --loss and --sensealg")
     module = load_module(model)
     found = find_problems(module, problems)
     asked = {"algorithms": algorithms, "sensealgs": sensealgs, "tolerances": rtols, "loss": find_loss(module, loss) if loss else None}
-    arguments = {"progress": not quiet, **{name: x for name, x in asked.items() if x}}
+    arguments: dict[str, Any] = {"progress": not quiet, **{name: x for name, x in asked.items() if x}}
     reports: dict[str, AdjointReport | SolverReport] = {}
     for name, problem in found.items():
         try:
-            reports[name] = work_precision(problem, **arguments) if solvers_only else compare_adjoints(problem, **arguments)
+            report = work_precision(problem, **arguments) if solvers_only else compare_adjoints(problem, **arguments)
         except PysciodeError as error:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
+        reports[name] = report
         if json_file != "-":
             if len(found) > 1:
                 print(f"\n{name}\n{'=' * len(name)}")
-            shown: list[Any] = [reports[name]]
-            if not solvers_only and _has_results(reports[name]):
-                shown += ["", reports[name].recommend()]
-            for x in shown:
+            advice = ["", report.recommend()] if isinstance(report, AdjointReport) and _has_results(report) else []
+            for x in (report, *advice):
                 if sys.stdout.isatty():
                     Console().print(x)
                 else:
@@ -67,8 +66,9 @@ def compare(
             print(text)
         else:
             Path(json_file).write_text(text + "\n", encoding="utf-8")
-    for name, report in reports.items() if plot else ():
-        report.plot(plot if len(reports) == 1 else plot.with_stem(f"{plot.stem}-{name}"))
+    if plot is not None:
+        for name, report in reports.items():
+            report.plot(plot if len(reports) == 1 else plot.with_stem(f"{plot.stem}-{name}"))
     if any(_has_results(x) for x in reports.values()):
         return 0
     print("nothing could be compared", file=sys.stderr)
@@ -97,18 +97,18 @@ def load_module(path: Path) -> ModuleType:
     try:
         return importlib.import_module(path.stem)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{path} can't be imported: {_told(error, path)}") from error
+        raise ValueError(f"{path} can't be imported: {_told(error, str(path))}") from error
 
 
-def _told(error: BaseException, path: Path) -> str:
-    """What an error says, with its line in the file."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+def _told(error: BaseException, path: str | None) -> str:
+    """The message of an error, with its line in the file."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return f"{f'line {lines[-1]}: ' if lines else ''}{type(error).__name__}: {error}"
 
 
 def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, Problem]:
     """The module's problems by name; `names` are problems, or functions without arguments that return one, by default all problems."""
-    problems = {name: x for name, x in vars(module).items() if is_problem(x) and not name.startswith("_")}
+    problems = {name: x for name, x in vars(module).items() if isinstance(x, Problem) and not name.startswith("_")}
     if names:
         return {name: _problem(module, name, problems) for name in names}
     if not problems:
@@ -121,7 +121,7 @@ def find_problems(module: ModuleType, names: Sequence[str] = ()) -> dict[str, Pr
 
 def _problem(module: ModuleType, name: str, problems: dict[str, Problem]) -> Problem:
     found = getattr(module, name, None)
-    if is_problem(found):
+    if isinstance(found, Problem):
         return found
     if not callable(found):
         there = f"; there are {', '.join(problems)}" if problems else ""
@@ -129,8 +129,8 @@ def _problem(module: ModuleType, name: str, problems: dict[str, Problem]) -> Pro
     try:
         made = found()
     except Exception as error:
-        raise ValueError(f"{name}() failed: {_told(error, Path(module.__file__))}") from error
-    if not is_problem(made):
+        raise ValueError(f"{name}() failed: {_told(error, module.__file__)}") from error
+    if not isinstance(made, Problem):
         raise ValueError(f"{name}() returned a {type(made).__name__}, not an ODEProblem")
     return made
 

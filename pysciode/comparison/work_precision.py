@@ -61,15 +61,15 @@ def work_precision(
     Parameters
     ----------
     problem
-        What to solve; gradients that its tensors ask for are left out.
+        The problem; no gradients are computed.
     algorithms
-        With what: ``[Tsit5(), Rodas5P()]``; None in the list is SciML's default. By default a few of each kind.
+        The solvers: ``[Tsit5(), Rodas5P()]``; None in the list is SciML's default. By default a few of each kind.
     tolerances
         Pairs ``(rtol, atol)``; a number alone is `rtol`, with ``atol = rtol / 100``. By default (1e-3, 1e-6) to (1e-9, 1e-12).
     saveat
         Times at which solutions are compared, or the step between them; by default 50 evenly spaced.
     reference
-        A solution to hold errors against: a :class:`~pysciode.Solution` or an array of shape ``(k, *shape of u0)`` at
+        The solution that errors refer to: a :class:`~pysciode.Solution` or an array of shape ``(k, *shape of u0)`` at
         `saveat`. By default two solvers of high order at a tight tolerance, whose difference is the reference's own error.
     peers
         Whether SciPy's methods on the same model in Python, torchdiffeq's solvers and, where it is installed, diffrax's
@@ -80,7 +80,7 @@ def work_precision(
         Seconds for one solve; None for no limit. A solver that fails after more than five seconds is not tried at tighter
         tolerances.
     maxiters
-        Steps at most.
+        The largest number of steps.
     engine
         ``"julia"`` or ``"embedded"``; None is what :func:`pysciode.set_engine` set.
     progress
@@ -94,7 +94,7 @@ def work_precision(
     Raises
     ------
     TypeError, ValueError
-        For an argument that can't be right.
+        If an argument is invalid.
     PysciodeError
         If no reference solves.
     """
@@ -133,7 +133,7 @@ def work_precision(
     return SolverReport(tuple(rows), known.words, repr(problem)[1:-1], settings | machine())
 
 
-def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> list[Algorithm | None]:
+def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str) -> Sequence[Algorithm | None]:
     if algorithms is None:
         return JULIA_ALGORITHMS if engine == "julia" else EMBEDDED_ALGORITHMS
     if isinstance(algorithms, (str, Algorithm)):
@@ -148,7 +148,7 @@ def _algorithms(algorithms: Sequence[Algorithm | str | None] | None, engine: str
 
 
 def _measure(row: SolveRow, contestant: Contestant, task: Task, known: Known, repeats: int, limit: float | None) -> SolveRow:
-    """The row, with what the contestant's solve took or how it failed."""
+    """Return the row with the contestant's figures, or the reason of its failure."""
 
     def stages(row: SolveRow) -> Iterator[SolveRow]:
         with limited(limit):
@@ -175,7 +175,7 @@ def _measure(row: SolveRow, contestant: Contestant, task: Task, known: Known, re
 
 @dataclass(frozen=True)
 class Known:
-    """What solutions are held against: states of shape ``(k, n)``, how they were made, and their own :func:`solution_error`."""
+    """The reference solution: states of shape ``(k, n)``, their origin in words, and their own :func:`solution_error`."""
 
     states: np.ndarray
     words: str

@@ -72,7 +72,7 @@ def ranked(table: pd.DataFrame, criterion: Criterion, within: float) -> tuple[pd
 
 
 def check_within(within: object) -> None:
-    """Refuse what is no number of 0 or more, by a ValueError."""
+    """Raise `ValueError` unless `within` is a number of 0 or more."""
     if isinstance(within, bool) or not isinstance(within, (int, float)) or not within >= 0:
         raise ValueError(f"within must be a number of 0 or more, not {within!r}")
 

@@ -61,7 +61,7 @@ def discover(
         Samples of the inputs, shape ``(n, d)``; with `t`, trajectories of the states: one of shape ``(n, d)``, or a
         list of them.
     y
-        The outputs there, shape ``(n, m)`` or ``(n,)``: derivatives, or what a trained network says. None takes the
+        The outputs there, shape ``(n, m)`` or ``(n,)``: derivatives, or outputs of a trained network. None takes the
         derivatives of `x` along `t`.
     t
         Times of `x`, shape ``(n,)``, increasing; or a list of them. With `y`, it must not be given.
@@ -78,7 +78,7 @@ def discover(
         Fourier, custom functions, and their concatenations). By default polynomials of degree 3.
     optimizer
         An optimiser of PySINDy's (``STLSQ``, ``SR3``, …), or a list of them, whose sets of terms are all candidates.
-        Copies are made. Those with constraints are not for this, since the coefficients come from least squares.
+        Copies are made. Those with constraints are refused, since the coefficients come from least squares.
     thresholds
         Of the sweep: ``threshold`` of the optimiser, or the threshold of SR3's L0 norm. By default 25 between 0.001
         and 1.
@@ -115,7 +115,7 @@ def discover(
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
     ImportError
         If PySINDy, or PySR, is not installed.
 

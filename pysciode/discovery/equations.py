@@ -1,4 +1,4 @@
-"""What was discovered: expressions with coefficients, and the way back into an ODEProblem."""
+"""Discovered equations: expressions with coefficients, and the ODEProblem made of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Candidate:
     rss
         Sum of squared residuals of the samples.
     terms
-        What the coefficients stand in front of, in their order.
+        The terms that the coefficients multiply, in their order.
     nonlinear
         An expression with symbols for the coefficients, where it is no such sum.
     threshold
@@ -86,13 +86,13 @@ class DiscoveredEquations:
     table
         All candidates: output, number of terms, criteria, residuals; one row each, the best of each output first.
     criterion
-        By which the terms were chosen.
+        The criterion by which the terms were chosen.
     alternatives
         For each output the best candidate of each number of terms, as far as more terms lowered the residuals.
     physics
         The known physics around the outputs; None where they are the derivatives themselves.
     fit
-        What the last fit through the solver returned, None before it.
+        The result of the last fit through the solver; None before.
     """
 
     symbols: tuple[sympy.Symbol, ...]
@@ -113,7 +113,7 @@ class DiscoveredEquations:
 
     @property
     def terms(self) -> tuple[tuple[sympy.Expr, ...], ...]:
-        """What the coefficients stand in front of, for each output; of expressions that are no sums, the summands."""
+        """The terms that the coefficients multiply, for each output; for other expressions than sums of these, the summands."""
         coefficients = self._coefficient_symbols()
         ones = dict.fromkeys(coefficients, sympy.Integer(1))
         return tuple(
@@ -206,7 +206,7 @@ class DiscoveredEquations:
         return ODEProblem(self.model(), u0, tspan, parameters or None, name="discovered")
 
     def with_candidates(self, candidates: Sequence[Candidate]) -> DiscoveredEquations:
-        """Other choices, one for each output."""
+        """The equations with other candidates, one for each output."""
         if len(candidates) != len(self.outputs):
             raise ValueError(f"{len(candidates)} candidates for {len(self.outputs)} outputs")
         return replace(
@@ -228,7 +228,7 @@ class DiscoveredEquations:
         return replace(self, coefficients=values, standard_errors=dict(standard_errors), fit=fit)
 
     def with_table(self, table: pd.DataFrame, criterion: str) -> DiscoveredEquations:
-        """The same, as chosen by another comparison."""
+        """The equations with the table of another comparison."""
         return replace(self, table=table, criterion=criterion)
 
     def _coefficient_symbols(self) -> list[sympy.Symbol]:

@@ -57,7 +57,7 @@ def refit(
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
     SolveFailed
         If the equations can't be solved with the coefficients that they have.
     """

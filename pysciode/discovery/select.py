@@ -65,7 +65,7 @@ def select(
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right, or no candidate can be solved.
+        If an argument is invalid, or no candidate can be solved.
     """
     from tqdm.auto import tqdm
 

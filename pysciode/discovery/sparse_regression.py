@@ -33,9 +33,9 @@ class Sweep:
     Attributes
     ----------
     optimizers
-        Of PySINDy; empty for sequentially thresholded least squares without and with a small ridge.
+        Optimisers of PySINDy; empty for sequentially thresholded least squares without and with a small ridge.
     thresholds
-        Of the sweep, increasing.
+        The thresholds of the sweep, increasing.
     normalize
         Whether columns and output are scaled to a norm of one before the regression.
     exhaustive

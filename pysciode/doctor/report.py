@@ -1,4 +1,4 @@
-"""What is there and what is missing, part by part; nothing here may fail because something is missing."""
+"""The state of each part of the installation; a missing part never makes these checks fail."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Check:
     status
         ``"ok"``, ``"missing"`` or ``"note"`` (nothing is wrong, but worth knowing).
     mend
-        What to do about it; empty where nothing is to be done.
+        The remedy; empty where none is needed.
     """
 
     part: str

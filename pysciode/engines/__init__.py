@@ -1,4 +1,4 @@
-"""Which engine solves."""
+"""The choice of an engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def set_engine(name: str) -> None:
     Raises
     ------
     ValueError
-        For another name.
+        For an unknown name.
     """
     global _chosen
     _check(name)
@@ -50,7 +50,7 @@ def get_engine(name: str | Engine | None = None) -> Engine:
     Raises
     ------
     ValueError
-        For a name that there is not.
+        For an unknown name.
     EngineUnavailable
         If Julia was asked for by name and is not available.
     """
@@ -99,9 +99,9 @@ def julia_is_installed() -> bool:
 
 
 def empty_cache() -> None:
-    """Give the memory of GPUs that CUDA.jl keeps for later solves back, as ``torch.cuda.empty_cache()`` does with torch's.
+    """Free the GPU memory that CUDA.jl keeps for later solves, as ``torch.cuda.empty_cache()`` frees torch's.
 
-    Where nothing was solved on a GPU, nothing happens. It collects Julia's garbage, which takes some tenths of a second.
+    It does nothing if nothing was solved on a GPU; otherwise it collects Julia's garbage, which takes some tenths of a second.
     """
     get_engine("julia").empty_device_caches()
 
@@ -124,7 +124,7 @@ def _auto() -> Engine:
 
 
 def _try_julia() -> Trouble | EngineUnavailable | None:
-    """Start Julia where it is installed; what is in the way, or None."""
+    """Start Julia where it is installed; return the obstacle, or None."""
     trouble = find_trouble()
     if trouble is None:
         try:

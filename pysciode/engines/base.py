@@ -1,4 +1,4 @@
-"""The border between problems and what solves them: flat arrays in, flat arrays out."""
+"""The contract between problems and engines: flat arrays in, flat arrays out."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ FlatArray = Any
 
 @dataclass(frozen=True)
 class EventRequest:
-    """An event: where the first entry of what a model gives changes its sign.
+    """An event: the first entry of a model's output changes its sign.
 
     Attributes
     ----------
     condition
-        That model on the state and time of the problem, and its own parameters, as a problem.
+        The problem of that model, on the state and time of the solved problem, and with parameters of its own.
     affect
         A problem whose model gives the state after the event; None where the state goes on.
     direction
         +1, -1, or 0 for both.
     stop_after
-        With which occurrence the solve ends; 0: with none.
+        The number of the occurrence that ends the solve; 0: none does.
     """
 
     condition: Problem
@@ -43,7 +43,7 @@ class EventRequest:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Of the condition, and of the affect where there is one."""
+        """The condition, and the affect where there is one."""
         return (self.condition,) if self.affect is None else (self.condition, self.affect)
 
 
@@ -67,7 +67,7 @@ class SolveOptions:
     steps
         Called as ``step(u, t)`` with the flat state, at the start and after every accepted step.
     norm
-        ``norm(x)`` of a flat array, in the place of the root mean square of the scaled error.
+        ``norm(x)`` of a flat array; it replaces the root mean square of the scaled error.
     initializealg
         How consistent initial values are found; None where all are.
     extra
@@ -95,7 +95,7 @@ class SolveOptions:
 
 @dataclass(slots=True, eq=False)  # not frozen: one is made for every solve, and that takes four times as long
 class SolveRequest:
-    """All that an engine needs to know; not changed once it is made.
+    """One solve, as an engine gets it; not changed once it is made.
 
     Attributes
     ----------
@@ -107,9 +107,9 @@ class SolveRequest:
     tspan
         Start and end; the end may lie before the start.
     algorithm
-        None leaves the choice to SciML's default.
+        The algorithm; None leaves the choice to SciML's default.
     sensealg
-        None where no gradient is wanted.
+        The sensitivity method; None where no gradient is wanted.
     wants
         Names of the values that need a gradient.
     """
@@ -133,7 +133,7 @@ class SolveRequest:
         return self.values["p"]
 
     def again(self, **changes: Any) -> SolveRequest:
-        """The request of a second solve that must go the way of the first.
+        """Return the request of a second solve that must repeat the first.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class SolveRequest:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the arrays; a reference may be computed in another than the problem's."""
+        """The dtype of the arrays; a reference may be computed in another one than the problem's."""
         return self.u0.dtype if isinstance(self.u0, np.ndarray) else self.problem.dtype
 
 
@@ -173,7 +173,7 @@ class RawSolution:
     events
         For each event asked for, its times and the whole states, shapes ``(k,)`` and ``(k, n)``.
 
-    `u` belongs to whoever gets it: the engine makes a new one for each answer.
+    The engine makes a new `u` for each answer; the caller owns it.
     """
 
     t: np.ndarray
@@ -214,12 +214,12 @@ again."""
 
 
 class Engine(ABC):
-    """Something that solves problems: see :mod:`pysciode.engines.julia.engine` and :mod:`pysciode.engines.embedded.engine`."""
+    """The base of what solves problems: see :mod:`pysciode.engines.julia.engine` and :mod:`pysciode.engines.embedded.engine`."""
 
     name: str
 
     def require(self, sensealg: SensitivityAlgorithm) -> None:  # noqa: B027
-        """Refuse a sensitivity method for which something is missing here.
+        """Refuse a sensitivity method for which a package is missing.
 
         Raises
         ------
@@ -229,11 +229,11 @@ class Engine(ABC):
 
     @abstractmethod
     def solve(self, request: SolveRequest) -> RawSolution:
-        """Solve; a solver that gives up is no exception here, its retcode says so."""
+        """Solve. A solver that gives up raises nothing here: its retcode tells."""
 
     @abstractmethod
     def solve_with_pullback(self, request: SolveRequest) -> tuple[RawSolution, Pullback]:
-        """Solve, and return what differentiates the saved states; these are whole, ``save_idxs`` is None here.
+        """Solve, and return the solution with its pullback. The saved states are whole: ``save_idxs`` is None here.
 
         Raises
         ------

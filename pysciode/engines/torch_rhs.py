@@ -1,4 +1,4 @@
-"""A captured model as a torch function on flat tensors: what the embedded engine integrates."""
+"""A captured model as a torch function on flat tensors, for the embedded engine."""
 
 from __future__ import annotations
 

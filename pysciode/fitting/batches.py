@@ -1,4 +1,4 @@
-"""Data as batches that can be gone through again and again."""
+"""Data as batches that can be iterated repeatedly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Batches:
     Raises
     ------
     TypeError
-        For data that are none of these; `name` is what they are called.
+        For other data; `name` is their name in the message.
     """
 
     def __init__(self, data: Any, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What a training run needs to go on as if it had never stopped: random states, and files that are whole or absent."""
+"""Checkpoints from which a training run goes on as if it had never stopped: random states, and files written atomically."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; of its pickle nothing but tensors and plain values is made.
+    """Read a checkpoint; its pickle may hold only tensors and plain values.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If it can't be read.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -70,7 +70,7 @@ def collocate(
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named. A bandwidth that leaves fewer than three neighbours to a point is one.
+        If an argument is invalid; the message names it. A bandwidth that leaves fewer than three neighbours to a point is one.
     EngineUnavailable
         Where Julia or its package DiffEqFlux is not installed: ``python -m pysciode install diffeqflux``.
 
@@ -125,7 +125,7 @@ def collocation_loss(
     u, du
         States and derivatives at these times, shape ``(k, *shape of u0)``, such as `collocate` finds them.
     p
-        Parameters in the place of the problem's.
+        Parameters that replace the problem's.
     loss
         ``loss(model's derivatives, du)``; by default the mean square of the difference.
 
@@ -137,7 +137,7 @@ def collocation_loss(
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; also for a model that can't be evaluated in torch.
+        If an argument is invalid, or torch can't evaluate the model.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""DiffEqFlux's collocation and multiple shooting, called in Julia: to hold one's own against, and for those who use them there.
+"""DiffEqFlux's collocation and multiple shooting, called in Julia: a reference for this package's own, and for those who use them there.
 
 Both need the Julia package DiffEqFlux: ``python -m pysciode install diffeqflux``.
 """

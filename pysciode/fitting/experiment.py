@@ -1,4 +1,4 @@
-"""Data: what was observed, when, and under which conditions."""
+"""Experiments: observations with their times and conditions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Experiment:
     series
         Names of the `m` series.
     name
-        What the experiment is called.
+        The experiment's name.
 
     Raises
     ------
@@ -73,7 +73,7 @@ class Experiment:
 
 
 def as_experiments(data: Any) -> list[Experiment]:
-    """Experiments from what users have.
+    """Return the experiments of what users give.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def as_experiments(data: Any) -> list[Experiment]:
     Raises
     ------
     TypeError, ValueError
-        If it is none of these, or two experiments have one name or other series.
+        If `data` is none of these, or two experiments have the same name or different series.
     """
     if isinstance(data, Mapping):
         found = [replace(_experiment(x), name=str(name)) for name, x in data.items()]

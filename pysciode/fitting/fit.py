@@ -77,15 +77,15 @@ def fit(
     starts
         Searches from so many places, the first one being the parameters' start; the best is taken.
     maxiter, tol
-        Of each search.
+        Iterations and tolerance of each search.
     algorithm
-        What solves; None is ``Tsit5()``. Stiff models need one for them, ``Rodas5P()`` say.
+        The solver; None is ``Tsit5()``. Stiff models need a stiff one, such as ``Rodas5P()``.
     rtol, atol, sensealg, maxiters, engine, solver_options
         As in :func:`pysciode.solve`; fewer steps are allowed, because searches and samplers try absurd values.
     standard_errors
         Whether Fisher's information is computed, and from it standard errors.
     seed
-        For the places of the searches.
+        Seed for the starts of the searches.
     progress
         Whether to show a bar with the log likelihood.
     on_evaluation
@@ -101,11 +101,11 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
     SolveFailed, GradientFailed
-        If the model can't be solved at the start. Failures on the way make the search turn back.
+        If the model can't be solved at the start. The search steps back from later failures.
     EngineUnavailable
-        If `optimizer` needs a part of Julia's that is not installed.
+        If `optimizer` needs a Julia package that is not installed.
 
     Warns
     -----

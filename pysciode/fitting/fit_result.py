@@ -1,4 +1,4 @@
-"""What a fit found."""
+"""Results of fits."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """Estimates with their uncertainty, and what can be asked of the fitted model.
+    """Estimates with their uncertainty; predictions, profiles and plots of the fitted model.
 
     Attributes
     ----------
     names
-        Of all that was estimated, shape ``(q,)``: parameters, initial values (``u0[i]``), those of one experiment
+        Names of all estimates, shape ``(q,)``: parameters, initial values (``u0[i]``), those of one experiment
         (``name@experiment``), scatter (``sd[series]``).
     values
         The estimates, shape ``(q,)``.
     covariance
-        Of the estimates, from Fisher's information, shape ``(q, q)``; infinite where the data determine nothing, None where
-        it was not asked for.
+        Covariance of the estimates, from Fisher's information, shape ``(q, q)``; infinite where the data determine nothing,
+        None without ``standard_errors``.
     log_likelihood
-        At the estimates, normalisation included; without priors.
+        Log likelihood at the estimates, with normalisation and without priors.
     objective_value
-        What was minimised: the negative log likelihood, minus the log density of the priors.
+        The minimum: the negative log likelihood, minus the log density of the priors.
     count
         How many numbers were observed.
     converged, message, iterations
-        As the optimiser says.
+        The optimiser's report.
     searches
         The objective at the end of each search, best first.
     evaluations
-        Gradients taken.
+        Number of gradients.
     seconds
         Wall time.
     optimizer, engine
-        What searched, and what solved.
+        The names of both.
     undetermined
         Combinations of parameters that the data don't determine.
     condition
-        Of the scaled information matrix.
+        Condition number of the scaled information matrix.
     objective
         The objective itself; None for a result that was loaded without its problem.
     """
@@ -85,7 +85,7 @@ class FitResult:
 
     @classmethod
     def of(cls, objective: Objective, found: Found, information: Information | None, **about: Any) -> FitResult:
-        """From where a search ended."""
+        """The result at the end of a search."""
         x = objective.unknowns.values(torch.from_numpy(found.z))
         with torch.no_grad():
             log_likelihood = objective.log_likelihood(x).item()
@@ -122,13 +122,13 @@ class FitResult:
         Raises
         ------
         ValueError
-            If they were not asked for.
+            If `fit` was called with ``standard_errors=False``.
         """
         return named_values(self.names, np.sqrt(np.diag(self._covariance())))
 
     @property
     def correlation(self) -> pd.DataFrame:
-        """Of the estimates; NaN where one is not determined."""
+        """Correlation of the estimates; NaN where one is not determined."""
         covariance = self._covariance()
         errors = np.sqrt(np.diag(covariance))
         with np.errstate(invalid="ignore"):
@@ -213,16 +213,16 @@ class FitResult:
         t
             Times in order; by default 200 over the experiment.
         experiment
-            Which, by name or place.
+            The experiment, by name or index.
         level
-            Of the bands.
+            Coverage of the bands.
         noise
             Whether the bands are for new observations, with their scatter, instead of for the prediction itself.
         draws
             Values to predict with, shape ``(S, q)``, or what :meth:`sample` returned; the bands are then quantiles. Without,
             they come from the covariance by the delta method, or with `noise` from 500 draws of the normal approximation.
         seed
-            For these.
+            Seed of these draws.
         """
         from .prediction import predict
 
@@ -301,7 +301,7 @@ class FitResult:
         Parameters
         ----------
         problem, observe
-            The model as `fit` had it; without, only the numbers can be asked for.
+            The model as `fit` had it; without it, only the numbers are available.
         """
         from .saved_fit import load
 

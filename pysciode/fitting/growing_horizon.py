@@ -37,7 +37,7 @@ class GrowingHorizon:
     Raises
     ------
     ValueError
-        Where an attribute can't be right; it is named.
+        If an attribute is invalid; the message names it.
 
     Examples
     --------

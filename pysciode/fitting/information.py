@@ -19,7 +19,7 @@ class NotIdentifiable(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Information:
-    """Of all unknowns, on their own scale.
+    """Fisher's information about all unknowns, on their own scale.
 
     Attributes
     ----------

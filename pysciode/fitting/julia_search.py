@@ -1,4 +1,4 @@
-"""An objective handed to Optimization.jl, which searches without leaving Julia."""
+"""Searches by Optimization.jl, which run inside Julia."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIKELIHOODS: dict[type[Likelihood], JuliaLikelihood] = {
 
 
 def check_for_julia(objective: Objective) -> None:
-    """Refuse what has no counterpart there.
+    """Refuse options without a counterpart in Julia.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How observations scatter about the model: what a fit maximises."""
+"""Likelihoods: the distribution of observations about the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALLEST = 1e-12
 class Likelihood(ABC):
     """A distribution of each observation, given what the model predicts for it.
 
-    Subclasses are dataclasses. What scatter they have is one number for each series: known, or estimated with the rest.
+    Subclasses are dataclasses. The scatter is one number for each series: known, or estimated with the rest.
     """
 
     noise: str | None = None
@@ -74,7 +74,7 @@ class Likelihood(ABC):
         return np.array([np.nan if x is None or isinstance(x, Parameter) else x for x in given], float)
 
     def _given(self, count: int) -> list[Any]:
-        """What is said of the scatter of each series."""
+        """The scatter given for each series."""
         if self.noise is None:
             return [1.0] * count
         value = getattr(self, self.noise)

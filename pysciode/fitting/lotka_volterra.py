@@ -30,7 +30,7 @@ PUBLISHED_RATES = {"alpha": 0.55, "beta": 0.028, "gamma": 0.80, "delta": 0.024}
 
 
 class Rates(NamedTuple):
-    """Of the model, per year and, for the two of the meetings, per thousand of the other kind."""
+    """The model's rates, per year; `beta` and `delta` per thousand animals of the other species, too."""
 
     alpha: float
     beta: float
@@ -127,7 +127,7 @@ def fit_pelts(
 
 
 def carpenters_priors() -> list[Parameter]:
-    """Of birth and death rates, of those of the meetings, of initial populations, and of the sigmas."""
+    """The priors of birth and death rates, of `beta` and `delta`, of initial populations, and of the sigmas."""
     from torch.distributions import LogNormal as LogNormalPrior
     from torch.distributions import Normal as NormalPrior
 

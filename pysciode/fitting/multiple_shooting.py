@@ -1,4 +1,4 @@
-"""Multiple shooting: many short solves in the place of a long one, with a penalty on the gaps between them.
+"""Multiple shooting: many short solves instead of a long one, with a penalty on the gaps between them.
 
 The loss of one solve over a long horizon is rugged, and a fit of oscillations often ends where the trajectory lies flat
 through their mean. Short solves that begin at the data can't drift from them, so their loss has no such minimum; the penalty
@@ -83,9 +83,9 @@ class MultipleShooting(nn.Module):
     continuity_loss
         ``continuity_loss(end, start)``, both of the shape of `u0`. By default the sum of absolute values.
     free_states
-        True makes the groups' initial states parameters of their own, :attr:`states`, which is the thing to do where data
-        are noisy or missing. They start at the data, interpolated in time where these are missing, or at an array of shape
-        ``(groups, *shape of u0)`` given in the place of True.
+        True makes the groups' initial states parameters of their own, :attr:`states`: recommended for noisy or missing
+        data. They start at the data, interpolated in time where these are missing, or at an array of shape
+        ``(groups, *shape of u0)`` given instead of True.
     algorithm
         As in :func:`pysciode.solve`.
     solve_options
@@ -101,7 +101,7 @@ class MultipleShooting(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right, it is named; also where a group must start at a missing observation.
+        If an argument is invalid (the message names it), or a group must start at a missing observation.
 
     Notes
     -----
@@ -162,7 +162,7 @@ class MultipleShooting(nn.Module):
         Parameters
         ----------
         p
-            Parameters in the place of the problem's, in the same structure: for those that are computed anew at each step,
+            Parameters that replace the problem's, in the same structure: for those that are computed anew at each step,
             such as the exponential of what is learnt.
 
         Raises

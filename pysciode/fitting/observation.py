@@ -1,4 +1,4 @@
-"""What of the state is observed."""
+"""Observation functions: from states to observed quantities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Entries:
 
 
 def as_observation(given: Any, problem: Problem) -> Observe:
-    """An observation function from what users write.
+    """Return the observation function of what users give.
 
     Parameters
     ----------

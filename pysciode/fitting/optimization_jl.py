@@ -1,4 +1,4 @@
-"""Maximum likelihood in Julia: Optimization.jl searches, and no iteration crosses the border.
+"""Maximum likelihood in Julia: Optimization.jl searches, and no iteration returns to Python.
 
 For small problems, where a solve takes less than the way through Python's optimiser and torch's graph. Needs the Julia package
 OptimizationOptimJL: ``python -m pysciode install optimization``.
@@ -28,7 +28,7 @@ Likelihood = Literal["normal", "lognormal", "poisson", "negative_binomial"]
 ``u`` and standard deviation ``s`` of the logarithm; mean ``u``; mean ``u`` and variance ``u + u**2 / s``."""
 
 Method = Literal["LBFGS", "BFGS", "NelderMead", "NewtonTrustRegion"]
-"""Of Optim.jl. `NewtonTrustRegion` takes its Hessian by differences of gradients, two solves for each unknown."""
+"""Methods of Optim.jl. `NewtonTrustRegion` takes its Hessian by differences of gradients, two solves for each unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class OptimizationResult:
     value
         The negative log likelihood there.
     iterations, evaluations
-        Of the optimiser, and of the objective, each with one solve of every experiment.
+        Iterations of the optimiser, and evaluations of the objective, each with one solve of every experiment.
     converged
         Whether a tolerance was met.
     retcode
@@ -120,11 +120,11 @@ def minimize(
         For each unknown, lower and upper, None for no bound. As ``torch.distributions.biject_to`` has it, ``x`` is ``z``,
         ``lower + exp(z)``, ``upper - exp(z)`` or ``lower + (upper - lower) / (1 + exp(-z))``.
     likelihood
-        Of all observations.
+        The distribution of all observations.
     start
         Where to begin, without bounds: ``z``, shape ``(q,)``.
     method
-        What searches.
+        The optimiser.
     maxiters
         Iterations at most.
     gradient_tolerance

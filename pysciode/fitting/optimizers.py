@@ -42,11 +42,11 @@ class Found:
     value
         The objective there.
     converged
-        Whether the optimiser says so.
+        Whether the optimiser reports convergence.
     message
-        Its words.
+        The optimiser's message.
     iterations
-        As it counts them.
+        The optimiser's count.
     """
 
     z: np.ndarray
@@ -57,7 +57,7 @@ class Found:
 
 
 def check_optimizer(optimizer: Any, objective: Objective) -> None:
-    """Refuse what can't serve.
+    """Refuse optimisers that are unknown or don't fit the objective.
 
     Raises
     ------
@@ -96,11 +96,11 @@ def minimize(
     maxiter
         Iterations at most.
     tol
-        Of the gradient, or of relative changes, as the method has it.
+        Tolerance of the gradient or of relative changes, as the method defines it.
     free
         Which entries move, a mask; all by default.
     options
-        Of SciPy's method.
+        Options of SciPy's method.
     """
     searched: Objective | _Restricted = objective
     restore: Callable[[np.ndarray], np.ndarray] = np.asarray
@@ -151,7 +151,7 @@ def _with_scipy(objective: Any, z0: np.ndarray, method: str, maxiter: int, tol: 
     if method in ("BFGS", "CG", *CURVATURE) and method != "Newton-CG":
         settings["gtol"] = tol
     best = optimize.minimize(function, z0, method=method, options=settings | options, **given)
-    # A line search that finds nothing better at the precision of the solver has arrived, whatever it calls that.
+    # A line search that finds nothing better at the precision of the solver has converged, whatever its status.
     slope = objective.value_and_gradient(best.x)[1] if method not in DERIVATIVE_FREE else np.zeros(1)
     at_floor = not best.success and best.nit < maxiter and np.abs(slope).max() < 1e-2
     return Found(best.x, float(best.fun), bool(best.success or at_floor), str(best.message), int(best.nit))

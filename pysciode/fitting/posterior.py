@@ -31,7 +31,7 @@ def sample_posterior(
     draws, tune, chains
         Draws of each chain, draws before them to adapt to, and chains.
     seed
-        For the sampler and the places where the chains begin.
+        Seed of the sampler and of the starts of the chains.
     options
         Further options of ``nutpie.sample``: ``progress_bar``, ``cores``, ``target_accept``, …
 

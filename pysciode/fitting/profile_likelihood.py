@@ -28,7 +28,7 @@ class Profile:
     Attributes
     ----------
     name
-        Of the parameter.
+        The parameter's name.
     values
         Its values in order, shape ``(k,)``.
     deviance
@@ -39,7 +39,7 @@ class Profile:
         The interval's ends; infinite where the deviance does not reach its bound on that side, that is where the
         parameter is not identifiable from these data.
     level
-        Of the interval.
+        Coverage of the interval.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Experiments as functions of the unknown values: where these go, and what the model then predicts."""
+"""Experiments as functions of the unknown values: solves and predictions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Simulation:
         self.u0 = torch.from_numpy(np.array(self.problem.flat_u0()))
 
     def connect(self, names: Sequence[str]) -> None:
-        """Find out where the unknowns of these names go."""
+        """Note the places of the unknowns with these names."""
         own = f"@{self.experiment.name}"
         at = {name.removesuffix(own): i for i, name in enumerate(names) if name.endswith(own) or "@" not in name}
         fixed = self.experiment.p
@@ -107,7 +107,7 @@ def place(problem: Problem, name: str) -> int:
     Raises
     ------
     ValueError
-        If there is none of this name.
+        If no parameter has this name.
     """
     try:
         return problem.layout.names.index(name)
@@ -116,7 +116,7 @@ def place(problem: Problem, name: str) -> int:
 
 
 def find_unknowns(problem: Problem, simulations: Sequence[Simulation], parameters: Any) -> list[Unknown]:
-    """What is to be estimated, with a start for each.
+    """Return the unknowns, with a start for each.
 
     Parameters
     ----------

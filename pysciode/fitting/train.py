@@ -77,7 +77,7 @@ def train(
         Whether to go on from that file, if it exists. The numbers are then those of a run without interruption, if the
         order of the data depends on torch's, NumPy's or Python's random numbers or the loader's own generator.
     seed
-        For these random numbers; not used where a run is resumed.
+        Seed of these random numbers; not used where a run is resumed.
     progress
         Whether to show a bar with the loss and, where the model counts them, evaluations of the dynamics.
     log
@@ -91,7 +91,7 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
     ImportError
         If `log` names a folder and TensorBoard is not installed.
     SolveFailed, GradientFailed, FloatingPointError

@@ -50,7 +50,7 @@ class Training:
     resumed_at
         The step at which a checkpoint was taken up; 0 for a run from the start.
     rows
-        What `history` is made of, one for each step.
+        The rows of `history`, one for each step.
     """
 
     stopped: Literal["finished", "early stopping", "interrupted"] = "finished"

@@ -102,7 +102,7 @@ class Unknowns:
     Attributes
     ----------
     names, parameters
-        Of each.
+        A name and a `Parameter` for each of them.
     start
         The values to begin with, ``x``.
     """

@@ -1,4 +1,4 @@
-"""The forms that a captured model can have, and the graph of scalar operations.
+"""The forms of captured models, and the graph of scalar operations.
 
 NumPy's functions work on the graph's scalars as soon as anything of this package is imported.
 """

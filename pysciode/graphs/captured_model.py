@@ -1,4 +1,4 @@
-"""What capture produces: one class for each way that a model can be taken apart."""
+"""Captured models: one class for each form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in the user's code a traced operation comes from, and what is said about it."""
+"""Locate traced operations in the user's code, and refuse those that lose gradients."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class ScalarGraph:
     where
         Tells the user's line that is being captured; None after the capture.
     lines
-        Those of comparisons and roundings, by the nodes' numbers.
+        The user's lines of comparisons and roundings, by the nodes' numbers.
     """
 
     def __init__(self, limit: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""On which inputs a right-hand side depends: by its values, by its derivatives, and through steps.
+"""The inputs that a right-hand side depends on: by its values, by its derivatives, and through steps.
 
 A step is where a comparison or a rounding turns from one value to another: what reaches a result through steps alone has the derivative
 zero almost everywhere, though it moves the result.

@@ -52,7 +52,7 @@ def defined_functions(source: str) -> frozenset[str]:
 def lower_julia(model: JuliaModel, dtype: np.dtype | type, n: int, n_params: int, *, device: bool = False) -> LoweredModel:
     """The user's source in a module of its own, and functions around it with the workspace argument.
 
-    With `device`, the same for vectors on a device: whether the user's functions run on these is theirs to see to.
+    With `device`, the same for vectors on a device; the user's functions must support these.
     """
     functions = defined_functions(model.source)
     parts = [

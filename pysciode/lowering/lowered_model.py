@@ -1,4 +1,4 @@
-"""What lowering produces: Julia source, and what the Julia side must know of it."""
+"""The result of lowering: Julia source, with what the Julia side must know about it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Models that differ in their numbers alone, as one source that is compiled once.
 
-``-k * u`` with another ``k``, or a network with another mask, is another model to who captures it and the same one to who compiles it, if
-numbers and arrays are handed over beside the source. What has them in it runs a little quicker, and most models are never met with others.
+``-k * u`` with another ``k``, or a network with another mask, is captured anew, but compiled only once if numbers and arrays are passed
+beside the source. Source with its numbers inside runs a little faster, and most models never come with other numbers.
 """
 
 from __future__ import annotations

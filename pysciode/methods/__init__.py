@@ -1,1 +1,1 @@
-"""With what is solved and differentiated: algorithms, adjoints, initializations, ensemble algorithms."""
+"""The methods: algorithms, adjoints, initializations, ensemble algorithms."""

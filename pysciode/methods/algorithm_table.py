@@ -136,7 +136,7 @@ class Misfit:
         Whether they are refused with a ValueError; otherwise an AccuracyWarning says so. A model that stays in Python or is written in
         Julia can't be looked into: it is never refused, but warned of.
     why, take
-        What happens, and what fits instead.
+        The consequence, and the algorithm to take instead.
     unless
         An option with which it does fit.
     """

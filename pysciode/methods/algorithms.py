@@ -1,7 +1,7 @@
-"""With what a problem is solved: SciML's algorithms by their SciML names.
+"""SciML's algorithms, by their SciML names.
 
 Every algorithm of OrdinaryDiffEq is a class here (``Tsit5``, ``Rodas5P``, ``FBDF``, …), made from the table in
-:mod:`pysciode.methods.algorithm_table`; any other goes by :class:`Algorithm`. Options are SciML's keyword arguments::
+:mod:`pysciode.methods.algorithm_table`; any other is an :class:`Algorithm` of its name. Options are SciML's keyword arguments::
 
     Rodas5P(linsolve="KLUFactorization", autodiff=False)
     AutoTsit5(Rosenbrock23())
@@ -53,8 +53,8 @@ class Algorithm:
         Positional arguments: other algorithms (``AutoTsit5(Rosenbrock23())``), numbers.
     package
         The Julia package that defines it, where it is none of those in :func:`list_algorithms`: ``Algorithm("lsoda", package="LSODA")``.
-        It must be installed in the Julia environment, and is loaded when the algorithm is first used. Such a solver passes over options
-        that it does not know; where it solves in one go, without an integrator, it takes no callbacks.
+        It must be installed in the Julia environment, and is loaded when the algorithm is first used. Such a solver ignores options
+        that it does not know; one without an integrator takes no callbacks.
     options
         SciML's keyword arguments: numbers, bools, other algorithms, or the text of a Julia constructor such as
         ``"KLUFactorization"`` or ``"NLNewton(max_iter = 20)"``, which may consist of capitalised names, numbers,
@@ -63,7 +63,7 @@ class Algorithm:
     Raises
     ------
     ValueError
-        For a name or text that is none of these.
+        For another name or text.
     TypeError
         For an option of another type.
 
@@ -290,7 +290,7 @@ def list_algorithms(family: str | None = None) -> list[str]:
     Raises
     ------
     ValueError
-        For a family that there is not.
+        For an unknown family.
     """
     if family is not None and family not in _FAMILIES:
         raise ValueError(f"no family {family!r}; there are {', '.join(_FAMILIES)}")
@@ -298,7 +298,7 @@ def list_algorithms(family: str | None = None) -> list[str]:
 
 
 def check_algorithm(algorithm: object) -> Algorithm | None:
-    """What ``solve`` takes: an algorithm, its class, its name, or None and ``"auto"`` for SciML's default.
+    """Return the algorithm of what ``solve`` takes: an algorithm, its name, or None and ``"auto"`` for SciML's default.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How the members of an ensemble are solved, by SciML's names."""
+"""The ways to solve the members of an ensemble, by SciML's names."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class EnsembleThreads:
     Parameters
     ----------
     workers
-        Threads; by default one for each processor that this process may use.
+        Number of threads; by default one for each processor that this process may use.
 
     Notes
     -----
     Solves release Python's lock, but what is around each of them, some 40 µs, does not: on two processors, members of 60 µs gained
-    nothing, and members of 220 µs took 150. Backward passes run one after the other.
+    nothing, and members of 220 µs took 150 µs each. Backward passes run one after the other.
     """
 
     workers: int | None = None

@@ -1,4 +1,4 @@
-"""How a solve of equations with algebraic ones among them finds consistent initial values: SciML's ways."""
+"""Consistent initial values for equations with algebraic ones among them: SciML's methods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BrownFullBasicInit(Initialization):
     Parameters
     ----------
     abstol
-        Of the algebraic equations; by default a tenth of the solve's.
+        Absolute tolerance of the algebraic equations; by default a tenth of the solve's.
     """
 
     abstol: float | None = None
@@ -74,12 +74,12 @@ class NoInit(Initialization):
 
 
 def check_initialization(initializealg: Any, mass_matrix: Any) -> Initialization | None:
-    """The user's way, or the default: None where every start is consistent.
+    """Return the user's method, or the default: None where every start is consistent.
 
     Raises
     ------
     TypeError
-        If it is none.
+        For anything else.
     """
     if initializealg is not None and not isinstance(initializealg, Initialization):
         names = "BrownFullBasicInit(), ShampineCollocationInit(), CheckInit() or NoInit()"

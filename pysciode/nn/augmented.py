@@ -45,7 +45,7 @@ class AugmentedNeuralODE(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
     """
 
     def __init__(

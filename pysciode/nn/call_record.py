@@ -1,4 +1,4 @@
-"""What a module tells of its latest call."""
+"""The record of a module's latest call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LatestCall:
 
     @property
     def statistics(self) -> tuple[Statistics, ...]:
-        """Those of the solves of the latest call: of a block one, or with times of each sample's own one for each column."""
+        """The statistics of the latest call's solves: one for a block, or one for each column where samples have their own times."""
         return tuple(self._statistics)
 
     @property

@@ -1,4 +1,4 @@
-"""The networks that are usual as dynamics of continuous flows."""
+"""The usual networks for the dynamics of continuous flows."""
 
 from __future__ import annotations
 

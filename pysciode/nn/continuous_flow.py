@@ -49,13 +49,13 @@ class ContinuousFlow(LatestCall, nn.Module):
         along the first axis after the batch. It should be smooth: take tanh or softplus, not ReLU, whose divergence
         jumps.
     shape
-        Of one sample: a number of entries, or ``(channels, height, width)`` and the like.
+        Shape of one sample: a number of entries, or ``(channels, height, width)`` and the like.
     trace
         ``"exact"`` costs about one evaluation of the dynamics for each entry of a sample, ``"hutchinson"`` one in all
-        but makes the density a noisy one (unbiased; its gradient too). An attribute, which may be set: estimates to
+        but makes the density noisy (without bias, as its gradient). An attribute, which may be set: estimates to
         train with, exact values to report.
     noise
-        Of ``"hutchinson"``: ``"rademacher"`` or ``"gaussian"``, drawn once for a solve. In training mode it comes from
+        Distribution of Hutchinson's noise: ``"rademacher"`` or ``"gaussian"``, drawn once for a solve. In training mode it comes from
         torch's random numbers, in evaluation mode from `seed`, so that log densities are the same from call to call.
     base
         The distribution at the first time, with samples of `shape`; by default standard normal.
@@ -67,17 +67,17 @@ class ContinuousFlow(LatestCall, nn.Module):
         As in :func:`pysciode.solve`; `atol` is one number.
     regularization
         What to integrate beside the states, in training mode only; see :attr:`regularization`. Its Jacobian term comes
-        with the trace for nothing, with the same noise, or exactly beside an exact trace (Finlay et al. 2020,
+        with the trace at no cost, with the same noise, or exactly beside an exact trace (Finlay et al. 2020,
         arXiv:2002.02798).
     seed
-        Of the noise in evaluation mode.
+        Seed of the noise in evaluation mode.
     solver_options
         Further arguments of :func:`pysciode.solve`, such as ``maxiters``.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
 
     Notes
     -----
@@ -160,14 +160,14 @@ class ContinuousFlow(LatestCall, nn.Module):
     def forward(
         self, z: torch.Tensor, context: torch.Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From the base to the data.
+        """Map samples of the base to data.
 
         Parameters
         ----------
         z
             Shape ``(…, *shape)``.
         context
-            What the dynamics are told beside time and state, the same throughout the solve: shape ``(…, k)`` or, for
+            Input of the dynamics beside time and state, constant throughout the solve: shape ``(…, k)`` or, for
             samples of more axes than one, ``(…, k, *shape[1:])``. Its batch and that of `z` are broadcast.
         generator
             Source of Hutchinson's noise.
@@ -175,12 +175,12 @@ class ContinuousFlow(LatestCall, nn.Module):
         Returns
         -------
         x, log_det
-            Of shape ``(…, *shape)``, and ``log |det ∂x/∂z|`` of shape ``(…)``.
+            Samples of shape ``(…, *shape)``, and ``log |det ∂x/∂z|`` of shape ``(…)``.
 
         Raises
         ------
         TypeError, ValueError
-            For an input that can't be solved from; it is named.
+            If an input is invalid; the message names it.
         SolveFailed
             If the solver gave up.
         """
@@ -190,7 +190,7 @@ class ContinuousFlow(LatestCall, nn.Module):
     def inverse(
         self, x: torch.Tensor, context: torch.Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From the data to the base, the same way backwards: `z` and ``log |det ∂z/∂x|``; see `forward`."""
+        """Map data to the base, backwards in time: return `z` and ``log |det ∂z/∂x|``; see `forward`."""
         start, end = self.t_span
         return self._transport(FlowBatch.of(x, context, self.shape, "x"), end, start, generator)
 
@@ -223,7 +223,7 @@ class ContinuousFlow(LatestCall, nn.Module):
 
     @opaque
     def trajectory(self, z: torch.Tensor, times: Any, context: torch.Tensor | None = None) -> torch.Tensor:
-        """Where `z` has come at these times, shape ``(k, …, *shape)``.
+        """Return the path of `z` at these times, shape ``(k, …, *shape)``.
 
         Parameters
         ----------
@@ -255,7 +255,7 @@ class ContinuousFlow(LatestCall, nn.Module):
         n
             A number, or a shape.
         seed
-            Of this draw; torch's random numbers are as before afterwards.
+            Seed of this draw; torch's random state stays as it was.
         """
         return self._draw(n, context, seed, differentiable=False)
 

@@ -17,7 +17,7 @@ VectorField = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Divergence(NamedTuple):
-    """A field, its divergence and what comes with it for nothing.
+    """A field, its divergence, and the Jacobian's norm, which costs nothing more.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ def hutchinson_divergence(f: VectorField, x: torch.Tensor, noise: torch.Tensor) 
     Parameters
     ----------
     noise
-        Of the shape of `x`, with mean 0 and unit covariance; no gradient goes to it.
+        Noise of the shape of `x`, with mean 0 and unit covariance; no gradient goes to it.
     """
     noise = noise.detach()
     value, pullback = torch.func.vjp(f, x)[:2]

@@ -45,7 +45,7 @@ class ELBO:
         Parameters
         ----------
         posterior
-            Of shape ``(batch, latent_dim)``.
+            The approximate posterior, of shape ``(batch, latent_dim)``.
         z
             Its samples, shape ``(samples, batch, latent_dim)``.
         log_likelihood, event_log_likelihood
@@ -68,7 +68,7 @@ class ELBO:
 
 
 def check_weight(kl_weight: float, importance_weighted: bool) -> None:
-    """Refuse weights that can't be right.
+    """Refuse invalid weights.
 
     Raises
     ------

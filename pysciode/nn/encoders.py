@@ -25,14 +25,14 @@ class RNNEncoder(nn.Module):
     Chen, Rubanova, Bettencourt, Duvenaud (NeurIPS 2018, arXiv:1806.07366), section 5; gaps and masks as inputs after Che,
     Purushotham, Cho, Sontag, Liu, "Recurrent Neural Networks for Multivariate Time Series with Missing Values" (2018,
     arXiv:1606.01865). The gap that comes with an observation is the time since the one before it, that of the first since
-    the time of the latent state: so the network knows how far it has to go.
+    the time of the latent state: so the network knows the distance to it.
 
     Parameters
     ----------
     input_dim, hidden_dim, latent_dim
         Entries of an observation, of the GRU's state and of the latent state.
     gaps, masks
-        Whether the network is told the gaps, and which entries were observed. Without `masks` a missing value in a row
+        Whether the network's inputs include the gaps, and the mask of observed entries. Without `masks` a missing value in a row
         that was observed reads as zero.
     """
 
@@ -76,7 +76,7 @@ class ODERNNEncoder(nn.Module):
     dynamics
         ``forward(h)`` or ``forward(t, h)`` on states of shape ``(batch, hidden_dim)``.
     masks
-        Whether the GRU is told which entries were observed.
+        Whether the GRU's input includes the mask of observed entries.
     algorithm, rtol, atol
         By default ``Tsit5()``.
     dt
@@ -139,7 +139,7 @@ class ODERNNEncoder(nn.Module):
 
     @property
     def statistics(self) -> list[Statistics]:
-        """Of the latest call's solves."""
+        """The statistics of the latest call's solves."""
         return self._statistics
 
 

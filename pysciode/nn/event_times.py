@@ -21,7 +21,7 @@ def event_log_likelihood(log_rates: torch.Tensor, integrals: torch.Tensor, obser
         ``log λ`` at the times of the observations, shape ``(samples, batch, n, m)``: one rate for whole rows, or one for
         each entry.
     integrals
-        Of the rates over the window, shape ``(samples, batch, m)``.
+        Integrals of the rates over the window, shape ``(samples, batch, m)``.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def check_window(window: Any, observations: Observations) -> torch.Tensor:
     Raises
     ------
     TypeError, ValueError
-        If it is missing, not finite, the wrong way round, or leaves out times of observations.
+        If it is missing, not finite, reversed, or leaves out times of observations.
     """
     if window is None:
         raise ValueError("window is needed with an intensity: from when to when the observations were made")

@@ -1,4 +1,4 @@
-"""What a block has solved: its dynamics in times of each sample's own, with integrals beside the states."""
+"""The right-hand side that a block solves: its dynamics, rescaled where samples have their own times, with integrals beside the states."""
 
 from __future__ import annotations
 

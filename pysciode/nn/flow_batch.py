@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class FlowBatch:
-    """What a flow is solved for.
+    """The samples and contexts of one solve of a flow.
 
     Attributes
     ----------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class FlowDistribution(Distribution):
     """The distribution that a flow carries its base to, for a batch of contexts.
 
-    Made by :meth:`pysciode.nn.ContinuousFlow.distribution`; goes where ``torch.distributions`` take a distribution: as
+    Made by :meth:`pysciode.nn.ContinuousFlow.distribution`; usable wherever ``torch.distributions`` take a distribution: as
     the base of a ``TransformedDistribution``, a component of a mixture, with ``expand``. It refers to the flow, whose
     weights may go on changing.
 
@@ -27,7 +27,7 @@ class FlowDistribution(Distribution):
     context
         Shape ``(…, k)`` as for the flow; its batch is the ``batch_shape``. None for a flow without contexts.
     batch_shape
-        What `expand` made of it.
+        The batch shape after `expand`.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -67,7 +67,7 @@ class FlowDistribution(Distribution):
         return self.flow.rsample(self._size(sample_shape), self.context)
 
     def _size(self, sample_shape: Any) -> torch.Size:
-        """What the flow is asked for, which adds the batch of a context itself."""
+        """The shape to ask the flow for, which adds the batch of a context itself."""
         sample_shape = torch.Size(sample_shape)
         return sample_shape if self.context is not None else sample_shape + self.batch_shape
 

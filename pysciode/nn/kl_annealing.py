@@ -28,7 +28,7 @@ class KLAnnealing:
     Raises
     ------
     ValueError
-        For numbers that can't be right; the argument is named.
+        If a number is invalid; the message names the argument.
     """
 
     steps: int

@@ -67,7 +67,7 @@ class LatentODE(LatestCall, nn.Module):
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
 
     Notes
     -----
@@ -178,7 +178,7 @@ class LatentODE(LatestCall, nn.Module):
         Raises
         ------
         TypeError, ValueError
-            For an argument that can't be right; it is named.
+            If an argument is invalid; the message names it.
         SolveFailed
             If the solver gave up.
         """
@@ -277,7 +277,7 @@ class LatentODE(LatestCall, nn.Module):
         Parameters
         ----------
         x, times, mask
-            What was observed, as in `elbo_parts`.
+            The observations, as in `elbo_parts`.
         at
             Shape ``(m,)`` or ``(batch, m)``, in any order.
         samples

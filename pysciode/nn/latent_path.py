@@ -24,9 +24,9 @@ class LatentPath:
     start
         Shape ``(samples, batch, d)``.
     t0
-        Its time.
+        The time of `start`.
     later, earlier
-        From `t0` on and back; None where nothing is wanted there.
+        From `t0` on and back; None where no time lies there.
     """
 
     start: torch.Tensor

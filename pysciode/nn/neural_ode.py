@@ -1,4 +1,4 @@
-"""Neural ODE blocks: a module's output is where its input flows to.
+"""Neural ODE blocks: a module's output is the state that its input flows to.
 
 Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018, arXiv:1806.07366),
 section 3.
@@ -38,7 +38,7 @@ class NeuralODE(LatestCall, nn.Module):
         dimensions. It is compiled, once for each shape of input and for training and evaluation mode, so what draws
         random numbers or changes its buffers (dropout and batch normalisation in training mode) raises `CaptureError`.
     t_span
-        Where the input stands, and where to solve to; times between are saved too where a trajectory is returned.
+        Times of the input and of the end; times between are saved too where a trajectory is returned.
         Strictly monotone. A ``nn.Parameter`` is learnt.
     returns
         ``"end"``: the state at the last time; ``"trajectory"``: those at all times, time first; ``"both"``: the pair.
@@ -59,7 +59,7 @@ class NeuralODE(LatestCall, nn.Module):
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
 
     Notes
     -----
@@ -119,7 +119,7 @@ class NeuralODE(LatestCall, nn.Module):
             States at the first time: any shape; with a regularisation or times for each sample, the first axis is the
             batch.
         times
-            In place of ``t_span``: shape ``(k,)``, or ``(batch, k)`` for times of each sample's own, monotone in every
+            Replaces ``t_span``: shape ``(k,)``, or ``(batch, k)`` for times of each sample's own, monotone in every
             row; a row may repeat its last time to fill up.
 
         Returns
@@ -130,7 +130,7 @@ class NeuralODE(LatestCall, nn.Module):
         Raises
         ------
         TypeError, ValueError
-            For an input that can't be solved from; it is named.
+            If an input is invalid; the message names it.
         SolveFailed
             If the solver gave up.
 

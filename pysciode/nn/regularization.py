@@ -21,7 +21,7 @@ Field = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Regularization:
-    """Which integrals over the time span are taken of each sample, and how they are weighted.
+    """The integrals over the time span that are added for each sample, and their weights.
 
     All are sums over the entries of the state, as in the papers, not means.
 
@@ -90,12 +90,12 @@ class Regularization:
         t, u
             Where; `u` of shape ``(batch, …)``.
         noise
-            What `draw_noise` drew; None where it draws none.
+            The noise of `draw_noise`; None where no term needs it.
 
         Returns
         -------
         du, rates
-            Of the shape of `u`, and of shape ``(batch, terms)``.
+            The derivative, of the shape of `u`, and the integrands, shape ``(batch, terms)``.
         """
         if self.jacobian:
             du, pullback = torch.func.vjp(lambda u: field(t, u), u)[:2]

@@ -1,4 +1,4 @@
-"""Dynamics whose states and rates differ by orders of magnitude, for a network that sees and makes numbers near one."""
+"""Dynamics whose states and rates differ by orders of magnitude, scaled so that the network's inputs and outputs are near one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ScaledField(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        Where an argument can't be right; it is named.
+        If an argument is invalid; the message names it.
 
     See Also
     --------
@@ -67,7 +67,7 @@ class ScaledField(nn.Module):
         Parameters
         ----------
         net
-            As above.
+            Any module, as for :class:`ScaledField`.
         t
             Times, shape ``(k,)``, k at least 2, monotone.
         u

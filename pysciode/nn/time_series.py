@@ -62,7 +62,7 @@ class Observations:
         Raises
         ------
         TypeError, ValueError
-            For an argument that can't be right; it is named.
+            If an argument is invalid; the message names it.
         """
         if not (isinstance(x, torch.Tensor) and x.dtype in (torch.float32, torch.float64)):
             raise TypeError(f"x must be a float32 or float64 tensor, not {getattr(x, 'dtype', type(x).__name__)}")

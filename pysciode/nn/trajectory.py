@@ -107,7 +107,7 @@ def continuous_solution(
         Its interpolation error, which the defect ``P' - f(t, P)`` shows, is within the tolerances in the solver's norm:
         where the solver's steps are too long for that they are divided, and the problem is solved again.
     list of Solution
-        What was solved.
+        The solutions that it interpolates.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def _slopes_and_curvatures(
 def _parts(
     field: Field, times: torch.Tensor, coefficients: torch.Tensor, options: Mapping[str, Any], depends_on_time: bool
 ) -> torch.Tensor:
-    """Into how many parts each step is to be divided, at most 8, so that the interpolation error is within the tolerances.
+    """Return the number of parts to divide each step into, at most 8, so that the interpolation error is within the tolerances.
 
     A quintic's error in the middle of a step `h` is about ``5^(5/2)/192 h`` times its largest defect, and goes with ``h⁶``.
     """

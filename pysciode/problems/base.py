@@ -312,7 +312,7 @@ class Problem:
             with left_as_they_were(reached.containers):
                 model, counters = counted(reached.numbers, trace)
             if counters:
-                # From now on what counts evaluations is not looked at.
+                # From now on counters of evaluations are not part of the key.
                 shared = store(f)
                 shared.counting |= {place_id(place) for place, _ in counters}
                 shared.setdefault((*key[:-1], reached_by(f, shared.counting).key), shared.get(key))
@@ -329,7 +329,7 @@ class Problem:
         return self.span if key == "tspan" else getattr(self, key)
 
     def _changed_state(self, changes: dict[str, Any]) -> Any:
-        """The state with what `remake` was told about it."""
+        """The state with the changes that `remake` got."""
         velocity = self.velocity
         if velocity is None:
             return changes.get("u0", self.u0)
@@ -344,20 +344,15 @@ class Problem:
 
 
 def check_problem(problem: object) -> None:
-    """Refuse what is no problem.
+    """Refuse anything but a problem.
 
     Raises
     ------
     TypeError
         Naming what was given.
     """
-    if not is_problem(problem):
+    if not isinstance(problem, Problem):
         raise TypeError(f"problem must be an ODEProblem, not {type(problem).__name__}")
-
-
-def is_problem(x: object) -> bool:
-    """Whether `x` is a problem, of whatever kind."""
-    return isinstance(x, Problem)
 
 
 def _remade(kind: type[Problem], arguments: dict[str, Any]) -> Problem:
@@ -366,7 +361,7 @@ def _remade(kind: type[Problem], arguments: dict[str, Any]) -> Problem:
 
 @opaque
 def remake(problem: ProblemT, **changes: Any) -> ProblemT:
-    """A problem like `problem`, with some of its arguments changed; its captured model is kept where it still fits.
+    """Return a problem like `problem` with some arguments changed; it keeps the captured model where that still fits.
 
     Parameters
     ----------
@@ -410,7 +405,7 @@ def remake(problem: ProblemT, **changes: Any) -> ProblemT:
 
 
 def with_model_of(problem: Problem, other: Problem) -> Problem:
-    """`problem` with the model captured for `other`; it captures none of its own.
+    """Return `problem` with the model captured for `other`, so that it captures none itself.
 
     A model written for NumPy stays so when its parameters become tensors: on flat vectors it is the same.
 
@@ -437,7 +432,7 @@ def with_values(problem: Problem, u0: Any, p: Any) -> Problem:
     Parameters
     ----------
     u0
-        Of the problem's shape and dtype.
+        A state of the problem's shape and dtype.
     p
         Shape ``(layout.size,)``; parameters of modules are part of it.
     """

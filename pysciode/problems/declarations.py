@@ -1,4 +1,4 @@
-"""What a kind of problem declares: what its functions take and return, and in which form SciML solves it."""
+"""The declarations of a kind of problem: signatures of its functions, and the form in which SciML solves it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Signature:
 
 @dataclass(frozen=True)
 class Form:
-    """In which form SciML solves a kind of problem.
+    """The form in which SciML solves a kind of problem.
 
     Attributes
     ----------
     name
-        Of the form on the Julia side (``julia/src/forms``).
+        The form's name on the Julia side (``julia/src/forms``).
     families
         Families of algorithms that take this form; every other algorithm takes the first-order system.
     parts

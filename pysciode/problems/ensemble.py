@@ -17,7 +17,7 @@ class EnsembleProblem:
     Parameters
     ----------
     problem
-        What all members have in common; its own `u0` and `p` hold where none are given here.
+        The problem of all members; its own `u0` and `p` hold where none are given here.
     u0
         Initial states, shape ``(N, *problem.shape)``, NumPy or torch; None: that of `problem`. Of second-order and dynamical
         problems whole states, velocities before positions.

@@ -10,7 +10,7 @@ from .declarations import Signature
 
 
 class EventFunction(Problem):
-    """A function ``f(u, p, t)`` of another problem's state and parameters: so it is captured and kept as models are."""
+    """A function ``f(u, p, t)`` of another problem's state and parameters, captured and kept as models are."""
 
     _arguments: ClassVar[tuple[str, ...]] = ("f", "u0", "tspan", "p")
 

@@ -1,4 +1,4 @@
-"""The users' functions of problems in one form: out of place, on the whole state."""
+"""Users' functions brought to one form: out of place, on the whole state."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ _WANTS = {
 
 
 class _Call:
-    """One solve: what goes in, and after the forward pass what is needed for the backward one."""
+    """One solve: its inputs, and after the forward pass what the backward pass needs."""
 
     __slots__ = (
         "problem", "arrays", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "times_move", "members", "request", "raw",
@@ -317,12 +317,12 @@ class _Call:
 
 
 def _check_initialization(problem: Problem, initializealg: Initialization, wants_t: bool) -> None:
-    """Refuse gradients that algebraic equations don't have here.
+    """Refuse gradients that are not supported with algebraic equations.
 
     Raises
     ------
     ValueError
-        For those with respect to times, through ShampineCollocationInit, and of models that stay in Python.
+        For gradients with respect to times, through ShampineCollocationInit, and of models that stay in Python.
     """
     if isinstance(problem.model, CallbackModel):
         raise ValueError("mass_matrix: where it is singular, a model that stays in Python (capture='callback') has no gradient")
@@ -333,7 +333,7 @@ def _check_initialization(problem: Problem, initializealg: Initialization, wants
 
 
 def _check_events(options: SolveOptions, in_transform: bool) -> None:
-    """Refuse what a gradient can't see through.
+    """Refuse events that a gradient can't pass.
 
     Raises
     ------

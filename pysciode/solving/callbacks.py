@@ -1,4 +1,4 @@
-"""Events, and functions that are called while a solve goes on."""
+"""Events, and functions that a solver calls after its steps."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ Callback = ContinuousCallback | FunctionCallingCallback
 
 
 def check_callbacks(callback: Any) -> tuple[Callback, ...]:
-    """What ``solve`` takes: None, a callback or several.
+    """Return the callbacks of what ``solve`` takes: None, a callback or several.
 
     Raises
     ------

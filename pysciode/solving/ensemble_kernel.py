@@ -62,7 +62,7 @@ def solve_in_kernel(
     Raises
     ------
     TypeError, ValueError
-        For what the kernels can't do, with the way out.
+        For options that the kernels don't support, with an alternative.
     EngineUnavailable
         If DiffEqGPU, or Julia itself, is not installed.
     """

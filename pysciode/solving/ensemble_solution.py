@@ -1,4 +1,4 @@
-"""What comes back from the solve of an ensemble."""
+"""The solution of an ensemble."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EnsembleSummary:
     mean, std
         Shape ``(k, *shape of a state)``. Of a single member the standard deviation is NaN.
     count
-        How many members these are of: those that came to their end.
+        How many members took part: those that reached the end.
     """
 
     t: Any
@@ -46,17 +46,17 @@ class EnsembleSolution:
     u
         States, shape ``(N, k, *shape of a state)`` or ``(N, k, m)`` for `m` saved entries: a tensor where the problem is torch's,
         on its device and with its gradients. NaN at times that a member did not reach; no gradient passes to members that failed.
-        Of second-order and dynamical problems the positions, and `v` holds the velocities.
+        For second-order and dynamical problems these are the positions, and `v` holds the velocities.
     retcodes
         SciML's return code of each member, an array of strings of shape ``(N,)``.
     t_reached
         The last time that each member's solver accepted, shape ``(N,)``.
     failed
-        Numbers of the members that did not come to their end, an array.
+        Indices of the members that did not reach the end, an array.
     success
-        Whether there are none.
+        Whether all members reached the end.
     problem, algorithm, ensemblealg, engine
-        What was solved, the name of the algorithm, how, and the engine's name.
+        The ensemble, the name of the algorithm, the ensemble algorithm, and the engine's name.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class EnsembleSolution:
         return not len(self.failed)
 
     def summary(self) -> EnsembleSummary:
-        """Mean and standard deviation (of the sample) of `u` over the members that came to their end."""
+        """Mean and standard deviation (of the sample) of `u` over the members that reached the end."""
         u = self.u
         if len(self.failed):
             u = u[np.setdiff1d(np.arange(len(self)), self.failed)]

@@ -1,4 +1,4 @@
-"""The arguments of the latest ``solve`` of a model, with what checking made of them.
+"""The arguments of the latest ``solve`` of a model, with the checked options.
 
 In a fit the same arguments come at every step, and checking them takes as long as a tenth of a small solve.
 """
@@ -30,9 +30,9 @@ class _Latest(NamedTuple):
 
 
 def recall(problem: Problem, given: tuple[Any, ...], saveat: Any) -> tuple[Algorithm | None, SolveOptions] | None:
-    """What `remember` was told, if these are the same arguments; None otherwise.
+    """Return what `remember` kept, if these are the same arguments; None otherwise.
 
-    What the checks go by is compared: `given`, of types that can't change; the values in `saveat`; the time span. The rest (kind of problem, shape and dtype of the state) belongs to the model, with which this is kept.
+    The inputs of the checks are compared: `given`, of types that can't change; the values in `saveat`; the time span. The rest (kind of problem, shape and dtype of the state) belongs to the model, with which this is kept.
     """
     captured = problem.captured
     latest = captured.latest_call if captured is not None else None

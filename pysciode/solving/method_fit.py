@@ -46,7 +46,7 @@ def check_fit(problem: Problem, algorithm: Algorithm, dt: object, adaptive: bool
 
 
 def warn_of_coarse_output(problem: Problem, name: str, reader: str) -> None:
-    """Say that `reader` looks between the steps of an algorithm whose dense output does not keep up with them.
+    """Warn that `reader` uses the dense output of an algorithm between its steps, where it is less accurate than the steps.
 
     Warns
     -----
@@ -61,7 +61,7 @@ def warn_of_coarse_output(problem: Problem, name: str, reader: str) -> None:
 
 
 def warn_of_gradients(problem: Problem, algorithm: Algorithm | None, sensealg: SensitivityAlgorithm, rtol: float) -> None:
-    """Say which algorithm can't give a gradient of this accuracy.
+    """Warn of algorithms that can't give a gradient of this accuracy.
 
     Warns
     -----
@@ -109,7 +109,7 @@ def _check(problem: Problem, algorithm: Algorithm, row: Misfit) -> None:
 
 
 def _properties(problem: Problem) -> dict[str, bool] | None:
-    """Which of `PROPERTIES` the right-hand side has; None where it can't be looked into."""
+    """Which of `PROPERTIES` the right-hand side has; None where its formulas are unknown."""
     from ..graphs.captured_model import CallbackModel, JuliaModel
 
     model, known = problem.model, problem.compiled

@@ -21,7 +21,7 @@ _MOST_TIMES = 1e9
 _MOST_STEPS = 2**63 - 1
 
 
-def save_times(saveat: Any, start: float, end: float) -> np.ndarray | None:
+def save_times(saveat: Any, start: float, end: float) -> np.ndarray:
     """Times to save at as a float64 array; a number is a step, after SciML: the end is saved too.
 
     Raises
@@ -29,8 +29,6 @@ def save_times(saveat: Any, start: float, end: float) -> np.ndarray | None:
     TypeError, ValueError
         If they are not finite, strictly monotone in the direction of the time span and inside it.
     """
-    if saveat is None:
-        return None
     direction = 1.0 if end > start else -1.0
     times = real_array(saveat, "saveat")
     if times.ndim == 0:
@@ -81,7 +79,7 @@ def _times(times: np.ndarray, start: float, end: float, direction: float, name: 
 
 
 def check_fixed_step(dt: float, start: float, end: float) -> None:
-    """A step that is never changed must move the time.
+    """Refuse a fixed step that does not move the time.
 
     Raises
     ------
@@ -152,7 +150,7 @@ _REFUSED = {
     "save_on": "saveat says what is saved",
     "alias": "arrays are never aliased",
     "alias_u0": "arrays are never aliased",
-    # In solve these are without effect, and without a word, in SciML's current line.
+    # SciML's current solve ignores these silently.
     **dict.fromkeys(
         ("gamma", "beta1", "beta2", "qmin", "qmax", "qsteady_min", "qsteady_max", "qoldinit", "failfactor"),
         "SciML takes options of the step size controller no longer in solve",
@@ -239,7 +237,7 @@ def solve_options(
     if internalnorm is not None and not callable(internalnorm):
         raise TypeError(f"internalnorm must be a function of the scaled error, not {type(internalnorm).__name__}")
     default_rtol, default_atol = DEFAULT_TOLERANCES[problem.dtype]
-    times = save_times(saveat, start, end)
+    times = None if saveat is None else save_times(saveat, start, end)
     if tstops is not None:
         tstops = np.unique(np.atleast_1d(real_array(tstops, "tstops")))
         if end < start:

@@ -1,4 +1,4 @@
-"""What happens between the arguments of a solve and the engine: checks, and the choice of the sensitivity method."""
+"""From the arguments of a solve to an engine's options: checks, and the choice of the sensitivity method."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def prepare(
     Raises
     ------
     TypeError, ValueError, PysciodeError
-        For an argument that can't be right, or that does not fit the problem; it is named.
+        For an argument that is invalid or does not fit the problem; the message names it.
     """
     given = (algorithm, *_compared(asked))
     plain = progress is False and not extra and all(x is None for x in _not_compared(asked)) and problem.mass_matrix is None
@@ -65,7 +65,7 @@ _not_compared = itemgetter("callback", "internalnorm", "initializealg")
 def choose_sensealg(
     sensealg: SensitivityAlgorithm | None, problem: Problem, algorithm: Algorithm | None, engine: Engine
 ) -> SensitivityAlgorithm:
-    """The user's method, or the default.
+    """Return the user's method, or the default.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def choose_sensealg(
             "QuadratureAdjoint() or ForwardDiffSensitivity()"
         )
     if in_python and not embedded and not sensealg.calls_python:
-        # Its numbers carry derivatives, which a call into Python would drop without a word.
+        # Its numbers carry derivatives, which a call into Python would drop silently.
         raise ValueError(
             f"{sensealg} can't differentiate a model that stays in Python (capture='callback'): take GaussAdjoint(), "
             "InterpolatingAdjoint(), QuadratureAdjoint() or BacksolveAdjoint(), which use torch's vector-Jacobian products"

@@ -1,4 +1,4 @@
-"""One call of an engine, and the solution made of what it answers; torch problems go through :mod:`.autograd`."""
+"""One call of an engine, and the solution from its answer; torch problems go through :mod:`.autograd`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes back from a solve."""
+"""The solution of a problem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..problems.base import Problem
 
 SUCCESS = frozenset({"Success", "Terminated", "ExactSolutionLeft", "ExactSolutionRight", "FloatingPointLimit"})
-"""SciML's return codes of a solve that came to its end."""
+"""SciML's return codes of a solve that reached its end."""
 
 ADVICE = {
     "MaxIters": "raise maxiters, loosen rtol and atol, or if the problem is stiff use a stiff algorithm such as Rodas5P() or FBDF()",
@@ -163,7 +163,7 @@ class Solution:
 
     @property
     def states(self) -> Any:
-        """What was saved, whole: of second-order and dynamical problems shape ``(k, 2, …)``, velocities before positions."""
+        """The saved states, whole: of second-order and dynamical problems shape ``(k, 2, …)``, velocities before positions."""
         return self._states
 
     @property
@@ -185,7 +185,7 @@ class Solution:
 
     @property
     def events(self) -> tuple[Occurrences, ...]:
-        """What became of each :class:`~pysciode.solving.callbacks.ContinuousCallback`, in the order in which they were given."""
+        """The occurrences of each :class:`~pysciode.solving.callbacks.ContinuousCallback`, in the order in which they were given."""
         return tuple(self._occurrences(t, u) for t, u in self._raw.events)
 
     def _occurrences(self, t: np.ndarray, u: np.ndarray) -> Occurrences:
@@ -206,11 +206,11 @@ class Solution:
 
     @property
     def t_reached(self) -> float:
-        """The last time that the solver accepted; the end of the time span, if all went well."""
+        """The last time that the solver accepted; on success the end of the time span."""
         return self._raw.t_reached
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle holds: the numbers. Gradients and dense output stay in the process that solved."""
+        """Pickle the numbers. Gradients and dense output stay in the process that solved."""
         raw = replace(self._raw, u=self._raw.u[:0], stats=dict(self._raw.stats), interpolant=None)
         return self.__dict__ | {"_raw": raw, "_times": _detached(self.t), "_states": _detached(self._states)}
 

@@ -1,4 +1,4 @@
-"""From a problem to its solution: options, then prepare (checks, and what was prepared before), then run."""
+"""From a problem to its solution: gather the options, prepare, run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,13 @@ def solve(
     **solver_options: Any,
 ) -> Solution: ...
 @overload
-def solve(problem: EnsembleProblem, algorithm: Algorithm | str | None = None, **options: Any) -> EnsembleSolution: ...
+def solve(
+    problem: EnsembleProblem,
+    algorithm: Algorithm | str | None = None,
+    *,
+    ensemblealg: EnsembleAlgorithm | None = None,
+    **options: Any,
+) -> EnsembleSolution: ...
 @opaque
 def solve(
     problem: Problem | EnsembleProblem,
@@ -87,9 +93,9 @@ def solve(
     Parameters
     ----------
     problem
-        What to solve.
+        The problem, or an :class:`~pysciode.EnsembleProblem`.
     algorithm
-        With what: ``Tsit5()``, ``Rodas5P()``, …; None or ``"auto"`` is the engine's default (SciML's, which detects
+        The solver: ``Tsit5()``, ``Rodas5P()``, …; None or ``"auto"`` is the engine's default (SciML's, which detects
         stiffness).
     ensemblealg
         How the members of an ensemble are solved: :class:`~pysciode.EnsembleThreads` (the default),
@@ -107,7 +113,7 @@ def solve(
     dtmin, dtmax
         Limits of the step.
     maxiters
-        Steps at most.
+        The largest number of steps.
     adaptive
         Whether the step size is controlled.
     save_idxs
@@ -118,7 +124,7 @@ def solve(
         True shows a bar on stderr; a function is called with the time reached about ten times a second, for an ensemble with
         the number of members solved.
     sensealg
-        How to differentiate; by default chosen from the sizes, see :func:`pysciode.methods.adjoints.default_sensealg`.
+        The sensitivity method; by default chosen from the sizes, see :func:`pysciode.methods.adjoints.default_sensealg`.
     callback
         Events: a :class:`~pysciode.solving.callbacks.ContinuousCallback`, a
         :class:`~pysciode.solving.callbacks.FunctionCallingCallback` or a list of these. Where a gradient is wanted, events that
@@ -140,13 +146,13 @@ def solve(
     Raises
     ------
     TypeError, ValueError
-        For an argument that can't be right; it is named.
+        For an invalid argument; the message names it.
     CaptureError
         If the model can't be captured.
     SolveFailed
         If the solver gave up; holds the partial solution.
     EngineUnavailable
-        If the engine lacks what was asked for.
+        If the engine does not support what was asked for.
     """
     asked = {
         "saveat": saveat,
@@ -173,7 +179,7 @@ def solve(
         options = asked | {"engine": engine} | solver_options
         return solve_ensemble(solve, problem, algorithm, ensemblealg=ensemblealg, throw=throw, progress=progress, options=options)
     if ensemblealg is not None:
-        raise TypeError("ensemblealg is for an EnsembleProblem, and problem is none")
+        raise TypeError("ensemblealg is for an EnsembleProblem, and problem is a single one")
     backend = get_engine(engine)
     bar = ProgressBar(*problem.tspan) if progress is True else progress
     try:
@@ -190,7 +196,7 @@ def solve(
 
 
 def _raise_index_error(problem: Problem, solution: Solution) -> None:
-    """Where a model reads outside of an array, its right-hand side is NaN, and the solver gives up: say why.
+    """Raise `IndexOutOfRange` if the solver gave up because the model reads outside of an array, where its right-hand side is NaN.
 
     Raises
     ------

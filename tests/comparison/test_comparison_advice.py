@@ -78,7 +78,8 @@ def test_advice_shows_the_same_in_terminal_and_notebook():
     advice = report(row("GaussAdjoint"), failed("BacksolveAdjoint", "<drifts>")).recommend()
     shown = to_text(advice, 80)
     assert max(map(len, shown.splitlines())) <= 80 and "GaussAdjoint" in shown and "<drifts>" in shown
-    assert "&lt;drifts&gt;" in advice._repr_html_() and "1.00 ms" in advice._repr_html_()
+    html = advice._repr_mimebundle_([], [])["text/html"]
+    assert "&lt;drifts&gt;" in html and "1.00 ms" in html
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What takes part in a comparison: a solver, alone or with a sensitivity method; those of SciML are here."""
+"""Contestants of a comparison: a solver, alone or with a sensitivity method; here are SciML's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COUNTS_MODEL_CALLS = ("generated", "ReverseDiffVJP")
 
 @dataclass(frozen=True)
 class Task:
-    """What all contestants are given; for gradients, a torch problem in which what is differentiated requires grad.
+    """The task of all contestants; for gradients, a torch problem whose differentiated tensors require grad.
 
     Times to save at are float64; with `step_on_times` SciML's solvers take a step to each of them, instead of interpolating.
     """
@@ -58,7 +58,7 @@ class Run(ABC):
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
         """The gradient for ``cotangent = ∂L/∂u`` of the last `forward`: a flat float64 array for each block.
 
-        Raises a PysciodeError if the method can't vouch for it.
+        Raises a PysciodeError if the method can't compute it reliably.
         """
         raise NotImplementedError
 
@@ -103,8 +103,8 @@ class EngineContestant(Contestant):
         if sensealg is None:
             return cls(solver, None, None, engine, {}, algorithm)
         options = {x.name: getattr(sensealg, x.name) for x in fields(sensealg) if getattr(sensealg, x.name) != x.default}
-        options.pop("autojacvec", None)
-        return cls(solver, sensealg.name, sensealg.options.get("autojacvec"), engine, options, algorithm, sensealg)
+        vjp = options.pop("autojacvec", None) or sensealg.options.get("autojacvec")
+        return cls(solver, sensealg.name, None if vjp is None else str(vjp), engine, options, algorithm, sensealg)
 
     def prepare(self, task: Task) -> EngineRun:
         for package in sorted(self.sensealg.packages) if self.sensealg else ():
@@ -135,57 +135,55 @@ class EngineRun(Run):
     """One request, solved and differentiated to some blocks as `solve` and its backward pass would, without torch between."""
 
     def __init__(self, engine: Engine, request: SolveRequest, blocks: Blocks | None = None) -> None:
-        wants = blocks.wants if request.sensealg else frozenset()
+        wants = blocks.wants if blocks and request.sensealg else frozenset()
         self._engine, self._request, self._blocks = engine, replace(request, wants=wants), blocks
-        self.raw: RawSolution | None = None
-        self._pullback: Pullback | None = None
+        self._solved: tuple[RawSolution, Pullback | None] | None = None
 
     def forward(self) -> torch.Tensor:
-        self._pullback = None
+        self._solved = None
         if self._request.sensealg is None:
-            self.raw = self._engine.solve(self._request)
+            raw, pullback = self._engine.solve(self._request), None
         else:
-            self.raw, self._pullback = self._engine.solve_with_pullback(self._request)
-        if self.raw.retcode not in SUCCESS:
-            raise SolveFailed(self.raw.retcode, self.raw.t_reached, None)
-        self.steps, self.rejected = self.raw.stats.get("naccept") or None, self.raw.stats.get("nreject")
-        return torch.from_numpy(self.raw.u).view(len(self.raw.t), *self._request.problem.u0.shape)
+            raw, pullback = self._engine.solve_with_pullback(self._request)
+        stats = raw.stats
+        # A solve evaluates the model and takes a step at least once: 0 stands for not counted.
+        self.steps, self.rejected = stats.get("naccept") or None, stats.get("nreject")
+        self.forward_counts = Counts(f=stats.get("nf") or None, jacobian=stats.get("njacs") if self.steps else None)
+        if raw.retcode not in SUCCESS:
+            raise SolveFailed(raw.retcode, raw.t_reached, None)
+        self._solved = raw, pullback
+        return torch.from_numpy(raw.u).view(len(raw.t), *self._request.problem.u0.shape)
 
     def backward(self, cotangent: torch.Tensor) -> dict[str, np.ndarray]:
-        flat = np.ascontiguousarray(cotangent.numpy(), self._request.u0.dtype).reshape(len(self.raw.t), -1)
-        gradient = self._blocks.split(**self._pullback(flat))
+        raw, pullback = self._solved or (None, None)
+        sensealg = self._request.sensealg
+        if raw is None or pullback is None or sensealg is None or self._blocks is None:
+            raise RuntimeError("backward follows a forward with a sensitivity method")
+        flat = np.ascontiguousarray(cotangent.numpy(), self._request.u0.dtype).reshape(len(raw.t), -1)
+        gradient = self._blocks.split(**pullback(flat))
         if not all(np.isfinite(x).all() for x in gradient.values()):
-            raise GradientFailed(self._request.sensealg.name, "the gradient is not finite")
+            raise GradientFailed(sensealg.name, "the gradient is not finite")
+        self.backward_counts = _backward_counts(sensealg, raw.stats)
+        forward, backward = raw.stats.get("allocated"), raw.stats.get("allocated_reverse")
+        self.allocated = None if forward is None or backward is None else forward + backward
         return gradient
-
-    @property
-    def forward_counts(self) -> Counts:
-        stats = self.raw.stats
-        # A solve evaluates the model at least once: 0 stands for not counted.
-        return Counts(f=stats.get("nf") or None, jacobian=stats.get("njacs") if stats.get("naccept") else None)
-
-    @property
-    def backward_counts(self) -> Counts:
-        stats, sensealg = self.raw.stats, self._request.sensealg
-        if sensealg.forward:
-            return Counts(0, 0, 0)  # a product with derivatives that are there
-        if not sensealg.continuous or sensealg.options["autojacvec"] not in _COUNTS_MODEL_CALLS:
-            return Counts()
-        return Counts(stats.get("nf_reverse"), stats.get("nvjp") if sensealg.generated else None, stats.get("njacs_reverse"))
-
-    @property
-    def allocated(self) -> int | None:
-        passes = (self.raw.stats.get("allocated"), self.raw.stats.get("allocated_reverse"))
-        return None if None in passes else sum(passes)
 
     def kept_memory(self) -> int | None:
         """Julia's live bytes now, less those without this solution; solves once more to put things back."""
-        import juliacall
+        from ...engines.julia.runtime import start_julia
 
         # Bytes in use after a full collection, and another for what finalisers let go in the first.
-        live = juliacall.Main.seval("() -> (GC.gc(); GC.gc(); Base.gc_live_bytes())")
+        live = start_julia().seval("() -> (GC.gc(); GC.gc(); Base.gc_live_bytes())")
         with_solution = live()
-        self.raw = self._pullback = None
+        self._solved = None
         without = live()
         self.forward()
         return max(with_solution - without, 0)
+
+
+def _backward_counts(sensealg: SensitivityAlgorithm, stats: Mapping[str, int]) -> Counts:
+    if sensealg.forward:
+        return Counts(0, 0, 0)  # a product with derivatives that are there
+    if not sensealg.continuous or sensealg.options["autojacvec"] not in _COUNTS_MODEL_CALLS:
+        return Counts()
+    return Counts(stats.get("nf_reverse"), stats.get("nvjp") if sensealg.generated else None, stats.get("njacs_reverse"))

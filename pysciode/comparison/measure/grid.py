@@ -1,4 +1,4 @@
-"""Who takes part: every solver with every sensitivity method and every choice of VJP that makes sense."""
+"""The contestants: every solver with every sensitivity method and every valid choice of VJP."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _sensealg(text: str) -> SensitivityAlgorithm:
         call = ast.parse(text if bracket else f"{text}()", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise TypeError("its options have names")
-        return SENSITIVITY_ALGORITHMS[name.strip()](**{x.arg: ast.literal_eval(x.value) for x in call.keywords})
+        return SENSITIVITY_ALGORITHMS[name.strip()](**{str(x.arg): ast.literal_eval(x.value) for x in call.keywords})
     except (TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"sensealgs: {text!r}: {error}") from None
 
@@ -85,13 +85,13 @@ def check_vjps(vjps: Any) -> tuple[str, ...] | None:
     def check(x: object) -> str:
         if x not in known:
             raise ValueError(f"vjps: there is no {x!r}; there are {', '.join(known)}, or 'all' for all of them")
-        return x
+        return str(x)
 
     return known if vjps == "all" else _each(vjps, "vjps", check)
 
 
 def _each(given: Any, name: str, check: Callable[[object], T]) -> tuple[T, ...] | None:
-    """What was given, one or several, each checked and once; raises TypeError or ValueError for what can't be right."""
+    """Check each of what was given, one or several, and drop repetitions; raise TypeError or ValueError for an invalid one."""
     if given is None:
         return None
     if isinstance(given, (str, Algorithm, SensitivityAlgorithm)):

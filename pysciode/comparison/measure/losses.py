@@ -1,4 +1,4 @@
-"""The loss as every contestant is given it: a function of the saved states."""
+"""The loss, a function of the saved states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import PysciodeError
 
 @dataclass(frozen=True)
 class SavedStates:
-    """What a loss is given: saved times, shape ``(k,)``, and states, shape ``(k, *shape of u0)``, the same for whatever solved.
+    """The argument of a loss: saved times, shape ``(k,)``, and states, shape ``(k, *shape of u0)``, from any solver.
 
     Those of a second-order or dynamical problem (`partitioned`) are velocities and positions.
     """

@@ -18,7 +18,7 @@ from .losses import LossFunction
 from .process import OutOfTime, peak_growth, time_limit
 from .rows import GradientRow, SolveRow, Timing
 
-Row = TypeVar("Row", GradientRow, SolveRow)
+Row = TypeVar("Row", bound=GradientRow | SolveRow)
 T = TypeVar("T")
 
 WORTHLESS = 1.0
@@ -67,11 +67,11 @@ class Effort:
 def unmeasured(contestant: Contestant, task: Task) -> GradientRow:
     """The contestant's row, without figures."""
     x = contestant
-    return GradientRow(x.solver, x.method, x.vjp, x.engine, task.rtol, float(np.min(task.atol)), dict(x.options))
+    return GradientRow(x.solver, x.method or "", x.vjp, x.engine, task.rtol, float(np.min(task.atol)), dict(x.options))
 
 
 def measure(contestant: Contestant, task: Task, loss: LossFunction, target: Target | None, effort: Effort) -> GradientRow:
-    """The contestant's row; whatever goes wrong with it is told there."""
+    """Return the contestant's row, with the reason where the contestant fails."""
 
     def stages(row: GradientRow) -> Iterator[GradientRow]:
         run = contestant.prepare(task)
@@ -98,7 +98,7 @@ def measure(contestant: Contestant, task: Task, loss: LossFunction, target: Targ
 
 
 def _judged(gradient: Mapping[str, np.ndarray], target: Target | None) -> dict[str, Any]:
-    """The fields of a row that say how good its gradient is."""
+    """The fields of a row about its gradient's accuracy."""
     if not all(np.isfinite(x).all() for x in gradient.values()):
         return {"status": "failed", "reason": "the gradient is not finite"}
     if target is None:
@@ -134,7 +134,7 @@ def last_row(row: Row, stages: Callable[[Row], Iterator[Row]]) -> Row:
 
 
 def repeated(lap: Callable[[], T], repeats: int, seconds: float) -> list[T]:
-    """What `lap` returns so many times; at least once, and no more after so many seconds."""
+    """Call `lap` up to `repeats` times, at least once, for at most `seconds`; return the results."""
     found: list[T] = []
     stop = time.perf_counter() + seconds
     while len(found) < repeats and (not found or time.perf_counter() < stop):
@@ -143,11 +143,11 @@ def repeated(lap: Callable[[], T], repeats: int, seconds: float) -> list[T]:
 
 
 _NOT_OFFERED = ("is not supported by", "is not installed in this Julia environment", "is loaded. Install the package")
-"""What SciMLSensitivity says where it has no such combination, or lacks a package."""
+"""SciMLSensitivity's messages for an unsupported combination or a missing package."""
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in at most 250 characters and without advice."""
+    """The message of an error, in at most 250 characters and without advice."""
     if isinstance(error, GradientFailed):
         text = error.reason
     elif isinstance(error, SolveFailed):

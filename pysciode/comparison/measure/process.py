@@ -28,9 +28,10 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
     A timer presses Ctrl-C, which ends calls into Julia, too: while it solves it looks for signals ten times a second. What can't be
     interrupted (Julia's compiler) runs on, and counts as over the limit when it ends. Signals reach only the main thread: in others
-    there is no limit. Where the user presses Ctrl-C, KeyboardInterrupt goes on as ever.
+    there is no limit. The user's own Ctrl-C raises KeyboardInterrupt as usual.
     """
-    if seconds is None or threading.current_thread() is not threading.main_thread():
+    main_thread = threading.main_thread().ident
+    if seconds is None or main_thread is None or threading.get_ident() != main_thread:
         yield
         return
     pressed = delivered = over = False
@@ -43,7 +44,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
                 return
             pressed = True
             if hasattr(signal, "pthread_kill"):
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # ends a sleep, too
+                signal.pthread_kill(main_thread, signal.SIGINT)  # ends a sleep, too
             else:
                 _thread.interrupt_main()
 

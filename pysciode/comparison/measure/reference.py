@@ -1,4 +1,4 @@
-"""The gradient that all others are held against, how far it can be trusted, and how fast gradients of the problem grow."""
+"""The reference gradient, its estimated error, and the growth of the problem's gradients."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TightSolver:
         return f"{self.algorithm.name}, rtol {self.rtol:.0e}, atol {self.rtol / 100:.0e}"
 
     def values(self) -> Values:
-        """Those of the problem."""
+        """The problem's values."""
         return {name: x.astype(np.float64) for name, x in self.problem.flat_values().items()}
 
     def run(self, values: Values, sensealg: SensitivityAlgorithm | None = None) -> EngineRun:
@@ -88,9 +88,9 @@ def reference_solver(engine: Engine, problem: Problem, blocks: Blocks, loss: Los
 
 
 def find_reference(tight: TightSolver, given: Any, seed: int) -> tuple[Reference, Target]:
-    """The reference and what it says about itself; raises NoReference if every way failed.
+    """Return the reference and its target; raise NoReference if every way failed.
 
-    It is as the user has `given` it, a gradient or the method to compute it by, or None. Looser tolerances are tried where the solver
+    The user may have `given` it, or the method to compute it by. Looser tolerances are tried where the solver
     fails; the `seed` is for the random directions of the check by differences.
     """
     if given is not None and not isinstance(given, SensitivityAlgorithm):
@@ -139,7 +139,7 @@ def _methods(tight: TightSolver) -> list[SensitivityAlgorithm]:
 
 
 def given_reference(blocks: Blocks, given: Any) -> tuple[Reference, Target]:
-    """A gradient that the user has, as an array or by block; raises ValueError or TypeError if it is none, or of another size."""
+    """A gradient that the user has, as an array or by block; raises ValueError or TypeError if it is no gradient, or has another size."""
     if isinstance(given, Mapping):
         if set(given) != set(blocks.sizes):
             raise ValueError(f"reference has blocks {sorted(map(str, given))}, but differentiated are {sorted(blocks.sizes)}")

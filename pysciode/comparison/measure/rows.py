@@ -24,7 +24,7 @@ class Timing:
     @property
     def quartiles(self) -> tuple[float, float]:
         """Lower and upper quartile; both the one time where there is only one."""
-        if len(self.seconds) < 2:
+        if len(self.seconds) == 1:
             return self.seconds[0], self.seconds[0]
         low, _, high = quantiles(self.seconds, n=4, method="inclusive")
         return low, high
@@ -149,7 +149,7 @@ class SolveRow:
 
 @dataclass(frozen=True)
 class Reference:
-    """The gradient that rows are held against.
+    """The reference gradient of the rows.
 
     Attributes
     ----------
@@ -171,8 +171,8 @@ class Reference:
         """Whether the row's error is less than the reference's own, so that it says nothing but "at most"."""
         return row.error is not None and row.error < self.estimated_error
 
-    def proven_error(self, row: GradientRow) -> float | None:
-        """The error that the comparison can vouch for: the row's, or the reference's own where that is larger."""
+    def proven_error(self, row: GradientRow) -> float:
+        """The error that is proven: the row's, or the reference's own where that is larger; infinite if unknown."""
         if row.status != "ok" or row.error is None or not math.isfinite(row.error):
-            return None
+            return math.inf
         return max(row.error, self.estimated_error)

@@ -1,9 +1,9 @@
-"""Other libraries as contestants: which of a peer's solvers stands for one of SciML's, by which methods it takes part; SciPy's runs."""
+"""Other libraries as contestants: their solvers nearest to SciML's, their methods, and SciPy's runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 
@@ -54,7 +54,7 @@ def nearest_solver(peer: Peer, algorithm: Algorithm | None) -> str:
 def peer_solvers(peer: Peer, algorithms: Algorithms) -> list[tuple[str, str]]:
     """``(solver, label)`` of the peer's solvers for `algorithms`, each once.
 
-    The label says what it stands for where the names differ: ``"Kvaerno5 (for Rodas5P, FBDF)"``.
+    The label names SciML's algorithms where the names differ: ``"Kvaerno5 (for Rodas5P, FBDF)"``.
     """
     found: dict[str, dict[str, None]] = {}
     for algorithm in algorithms:
@@ -67,8 +67,8 @@ def peer_solvers(peer: Peer, algorithms: Algorithms) -> list[tuple[str, str]]:
 class PeerContestant(Contestant):
     """One of a peer's solvers, by the peer's name for it, alone or with one of its ways to a gradient."""
 
-    peer: str = ""
-    make: MakeRun | None = None
+    peer: str = field(kw_only=True)
+    make: MakeRun = field(kw_only=True)
 
     def prepare(self, task: Task) -> Run:
         if task.problem.mass_matrix is not None:
@@ -84,7 +84,7 @@ def diffrax_is_installed() -> bool:
 def embedded_contestants(problem: Problem, algorithms: Algorithms) -> list[Contestant]:
     """torchdiffeq's two ways to a gradient, with its solvers that are nearest to `algorithms`.
 
-    It has no stiff solver: what stands for one is its dopri5, so that the table shows what happens then.
+    It has no stiff solver: its dopri5 takes part instead, so that the table shows the result.
     """
     return _contestants("torchdiffeq", "embedded", algorithms, ("odeint_adjoint", "odeint"), TorchdiffeqRun)
 
@@ -129,7 +129,7 @@ def _contestants(peer: Peer, engine: str, algorithms: Algorithms, methods: Seque
 class ScipyRun(Run):
     """``scipy.integrate.solve_ivp`` on the captured model, evaluated in Python."""
 
-    def __init__(self, task: Task, solver: str, method: None) -> None:
+    def __init__(self, task: Task, solver: str, method: str | None) -> None:
         self._task, self._solver = task, solver
         self._f = _numpy_rhs(task.problem)
 

@@ -1,7 +1,7 @@
 """torchdiffeq as its users run it: ``odeint_adjoint``, and backpropagation through ``odeint``, on the user's own function.
 
-The embedded engine runs torchdiffeq too, but refuses a continuous adjoint whose states drift; here the library speaks for
-itself, so that a comparison shows what it gives.
+The embedded engine runs torchdiffeq too, but refuses a continuous adjoint whose states drift; here the library runs
+unguarded, so that a comparison shows its own results.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ class TorchdiffeqRun(Run):
     torchdiffeq gets the run itself as the right-hand side: it counts, and knows the callbacks that tell of steps.
     """
 
+    steps: int = 0
+    rejected: int = 0
+
     def __init__(self, task: Task, solver: str, method: str | None) -> None:
         problem, start = task.problem, task.problem.tspan[0]
         leaves = _own_leaves(problem)
@@ -52,15 +55,15 @@ class TorchdiffeqRun(Run):
         self._skip = int(task.saveat[0] != start)
         self._times = torch.from_numpy(np.concatenate([[start] * self._skip, task.saveat]))
         self._options = {"rtol": task.rtol, "atol": task.atol, "method": solver}
-        self._states: torch.Tensor | None = None
+        self._states = torch.empty(0)
 
     def forward(self) -> torch.Tensor:
-        self._states = None  # frees the last graph
+        self._states = torch.empty(0)  # frees the last graph
         self.steps = self.rejected = 0
         self._states, self.forward_counts = self._counted(self._solve)
         return self._states.detach()[self._skip :]
 
-    def _solve(self) -> torch.Tensor:
+    def _solve(self) -> Any:
         with torch.set_grad_enabled(self._method is not None):
             if len(self._times) == 1:
                 return self._u0[None] * 1

@@ -1,4 +1,4 @@
-"""Which method to take for this model: rules that go by the figures that were measured, each reason with its figure."""
+"""Advice on the method for a model: rules on the measured figures; each reason has its figure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.jupyter import JupyterMixin
+
 from ...methods.adjoints import SENSITIVITY_ALGORITHMS
-from ..measure.rows import GradientRow, Reference
+from ..measure.rows import GradientRow, Reference, Timing
 from .quantities import duration, error, size, tolerance
 
 if TYPE_CHECKING:
@@ -30,13 +32,13 @@ BACKSOLVE_METHODS = frozenset({name for name, x in SENSITIVITY_ALGORITHMS.items(
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Recommendation(JupyterMixin):
     """A method for the model that was compared, and why.
 
     Attributes
     ----------
     method, row
-        Its name and the row that speaks for it; None where none can be recommended, and `reasons` says why.
+        Its name and its best row; None where no method can be recommended, and `reasons` says why.
     expression
         What to paste: ``solve``'s arguments, or the call of the peer's function.
     reasons, caveats
@@ -67,11 +69,6 @@ class Recommendation:
 
         return advice_to_rich(self)
 
-    def _repr_html_(self) -> str:
-        from .rendering import advice_to_html
-
-        return advice_to_html(self)
-
 
 class _Nothing(Exception):
     """No row can be recommended; the message says why."""
@@ -89,22 +86,24 @@ def recommend(report: AdjointReport, accuracy: float | None = None, memory_limit
             "for optimisation over so long a time."
         )
     try:
-        candidates = _candidates(report, accuracy, memory_limit)
+        reference, candidates = _candidates(report, accuracy, memory_limit)
     except _Nothing as nothing:
         return Recommendation(None, reasons=(*reasons, str(nothing)))
-    reference, fastest, best = report.reference, candidates[0], _best(candidates, report.reference)
+    fastest, best = candidates[0], _best(candidates, reference)
     n = len({row.label for row in candidates})
     rank = "the only method that is accurate enough" if n == 1 else f"the best of {n} methods that are accurate enough"
-    spread = f" (quartiles {duration(*best.total.quartiles)})" if len(best.total.seconds) > 1 else ""
+    timing = _timing(best)
+    spread = f" (quartiles {duration(*timing.quartiles)})" if len(timing.seconds) > 1 else ""
     reasons.append(f"{_name(best)} is {rank}: {duration(_seconds(best))}{spread} for solve and gradient, error {_error(best, reference)}.")
     if best is not fastest:
-        known = fastest.memory is not None and best.memory is not None
-        memories = f", its memory {size(fastest.memory)} against {size(best.memory)}" if known else ""
+        memories = ""
+        if fastest.memory is not None and best.memory is not None:
+            memories = f", its memory {size(fastest.memory)} against {size(best.memory)}"
         reasons.append(
             f"{_name(fastest)} takes {duration(_seconds(fastest))} against {duration(_seconds(best))}, which is within the spread of the measurements; its "
             f"error is {_error(fastest, reference)} against {_error(best, reference)}{memories}."
         )
-    reasons += _why_not_others(best, candidates, report)
+    reasons += _why_not_others(best, candidates, report, reference)
     runner_up = next((row for row in candidates if row.label != best.label), None)
     if runner_up is not None and (best is fastest or runner_up.label != fastest.label):
         reasons.append(f"Runner-up: {_name(runner_up)} takes {_longer(runner_up, best)}, with error {_error(runner_up, reference)}.")
@@ -120,16 +119,17 @@ def expression(row: GradientRow) -> str:
     return f"sensealg=ps.{row.method}({inside}), rtol={row.rtol:g}, atol={row.atol:g}"
 
 
-def _candidates(report: AdjointReport, accuracy: float | None, memory_limit: float | None) -> list[GradientRow]:
-    """Rows that may be recommended, the fastest first."""
+def _candidates(report: AdjointReport, accuracy: float | None, memory_limit: float | None) -> tuple[Reference, list[GradientRow]]:
+    """The reference, and the rows that may be recommended, the fastest first."""
     if not report.rows:
         raise _Nothing("Nothing was compared.")
     if not any(row.status == "ok" for row in report.rows):
         raise _Nothing(f"All {len(report.rows)} rows failed or could not run.")
-    if report.reference is None:
-        raise _Nothing("There is no reference to hold the gradients against, so none can be vouched for.")
-    proven = report.reference.proven_error
-    known = [row for row in report.rows if proven(row) is not None and row.total is not None]
+    reference = report.reference
+    if reference is None:
+        raise _Nothing("There is no reference to hold the gradients against, so their errors are unknown.")
+    proven = reference.proven_error
+    known = [row for row in report.rows if proven(row) < math.inf and row.total is not None]
     if not known:
         raise _Nothing("No method has both an error and a time.")
     closest = min(known, key=proven)
@@ -137,25 +137,26 @@ def _candidates(report: AdjointReport, accuracy: float | None, memory_limit: flo
         accuracy = min(WORST, MARGIN * max(min(row.rtol for row in known), proven(closest)))
     found = sorted((row for row in known if proven(row) <= accuracy), key=_seconds)
     if not found:
-        reached = f"the closest is {_name(closest)} with {_error(closest, report.reference)}"
+        reached = f"the closest is {_name(closest)} with {_error(closest, reference)}"
         raise _Nothing(f"No method is known to reach an error of {error(accuracy)}: {reached}.")
     if memory_limit is None:
-        return found
-    measured = [row for row in found if row.memory is not None]
+        return reference, found
+    measured = [(row.memory, row) for row in found if row.memory is not None]
     if not measured:
         raise _Nothing(f"The memory of no accurate method was measured, so none is known to hold {size(memory_limit)}.")
-    least = min(measured, key=lambda row: row.memory)
-    if least.memory > memory_limit:
-        raise _Nothing(f"No accurate method holds {size(memory_limit)} or less: {_name(least)} holds {size(least.memory)}.")
-    return [row for row in measured if row.memory <= memory_limit]
+    memory, least = min(measured, key=lambda x: x[0])
+    if memory > memory_limit:
+        raise _Nothing(f"No accurate method holds {size(memory_limit)} or less: {_name(least)} holds {size(memory)}.")
+    return reference, [row for memory, row in measured if memory <= memory_limit]
 
 
 def _best(candidates: Sequence[GradientRow], reference: Reference) -> GradientRow:
     """The fastest, or one within its noise that is twice as accurate, or as accurate in half the memory."""
     best = candidates[0]
-    low, high = best.total.quartiles
+    low, high = _timing(best).quartiles
     for row in candidates[1:]:
-        if row.total.quartiles[0] <= high and low <= row.total.quartiles[1]:
+        faster, slower = _timing(row).quartiles
+        if faster <= high and low <= slower:
             closer = reference.proven_error(row) / reference.proven_error(best)
             leaner = row.memory is not None and best.memory is not None and 2 * row.memory < best.memory
             if closer < 0.5 or (closer <= 1 and leaner):
@@ -163,7 +164,7 @@ def _best(candidates: Sequence[GradientRow], reference: Reference) -> GradientRo
     return best
 
 
-def _why_not_others(best: GradientRow, candidates: Sequence[GradientRow], report: AdjointReport) -> Iterator[str]:
+def _why_not_others(best: GradientRow, candidates: Sequence[GradientRow], report: AdjointReport, reference: Reference) -> Iterator[str]:
     """One sentence for each kind of method that could have been expected; `candidates` has the fastest first."""
     if best.engine != "julia":
         own = next((row for row in candidates if row.engine == "julia"), None)
@@ -177,7 +178,7 @@ def _why_not_others(best: GradientRow, candidates: Sequence[GradientRow], report
     other = next((row for row in candidates if (row.method in FORWARD_METHODS) != is_forward), None)
     if other is not None and _seconds(other) >= _seconds(best):
         kind = "a forward method costs least" if is_forward else "an adjoint costs less than forward mode"
-        n = sum(report.reference.blocks.values())
+        n = sum(reference.blocks.values())
         yield f"The gradient has {n} entries, and {kind}: {_name(other)} takes {_longer(other, best)}."
     failed = next((row for row in report.rows if row.method in BACKSOLVE_METHODS and row.status == "failed"), None)
     if failed is not None and best.method not in BACKSOLVE_METHODS:
@@ -185,7 +186,7 @@ def _why_not_others(best: GradientRow, candidates: Sequence[GradientRow], report
     left_out = [row for row in report.rows if row.rtol == best.rtol and row.status == "ok" and row not in candidates]
     quickest = min(left_out, key=_seconds, default=best)
     if _seconds(quickest) < _seconds(best) and quickest.error is not None:
-        yield f"{_name(quickest)} is quicker ({duration(_seconds(quickest))}), but left out with an error of {_error(quickest, report.reference)}."
+        yield f"{_name(quickest)} is quicker ({duration(_seconds(quickest))}), but left out with an error of {_error(quickest, reference)}."
 
 
 def _caveats(best: GradientRow, reference: Reference) -> Iterator[str]:
@@ -193,7 +194,7 @@ def _caveats(best: GradientRow, reference: Reference) -> Iterator[str]:
         yield "it solves the states backwards, which grows unstable where the model turns stiff or dissipative."
     if reference.hides(best):
         yield f"its error is below the reference's own, {error(reference.estimated_error)}."
-    if len(best.total.seconds) < 2:
+    if len(_timing(best).seconds) < 2:
         yield "it was timed once, so the spread is unknown."
     if best.first_call is not None and best.first_call > max(1.0, 100 * _seconds(best)):
         yield f"its first call takes {duration(best.first_call)}, compilation included."
@@ -202,8 +203,12 @@ def _caveats(best: GradientRow, reference: Reference) -> Iterator[str]:
         yield f"the error of block {name} is {error(worst)}, above that of the whole gradient."
 
 
+def _timing(row: GradientRow) -> Timing:
+    return row.total or Timing((math.inf,))
+
+
 def _seconds(row: GradientRow) -> float:
-    return math.inf if row.total is None else row.total.median
+    return _timing(row).median
 
 
 def _name(row: GradientRow) -> str:
@@ -216,4 +221,4 @@ def _longer(slow: GradientRow, fast: GradientRow) -> str:
 
 
 def _error(row: GradientRow, reference: Reference) -> str:
-    return f"≤ {error(reference.estimated_error)}" if reference.hides(row) else error(row.error)
+    return f"{'≤ ' if reference.hides(row) else ''}{error(reference.proven_error(row))}"

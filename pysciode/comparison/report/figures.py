@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import require_extra_package
+from ..measure.rows import GradientRow, SolveRow
 from . import quantities
-from .tables import Row, in_order, names
+from .tables import in_order, names
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -35,8 +38,8 @@ class _Series:
     """The rows of one method, loosest tolerance first, those of them that went well, and how it is drawn."""
 
     name: str
-    rows: Sequence[Row]
-    done: Sequence[Row]
+    rows: Sequence[GradientRow | SolveRow]
+    done: Sequence[GradientRow | SolveRow]
     colour: str
     marker: str
 
@@ -85,17 +88,17 @@ def _panels(report: AdjointReport | SolverReport, what: str) -> tuple[Figure, Ax
     return figure, left, right, series
 
 
-def _series(rows: Sequence[Row]) -> list[_Series]:
+def _series(rows: Sequence[GradientRow | SolveRow]) -> list[_Series]:
     """One for each method, the fastest at its tightest tolerance first; those that never ran come last."""
     name = names(rows)
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[GradientRow | SolveRow]] = {}
     for row in in_order(rows):
         found.setdefault(name(row), []).append(row)
     done = {key: [row for row in own if row.status == "ok"] for key, own in found.items()}
 
     def key(name: str) -> tuple[bool, float, float]:
-        timed = [row for row in done[name] if row.timing]
-        return (False, timed[-1].rtol, timed[-1].timing.median) if timed else (True, 0.0, 0.0)
+        timed = [(False, row.rtol, row.timing.median) for row in done[name] if row.timing]
+        return timed[-1] if timed else (True, 0.0, 0.0)
 
     styles = [(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i in range(len(found))]
     return [_Series(x, found[x], done[x], *style) for x, style in zip(sorted(found, key=key), styles, strict=True)]
@@ -105,13 +108,13 @@ def _draw_work_precision(axes: Axes, series: Sequence[_Series], error: OfRow) ->
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     for one in series:
-        shown = [row for row in one.done if row.timing and _positive(error(row))]
+        shown = [(row.timing, error(row)) for row in one.done if row.timing and _positive(error(row))]
         if shown:
-            times = np.array([row.timing.median for row in shown])
-            low, high = np.transpose([row.timing.quartiles for row in shown])
+            times = np.array([timing.median for timing, _ in shown])
+            low, high = np.transpose([timing.quartiles for timing, _ in shown])
             dashes = "-" if one.rows[0].engine == "julia" else "--"
             style = {"color": one.colour, "marker": one.marker, "linestyle": dashes, "label": one.name, **_POINTS}
-            axes.errorbar(times, [error(row) for row in shown], xerr=[times - low, high - times], **style)
+            axes.errorbar(times, [x for _, x in shown], xerr=[times - low, high - times], **style)
     if not axes.containers:
         axes.text(0.5, 0.5, "no method gave an error and a time", ha="center", color=_QUIET, transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
@@ -139,7 +142,7 @@ def _draw_floor(axes: Axes, floor: float) -> None:
     axes.text(0.99, 0.93 * floor, f"the reference's own error, {quantities.error(floor)}", fontsize=8, color=_QUIET, **place)
 
 
-def _draw_list(axes: Axes, title: str, series: Sequence[_Series], value: OfRow, write: Callable[[int], str], hatched: OfRow) -> None:
+def _draw_list(axes: Axes, title: str, series: Sequence[_Series], value: OfRow, write: Callable[[Any], str], hatched: OfRow) -> None:
     """A line for each method: its marker, its name, and a bar of its `value` at the tightest tolerance that it did."""
     values = [value(one.done[-1]) if one.done else None for one in series]
     known = [x for x in values if _positive(x)]
@@ -154,7 +157,7 @@ def _draw_list(axes: Axes, title: str, series: Sequence[_Series], value: OfRow, 
     top = max(known) * (max(known) / base) ** 0.45 if logarithmic else 1.45 * max(known, default=1.0)
     for at, (one, x) in enumerate(zip(series, values, strict=True)):
         if _positive(x):
-            hollow = {"facecolor": "white", "edgecolor": one.colour, "hatch": "////"}
+            hollow: dict[str, Any] = {"facecolor": "white", "edgecolor": one.colour, "hatch": "////"}
             style = hollow if hatched(one.done[-1]) else {"color": one.colour, "alpha": 0.8}
             axes.barh(at, x - base, left=base, height=0.62, linewidth=0.8, **style)
         text, colour = _remark(one, x, write, tightest)
@@ -169,7 +172,7 @@ def _draw_list(axes: Axes, title: str, series: Sequence[_Series], value: OfRow, 
     axes.spines["bottom"].set_visible(False)
 
 
-def _remark(one: _Series, value: int | None, write: Callable[[int], str], tightest: float | None) -> tuple[str, str]:
+def _remark(one: _Series, value: float | None, write: Callable[[Any], str], tightest: float | None) -> tuple[str, str]:
     """What stands beside a method's bar, and its colour."""
     failed = [row for row in one.rows if row.status == "failed"]
     if not one.done:
@@ -183,5 +186,5 @@ def _remark(one: _Series, value: int | None, write: Callable[[int], str], tighte
     return text, _QUIET if value is None else "black"
 
 
-def _positive(value: float | None) -> bool:
+def _positive(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value) and value > 0

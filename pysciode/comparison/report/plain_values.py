@@ -52,7 +52,7 @@ def _value(kind: Any, data: Any) -> Any:
         return tuple(_value(get_args(kind)[0], x) for x in data)
     if isinstance(get_origin(kind), type) and issubclass(get_origin(kind), Mapping):
         return {key: _value(get_args(kind)[1], x) for key, x in data.items()}
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return restored(kind, data)
     return float(data) if kind is float else data
 
@@ -63,8 +63,8 @@ def data_frame(kind: type[GradientRow] | type[SolveRow], rows: Sequence[Any], re
     import pandas
 
     blocks = list(dict.fromkeys(name for row in rows for name in getattr(row, "block_errors", ())))
-    texts = ["", "", None, ""] if kind is GradientRow else ["", ""]
-    columns = list(_record(kind(*texts, 0.0, 0.0), blocks, reference))  # so that no rows have columns, too
+    empty = GradientRow("", "", None, "", 0.0, 0.0) if kind is GradientRow else SolveRow("", "", 0.0, 0.0)
+    columns = list(_record(empty, blocks, reference))  # so that no rows have columns, too
     reals = [x for x in columns if x in ("rtol", "atol", "error", "loss") or x.startswith("error[") or x.endswith("_s")]
     types = dict.fromkeys(columns, "Int64") | dict.fromkeys(reals, "float64") | {"below_reference": "boolean"}
     types |= dict.fromkeys(("solver", "method", "label", "vjp", "options", "engine", "status", "reason"), "string")

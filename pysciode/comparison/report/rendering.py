@@ -1,8 +1,7 @@
-"""A table in the terminal, in a notebook, in Markdown and in LaTeX; advice in the first two."""
+"""A table in terminals and notebooks, in Markdown and in LaTeX; advice in the first two."""
 
 from __future__ import annotations
 
-import html
 import re
 import shutil
 import sys
@@ -91,30 +90,6 @@ def advice_to_rich(advice: Recommendation) -> Iterator[RenderableType]:
     for text in advice.caveats:
         grid.add_row("•", Text.assemble(("Beware: ", "bold yellow"), text))
     yield grid
-
-
-def advice_to_html(advice: Recommendation) -> str:
-    """The same as a fragment of HTML."""
-    points = [html.escape(x) for x in advice.reasons] + [f"<b>Beware:</b> {html.escape(x)}" for x in advice.caveats]
-    paste = f"<pre>{html.escape(advice.expression)}</pre>" if advice.expression else ""
-    return f"<p><b>{html.escape(advice.heading)}</b></p>{paste}<ul>{''.join(f'<li>{x}</li>' for x in points)}</ul>"
-
-
-def table_to_html(table: Table) -> str:
-    """The table with all its columns as a fragment of HTML."""
-    aligned = [f' style="text-align: {"right" if column.right else "left"}"' for column in table.columns]
-
-    def row(tag: str, cells: Iterable[str], style: str = "") -> str:
-        inside = "".join(f"<{tag}{align}>{html.escape(x)}</{tag}>" for align, x in zip(aligned, cells, strict=True))
-        return f"<tr{style}>{inside}</tr>"
-
-    above = [f"{name}: {text}" for name, text in table.facts.items()] + [f"Warning: {text}" for text in table.warnings]
-    rows = [row("td", table.cells(x), "" if x.status == "ok" else ' style="color: #c0392b"') for x in table.rows]
-    grid = (
-        f"<table><thead>{row('th', table.titles)}</thead><tbody>{''.join(rows)}</tbody></table>" if rows else "<p>Nothing was compared.</p>"
-    )
-    above, below = ([f"<p>{html.escape(x)}</p>" for x in texts] for texts in (above, table.notes))
-    return "\n".join([f"<p><b>{html.escape(table.heading)}</b></p>", *above, grid, *below])
 
 
 def table_to_markdown(table: Table) -> str:

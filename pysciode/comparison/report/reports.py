@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.jupyter import JupyterMixin
+
 from ..measure.rows import GradientRow, Reference, SolveRow
 from .advice import Recommendation, recommend
 from .figures import adjoint_figure, solver_figure
 from .plain_values import data_frame, plain, restored
-from .rendering import table_to_html, table_to_latex, table_to_markdown, table_to_rich, to_text
+from .rendering import table_to_latex, table_to_markdown, table_to_rich, to_text
 from .tables import Table, gradient_table, solve_table
 
 if TYPE_CHECKING:
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class _Report:
+class _Report(JupyterMixin):
     """Terminal, notebook, paper, figure and file, for a report that says what makes its table and its figure."""
 
+    rows: tuple[Any, ...]
     _table: ClassVar[Callable[[Any], Table]]
     _figure: ClassVar[Callable[[Any], Any]]
 
@@ -40,9 +43,6 @@ class _Report:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         return table_to_rich(self._table(), options.max_width)
-
-    def _repr_html_(self) -> str:
-        return table_to_html(self._table())
 
     def to_markdown(self) -> str:
         """The report in Markdown: facts, warnings, a table with all columns, and failures with their reasons."""
@@ -100,7 +100,7 @@ class AdjointReport(_Report):
     rows
         One for each solver, method, VJP and tolerance, failed ones included.
     reference
-        What the errors are held against; None where no gradient could be trusted as one.
+        The gradient that errors refer to; None where none could be trusted.
     warnings
         Sentences about the problem itself, as that its gradient grows exponentially with time.
     problem, settings

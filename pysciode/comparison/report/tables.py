@@ -1,4 +1,4 @@
-"""What a report shows, as text cells: the one source of the terminal's, the notebook's and the paper's tables."""
+"""A report as text cells: the source of the terminal's, the notebook's and the paper's tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .quantities import duration, error, size, tolerance
 if TYPE_CHECKING:
     from .reports import AdjointReport, SolverReport
 
-Row = TypeVar("Row", GradientRow, SolveRow)
+Row = TypeVar("Row", bound=GradientRow | SolveRow)
 
 MISSING = "–"
 _MACHINE = ("cpu", "cores", "torch_threads", "versions")
@@ -31,7 +31,7 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def names(rows: Sequence[Row]) -> Callable[[Row], str]:
-    """What tells the methods of `rows` apart: their labels, with the solver where several took part."""
+    """Return names that distinguish the methods of `rows`: their labels, with the solver where several took part."""
     several = len({row.solver for row in rows if isinstance(row, GradientRow)}) > 1
     return lambda row: f"{row.label} with {row.solver}" if several and isinstance(row, GradientRow) else row.label
 
@@ -101,8 +101,8 @@ def _table(heading: str, facts: Mapping[str, str], report: AdjointReport | Solve
     facts = {"problem": facts["problem"], "solver": solvers.pop() if len(solvers) == 1 else "", **facts}
     columns = [x for x in columns if x.title != "solver" or not facts["solver"]]
     columns = [x for x in columns if x.rank == 0 or any(x.value(row) is not None for row in rows)]
-    settings = {key: x for key, x in report.settings.items() if key not in ("loss", "states", "parameters")}
-    machine = {key: settings.pop(key) for key in ("cpu", "cores", "torch_threads", "versions") if key in settings}
+    settings = {key: x for key, x in report.settings.items() if key not in _SHOWN_APART}
+    machine = {key: settings.pop(key) for key in _MACHINE if key in settings}
     facts |= {"settings": _in_words(settings), "machine": _in_words(machine)}
     warnings = getattr(report, "warnings", ())
     return Table(heading, {name: text for name, text in facts.items() if text}, warnings, columns, rows, _notes(report.rows))
@@ -110,8 +110,9 @@ def _table(heading: str, facts: Mapping[str, str], report: AdjointReport | Solve
 
 def _gradient_columns(reference: Reference | None) -> list[Column]:
     def error_cell(row: GradientRow) -> str | None:
-        hidden = row.status == "ok" and reference is not None and reference.hides(row)
-        return f"≤ {error(reference.estimated_error)}" if hidden else _error(row)
+        if row.status == "ok" and reference is not None and reference.hides(row):
+            return f"≤ {error(reference.estimated_error)}"
+        return _error(row)
 
     def worst_block(row: GradientRow) -> str | None:
         name, value = max(row.block_errors.items(), key=lambda x: x[1], default=("", 0.0))

@@ -26,7 +26,7 @@ class Event:
     Attributes
     ----------
     stop_after
-        With which occurrence the solve ends; 0: with none.
+        The number of the occurrence that ends the solve; 0: none does.
     direction
         +1, -1, or 0 for both.
     """
@@ -37,7 +37,7 @@ class Event:
 
 
 def events_of(events: Any) -> tuple[Event, ...]:
-    """A function or a list of them; None stands for none.
+    """Return the events of a function or a list of functions; None means no events.
 
     Raises
     ------
@@ -81,7 +81,7 @@ class Events:
     Parameters
     ----------
     events, args
-        The user's functions, and what they take beside time and state.
+        The user's functions, and their further arguments.
     y0
         The initial state.
     slope
@@ -92,9 +92,9 @@ class Events:
     callbacks
         For :func:`pysciode.solve`.
     calls
-        Those of them that stay in Python.
+        The events that stay in Python.
     need_dense
-        Whether there are others.
+        Whether there are further events, which need the continuous solution.
     may_end
         Whether one of them may end the solve.
     end_at_start

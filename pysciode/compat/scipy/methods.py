@@ -1,4 +1,4 @@
-"""SciPy's methods and what solves in their place.
+"""SciPy's methods and the SciML algorithms that run for them.
 
 ==========  ====================================  ==============================================================
 SciPy       SciML                                 both are

@@ -39,7 +39,7 @@ _ROLES = ("u", "p", "t")
 
 @dataclass(frozen=True)
 class Form:
-    """How a function is called, and what it gives.
+    """How a function is called, and the form of its result.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ def model_of(
     Raises
     ------
     Exception
-        What `fun` raises at `t0` and `y0`, if it has to be captured.
+        Any error of `fun` at `t0` and `y0`, if it must be captured.
     """
     with _lock:
         known = _known(fun)
@@ -202,7 +202,7 @@ def model_of(
 
 @dataclass(frozen=True)
 class Call:
-    """What a model that stayed in Python stands for in one solve."""
+    """The functions behind a model that stayed in Python, in one solve."""
 
     fun: Callable[..., Any]
     args: tuple[Any, ...]

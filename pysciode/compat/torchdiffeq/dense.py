@@ -40,7 +40,7 @@ def odeint_dense(
     Returns
     -------
     callable
-        Of a time, or a tensor of times; the states have the shape of the times in front of their own. Where `y0` or what `func`
+        A function of a time, or of a tensor of times; the states have the shape of the times in front of their own. Where `y0` or what `func`
         uses requires a gradient, each call solves anew, up to the last of its times.
     """
     settings = {"rtol": rtol, "atol": atol, "method": method, "options": options}

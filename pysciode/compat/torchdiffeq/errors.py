@@ -6,7 +6,7 @@ from ...errors import SolveFailed
 
 
 class InputError(ValueError, AssertionError):
-    """An argument can't be right. torchdiffeq raises an AssertionError in most of these cases."""
+    """An argument is invalid. torchdiffeq raises an AssertionError in most of these cases."""
 
 
 class StepsFailed(SolveFailed, AssertionError):

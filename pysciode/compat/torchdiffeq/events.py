@@ -1,7 +1,7 @@
-"""Events: where a function of time and state changes its sign, and how that place moves.
+"""Events: the time at which a function of time and state changes its sign, and its gradient.
 
 A solution is searched step by step, as torchdiffeq does: an event is seen where the sign at the end of a step is another than at
-the start. The event function is called in Python, so it may do what it likes.
+the start. The event function is called in Python, so any code is allowed in it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Condition:
     Parameters
     ----------
     event_fn
-        Of time and state in the user's form.
+        The user's function of time and state.
     start, y0
         Time, a tensor without dimensions, and state at the start.
     """

@@ -31,7 +31,7 @@ _KEPT = 8
 
 @dataclass(frozen=True)
 class Findings:
-    """What an evaluation showed.
+    """The findings of an evaluation.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Findings:
 
 @dataclass(eq=False)
 class Known:
-    """What is known of a function, and of others with the same code that are made anew at every call."""
+    """What is kept for a function, and for others with the same code that are made anew at every call."""
 
     captures: _Store = field(default_factory=_Store)
     findings: dict[Hashable, Findings] = field(default_factory=dict)
@@ -104,19 +104,19 @@ class Adapter:
 
     @property
     def reached(self) -> Reached:
-        """What `func` reaches, as it was when it was looked at last."""
+        """What `func` reached at the latest look."""
         return self._reached
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return self._reached.tensors
 
     def look(self, t0: float, u0: torch.Tensor) -> None:
-        """See what `func` is now; where it is another than before, evaluate it, so that it raises what is wrong with itself.
+        """Look at `func` again; where it changed, evaluate it, so that it raises its own errors.
 
         Raises
         ------
         Exception
-            Whatever `func` raises.
+            Any error of `func`.
         """
         known = self._known
         self._reached = self._reach()
@@ -243,7 +243,7 @@ class Adapter:
         return bool(self._known.counters) and not self.in_python
 
     def count(self, evaluations: int) -> None:
-        """Bring its numbers up to date."""
+        """Update its counters."""
         for place, step in self._known.counters:
             put_number(place, number_at(place) + step * evaluations)
 

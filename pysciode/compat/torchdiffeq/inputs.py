@@ -1,4 +1,4 @@
-"""Checks of what torchdiffeq's functions are given; wrong input raises what it raises there."""
+"""Checks of the arguments of torchdiffeq's functions; invalid ones raise torchdiffeq's exceptions."""
 
 from __future__ import annotations
 

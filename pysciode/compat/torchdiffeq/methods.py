@@ -1,4 +1,4 @@
-"""torchdiffeq's methods and their options, and what runs for them.
+"""torchdiffeq's methods and their options, and the SciML algorithms that run for them.
 
 ==================  ===========  =============================================================================================
 name                SciML's      the same scheme?
@@ -98,7 +98,7 @@ class Method:
     norm
         The user's, of an error in the form of the state.
     not_here
-        What only torchdiffeq itself can do of what is asked for.
+        The option that only torchdiffeq itself supports; None without one.
     """
 
     kind: Kind
@@ -122,7 +122,7 @@ def algorithm_of(method: Any, options: Mapping[str, Any]) -> tuple[Kind, Algorit
     Raises
     ------
     ValueError
-        For a method that there is not.
+        For an unknown method.
     """
     if method is None:
         method = "dopri5"
@@ -154,14 +154,14 @@ def method_of(method: Any, options: Mapping[str, Any] | None, func: Any, y0: Any
     Parameters
     ----------
     func, y0
-        What a grid constructor is called with.
+        Arguments of a grid constructor.
     event
         Whether the solve ends at an event, not at ``t[-1]``.
 
     Raises
     ------
     ValueError, TypeError, AssertionError
-        Where a method or an option can't be right.
+        If a method or an option is invalid.
     """
     options = dict(options or {})
     kind, algorithm = algorithm_of(method, options)

@@ -18,7 +18,7 @@ class NumbersTaken(TorchDispatchMode):
     Attributes
     ----------
     error
-        What capture would say of the first; None if there was none.
+        The message of capture for the first of them; None without one.
     """
 
     def __init__(self, constants: Sequence[torch.Tensor]) -> None:

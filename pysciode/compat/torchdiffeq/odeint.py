@@ -84,7 +84,7 @@ def odeint(
     Raises
     ------
     TypeError, ValueError, AssertionError
-        For an argument that can't be right, as torchdiffeq; most are both of the latter.
+        If an argument is invalid, as torchdiffeq; most errors are both of the latter.
     SolveFailed
         If the solver gave up; also an AssertionError.
     """

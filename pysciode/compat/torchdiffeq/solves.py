@@ -29,7 +29,7 @@ class Adjoint:
     sensealg
         With the tolerances of the reverse solve.
     parameters
-        Those that get gradients, zeros where they are not used.
+        Tensors that get gradients, zeros where they are not used.
     """
 
     sensealg: SensitivityAlgorithm

@@ -23,11 +23,11 @@ class Form:
     Attributes
     ----------
     shapes
-        Of the tensors of a tuple, in order; None for a tensor.
+        Shapes of the tensors of a tuple, in order; None for a tensor.
     shape
-        Of the user's tensor, or of the tuple's vector.
+        Shape of the user's tensor, or of the tuple's vector.
     dtype
-        Of that.
+        Its dtype.
     """
 
     shapes: tuple[torch.Size, ...] | None

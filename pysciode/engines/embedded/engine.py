@@ -1,6 +1,6 @@
 """The engine without Julia: torchdiffeq, explicit methods in pure torch.
 
-Only methods that are SciML's own are offered by SciML's names; whatever else is asked for raises
+It offers by SciML's names only the methods that are the same as SciML's; anything else raises
 :class:`~pysciode.errors.EngineUnavailable`.
 """
 
@@ -79,7 +79,7 @@ class EmbeddedEngine(Engine):
         if sensealg.embedded == "adjoint":
             with torch.no_grad():
                 raw, states, counts = _integrate(request, run, rhs, u0, p, keep_graph=False)
-            # The raw solution shares the states' memory, and belongs to whoever gets it.
+            # The raw solution shares the states' memory, and the caller owns it.
             return raw, partial(_backsolve, request, run, rhs, u0, p, raw.t, states.clone(), counts)
         with torch.enable_grad():
             raw, states, _ = _integrate(request, run, rhs, u0.requires_grad_(), p.requires_grad_(), keep_graph=True)
@@ -183,7 +183,7 @@ def _tensors(request: SolveRequest) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _plan(request: SolveRequest) -> _Run:
-    """What torchdiffeq is asked for; refuses what it can't do."""
+    """Plan the call of torchdiffeq; refuse what it can't do."""
     problem, options = request.problem, request.options
     if problem.device is not None:
         raise EngineUnavailable(f"a solve on {problem.device}")

@@ -1,4 +1,4 @@
-"""Methods that SciML's users know and torchdiffeq lacks, for torchdiffeq's machinery."""
+"""SciML's methods that torchdiffeq lacks, as solvers of torchdiffeq."""
 
 from __future__ import annotations
 

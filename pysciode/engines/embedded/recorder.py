@@ -1,4 +1,4 @@
-"""What torchdiffeq does step by step, seen through its callbacks: statistics, limits, partial and dense solutions."""
+"""Torchdiffeq's steps, recorded through its callbacks: statistics, limits, partial and dense solutions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SolverStopped(Exception):
 
 
 def check_step(t: float, dt: float, states: tuple[torch.Tensor, ...], dtmin: float = 0.0) -> None:
-    """Whether a step from `t` can lead anywhere; torchdiffeq itself would fail an assertion, or never end.
+    """Stop where a step from `t` can't succeed; torchdiffeq itself would fail an assertion, or never end.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def hermite(recorder: Recorder) -> Callable[[np.ndarray, int], np.ndarray]:
 
 
 def partial_states(recorder: Recorder, wanted: torch.Tensor, every_step: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Times and states of what was asked for, as far as the solver came."""
+    """Return the times and states asked for, as far as the solver came."""
     if every_step:
         return torch.tensor(recorder.times, dtype=torch.float64), torch.stack([x.detach() for x in recorder.states])
     times = wanted.numpy()

@@ -1,4 +1,4 @@
-"""Python functions that Julia calls during a solve, and the exceptions that they leave behind.
+"""Python functions that Julia calls during a solve, and their exceptions.
 
 Julia must unwind before Python may raise. So an exception of a model that stays in Python, of a progress function or of a signal
 handler waits here, for its thread, until the call into Julia has returned.
@@ -57,7 +57,7 @@ def catch_what_ctypes_drops() -> None:
     """Keep exceptions that arise in front of the first line of a function that Julia calls; cheap where that is done already.
 
     Python handles a signal that has come meanwhile as it enters a function, before any ``try`` of it. ctypes reports what the
-    handler raises (KeyboardInterrupt above all) to ``sys.unraisablehook``, and Julia goes on with a result that nobody wrote.
+    handler raises (KeyboardInterrupt above all) to ``sys.unraisablehook``, and Julia goes on with an uninitialised result.
     """
     if getattr(sys.unraisablehook, "keeps_for_julia", False):
         return

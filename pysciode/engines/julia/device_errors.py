@@ -1,4 +1,4 @@
-"""What goes wrong with a device, and what users can do about it."""
+"""Errors of devices, with advice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def device_unavailable(device: str, reason: str) -> EngineUnavailable:
 
 
 def out_of_device_memory(device: str, said: str) -> OutOfDeviceMemory:
-    """The error for a solve that found no memory on `device`, with who holds what there; `said` is CUDA.jl's message."""
+    """The error for a solve that found no memory on `device`, with the holders of its memory; `said` is CUDA.jl's message."""
     memory = {name: _bytes(re.search(pattern, said)) for name, pattern in _SIZES.items()}
     wanted, used = memory.pop("wanted"), memory.pop("used")
     if used is not None and memory["total"] is not None:

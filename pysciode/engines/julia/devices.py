@@ -1,4 +1,4 @@
-"""What the Julia engine needs to know of devices: whether there is one, and arrays there, which are torch's tensors."""
+"""Devices for the Julia engine: whether one is available, and arrays on it, which are torch tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Devices:
         self._precision = "highest"
 
     def prepare(self, request: SolveRequest, device: str) -> None:
-        """Have everything ready for a solve there: Julia's package, torch's pending work done, torch's settings known.
+        """Prepare a solve on a device: load Julia's package, finish torch's pending work, pass torch's settings on.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class Devices:
 
 
 def wait_for_torch(device: str | None) -> None:
-    """Until what torch was told to do on its current stream there is done: Julia works on streams of its own.
+    """Wait for torch's work on its current stream: Julia works on streams of its own.
 
     New tensors count, too: their memory may be that of older ones, which work that waits still reads.
     """

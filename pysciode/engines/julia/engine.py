@@ -163,7 +163,7 @@ class JuliaEngine(Engine):
         require_packages(sensealg.name, sensealg.packages)
 
     def command(self, name: str, arguments: dict[str, Any], payload: str = "") -> int:
-        """Have Julia do something that is done once for a model, a plan or a fit; the handle of what comes of it.
+        """Run a command in Julia, once for a model, a plan or a fit; return the handle of its result.
 
         Raises
         ------
@@ -371,7 +371,7 @@ class JuliaEngine(Engine):
         if status == _GRADIENT_FAILED:
             raise GradientFailed(name, message, advice) from JuliaError(message + stack)
         if status == _OUT_OF_MEMORY and device is not None:
-            error = out_of_device_memory(device, message)  # says who holds what before all of it is given back
+            error = out_of_device_memory(device, message)  # reports the holders of memory before it is freed
             self.devices.reclaim(device)
             raise error from JuliaError(stack)
         if status == _NO_DEVICE and device is not None:
@@ -380,7 +380,7 @@ class JuliaEngine(Engine):
 
 
 class _Counts(Mapping[str, int]):
-    """The statistics in a solve's report; read when they are asked for, which in a fit nobody does."""
+    """The statistics in a solve's report; read on request, since a fit never reads them."""
 
     __slots__ = ("solve", "pullback")
 
@@ -409,7 +409,7 @@ class _Counts(Mapping[str, int]):
 
 
 def _hooks(request: SolveRequest) -> tuple[_Hooks | None, list[Any]]:
-    """The functions that Julia calls during a solve, and what must live as long."""
+    """The functions that Julia calls during a solve, and the objects that must live as long."""
     options = request.options
     functions = {}
     if options.progress is not None:

@@ -1,4 +1,4 @@
-"""The Julia environment as it is: whether the engine can start, and what keeps it from that.
+"""The state of the Julia environment: whether the engine can start, and what prevents it.
 
 juliapkg keeps the environment: it reads ``juliapkg.json`` of every installed Python package, finds or downloads Julia, and
 resolves one Julia project for this Python environment. Nothing here changes it, or starts Julia in this process.
@@ -33,14 +33,14 @@ def required_packages() -> dict[str, dict[str, str]]:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What keeps the Julia engine from starting, and what to do about it."""
+    """A reason why the Julia engine can't start, and the remedy."""
 
     reason: str
     mend: str = f"Install it with: {INSTALL_COMMAND}"
 
 
 def unavailable(trouble: Trouble) -> EngineUnavailable:
-    """The exception that tells of `trouble`."""
+    """The exception for `trouble`."""
     return EngineUnavailable("The Julia engine", trouble.reason, mend=trouble.mend)
 
 
@@ -50,7 +50,7 @@ def julia_environment_is_resolved() -> bool:
 
 
 def find_trouble() -> Trouble | None:
-    """What keeps the Julia engine from starting, as far as can be seen without starting Julia; None where nothing does.
+    """Return why the Julia engine can't start, as far as this shows without starting Julia; None if nothing prevents it.
 
     Costs a few milliseconds where Julia was never installed, and one ``julia --version`` where it was: juliapkg keeps that
     answer, and juliacall would have asked the same.

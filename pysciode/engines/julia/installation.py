@@ -1,4 +1,4 @@
-"""How the Julia environment comes to be.
+"""Installation of the Julia environment.
 
 juliapkg does it; this module asks it, tells the user, and keeps processes from doing it at once. Nothing here starts Julia in this
 process.
@@ -42,7 +42,7 @@ class Extra:
     Attributes
     ----------
     purpose
-        What it is for, in a few words.
+        Its purpose, in a few words.
     packages
         Julia packages by name: UUID, and versions that go with SciMLBase 2 as well as 3.
     offered
@@ -158,7 +158,7 @@ def _alone(progress: Callable[[str], None]) -> Iterator[bool]:
 
 
 def _why_it_failed(error: BaseException) -> Trouble:
-    """What went wrong with an installation, and what users can do about it."""
+    """The error for a failed installation, with its remedy."""
     oldest = ".".join(map(str, OLDEST_JULIA))
     if isinstance(error, subprocess.CalledProcessError):
         return Trouble(
@@ -195,11 +195,11 @@ def require_packages(method: str, packages: frozenset[str]) -> None:
     Raises
     ------
     EngineUnavailable
-        With what brings the one that is missing.
+        With the command that installs the missing one.
     """
     project = julia_project()
     present = installed_packages(project) if packages and project else {}
-    # Without any package it is the engine that is missing, and tells.
+    # Without any package the engine is missing, and its own error says so.
     for package in sorted(packages - present.keys() if present else ()):
         uuid = _METHOD_PACKAGES.get(package)
         way = f"juliapkg.add({package!r}, {uuid!r})" if uuid else f"{INSTALL_COMMAND} --update"

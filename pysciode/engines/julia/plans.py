@@ -1,4 +1,4 @@
-"""What Julia is told once: models, and plans (a model with an algorithm and options)."""
+"""Models and plans (a model with an algorithm and options), which Julia gets once."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RegisteredModels:
             generations = self._known.get(key)
             if generations is None:
                 generations = self._known[key] = []
-                # Without the lock, which garbage collection may not wait for: nobody else can still be at that model.
+                # Without the lock, for which garbage collection may not wait: no other thread can still use that model.
                 weakref.finalize(model, self._known.pop, key).atexit = False
             for registered in reversed(generations):
                 if want <= registered.functions:

@@ -1,4 +1,4 @@
-"""Starting Julia inside the Python process, once, with the options that make the two get along."""
+"""Start Julia inside the Python process, once, with the options that both need to run together."""
 
 from __future__ import annotations
 

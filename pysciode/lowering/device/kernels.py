@@ -8,14 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..loops.buffers import Affine, Indirect
 from ..loops.kernel_calls import Matrix, Product, Solve
 from ..loops.loop_nest import Nest, best_last
 from ..loops.statements import (
     START,
     STEP,
-    Affine,
     AlongAxis,
-    Indirect,
     Loop,
     Reduction,
     Statement,

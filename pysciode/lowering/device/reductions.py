@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..loops.buffers import Affine, Buffer
 from ..loops.program import Program
-from ..loops.statements import Affine, Body, Buffer, Reduction, Statement
+from ..loops.statements import Body, Reduction, Statement
 from ..ops.backend import Kind
 
 # From so many results on there is a thread for each; folds up to this length are not worth another kernel.

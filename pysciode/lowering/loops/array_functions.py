@@ -13,11 +13,11 @@ from ..lowered_model import LoweredModel
 from ..ops.interpreter import interpret
 from ..sparsity import SparseJacobian, sparse_jacobian
 from .array_values import Computed, Stored, Time, Value
+from .buffers import Buffer
 from .constants import Constants
 from .functional import lower_functional
 from .loop_backend import LoopBackend
 from .program import Program, Workspace
-from .statements import Buffer
 
 # name of the Julia function -> (graph to trace, outputs, inputs in the order of the graph)
 TRACED = {

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ...graphs.scalar_graph import Scalar, ScalarGraph
 from ..ops.backend import Array, AxisMap, Kind, ScalarFunction, run_scalar
-from .statements import Affine, Body, Buffer, Indirect, contiguous
+from .buffers import Affine, Buffer, Indirect
+from .statements import Body, contiguous
 
 # What a scalar operation costs, in units of an addition; others are transcendental.
 _COSTS = {

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..ops.backend import Kind
-from .statements import Buffer
+from .buffers import Buffer
 
 
 class Constants:

@@ -198,7 +198,7 @@ class FunctionalBackend(Backend[Named]):
         return self._let(f"reshape({function}({x.name}; dims=({places},)), {_size(shape)})", shape, x.kind)
 
     def arg_reduce(self, how: str, x: Named, axis: int) -> Named:
-        # Often only the extreme itself is used; the index is refused where it is.
+        # Often only the extreme itself is used; an index that is used is refused.
         return Named("", x.shape[:axis] + x.shape[axis + 1 :], "int")
 
     def matmul(self, a: Named, b: Named) -> Named:

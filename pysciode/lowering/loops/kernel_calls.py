@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .statements import Buffer, Statement
+from .buffers import Buffer
+from .statements import Statement
 
 
 @dataclass(frozen=True)

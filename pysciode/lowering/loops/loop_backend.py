@@ -17,12 +17,13 @@ import torch
 from ...graphs.scalar_graph import Scalar, ScalarGraph
 from ..ops.backend import AxisMap, Backend, Kind, ScalarFunction, as_number, kind_of, run_scalar
 from .array_values import Computed, Filled, Stored, Taken, Value, Viewed, at_index, axes_of, mapped
+from .buffers import Affine, Buffer
 from .constants import Constants
 from .kernel_calls import Matrix, Product, Solve, matrix_strides
 from .program import Program
 from .reshapes import reshaped, split_maps
 from .scatter_races import Apart, apart
-from .statements import Affine, ArgReduction, Body, Buffer, Loop, Reduction, Scan
+from .statements import ArgReduction, Body, Loop, Reduction, Scan
 
 # A value used more than once is kept in memory from this cost on.
 _SHARED_COST = 3

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .statements import Affine
+from .buffers import Affine
 
 SIMD_FROM = 4
 """The shortest loop that is worth vectorising."""

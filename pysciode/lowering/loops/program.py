@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from ...graphs.scalar_graph import Scalar
 from ..ops.backend import Kind
-from .statements import Affine, Body, Buffer, Loop, Reduction, Statement
+from .buffers import Affine, Buffer
+from .statements import Body, Loop, Reduction, Statement
 
 
 @dataclass

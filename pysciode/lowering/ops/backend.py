@@ -1,4 +1,4 @@
-"""What an operation is expressed by: a backend's arrays and its handful of primitives.
+"""The arrays of a backend, and the few primitives that express every operation.
 
 The rows of :mod:`~pysciode.lowering.ops.table` express every ATen operation by these. So a new operation is one row, whatever it is
 printed as: unrolled scalars, loops or broadcasts.

@@ -191,9 +191,9 @@ def walk(
     Parameters
     ----------
     values
-        Those of the symbols, by node; the others are added.
+        Values of the symbols, by node; those of other nodes are added.
     function, number
-        What evaluates an operation, and what a constant of the graph becomes.
+        Functions that evaluate an operation, and convert a constant of the graph.
     """
     for i in graph.reachable(outputs):
         if i in values:

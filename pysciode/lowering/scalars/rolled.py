@@ -4,6 +4,10 @@ A discretised partial differential equation is the same formula at each place of
 times as there are places; here formulas of one shape are gathered, and written as one loop over tables of the places where they
 read and write. Long sums, such as the gradient to a parameter that acts at each place, become loops in the same way. So the
 compiler's work does not grow with the grid.
+
+Capture as array operations does not replace this: a Python loop over the grid, or SymPy's expressions, would become some array
+operations for each place. A heat equation in a loop over 500 places takes 0.2 s to its first solve here, 1.1 s as straight-line
+code, and 60 s as array operations, whose solves then take 80 times as long; over 5000 places 2 s and, as straight-line code, 11 s.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class Roller:
     Parameters
     ----------
     name
-        Of the function, for the names of its tables.
+        The function's name, which starts the names of its tables.
     """
 
     def __init__(self, graph: ScalarGraph, dtype: np.dtype, name: str) -> None:

@@ -23,7 +23,7 @@ _EXPLICIT_ZEROS = 64
 _LONG = 1500
 # What can't be rolled up is split beyond this many, as LLVM's time then grows faster than the length.
 _CHUNK = 3000
-# Beyond this the compiler would be at it for minutes.
+# Beyond this the compiler would take minutes.
 _HOPELESS = 60_000
 
 

@@ -96,7 +96,7 @@ def straight_line(
     varying
         Nodes that are computed in a loop; what they need of the others is computed before it.
     prefix
-        Of the names of intermediate results.
+        Prefix of the names of intermediate results.
     """
     text: dict[int, str] = dict(names or {})
     order = graph.reachable(values, stop=text)

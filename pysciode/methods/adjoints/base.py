@@ -1,6 +1,6 @@
-"""What a sensitivity method says of itself: its name, its options, and its traits.
+"""The base of the sensitivity methods: name, options and traits.
 
-Nobody asks which method it is: engines, the comparison and the checks of a solve read the traits declared here.
+Engines, the comparison and the checks of a solve never ask for a method's name: they read the traits declared here.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from ...arrays.real_values import whole_number
 from ..algorithms import Algorithm
 
 AutoJacVec = Literal["generated", "ZygoteVJP", "ReverseDiffVJP", "ReverseDiffVJP(true)", "EnzymeVJP", "MooncakeVJP", "TrackerVJP"]
-"""Who makes vector-Jacobian products: the model's own generated ones, or a Julia package. ``"ReverseDiffVJP(true)"`` compiles
-its tape once, which would freeze every branch of the model: refused for models that have any."""
+"""The source of vector-Jacobian products: the model's own generated ones, or a Julia package. ``"ReverseDiffVJP(true)"`` compiles
+its tape once, which would freeze every branch: models with branches refuse it."""
 
 VJP_PACKAGES = {"ZygoteVJP": "Zygote", "EnzymeVJP": "Enzyme", "MooncakeVJP": "Mooncake", "TrackerVJP": "Tracker"}
 """The Julia package behind a choice of `AutoJacVec`, beside SciMLSensitivity and its own dependencies."""
@@ -78,7 +78,7 @@ class SensitivityAlgorithm:
 
     @property
     def calls_python(self) -> bool:
-        """Whether models that stay in Python are differentiated: what carries its own numbers would lose them on the way there."""
+        """Whether models that stay in Python are differentiated; dual numbers and tapes can't pass through Python."""
         return self.continuous and self.generated
 
     @property
@@ -129,7 +129,7 @@ class SensitivityAlgorithm:
 
 
 def check_sensealg(sensealg: object) -> SensitivityAlgorithm | None:
-    """`sensealg` if it is a method that can work; a class instead of an object is a common slip and told.
+    """Return `sensealg` if the method can work; a class instead of an object gets an error that says so.
 
     Raises
     ------

@@ -109,7 +109,7 @@ class GaussAdjoint(ContinuousAdjoint):
     """Solve the adjoint of the states, integrating for the parameters by Gauss quadrature step by step: the default for
     many parameters.
 
-    As cheap in the parameters as `QuadratureAdjoint`, in the memory of `InterpolatingAdjoint` (SciMLSensitivity's manual,
+    It is as cheap in the parameters as `QuadratureAdjoint`, with the memory of `InterpolatingAdjoint` (SciMLSensitivity's manual,
     "Sensitivity Algorithms").
 
     Attributes

@@ -1,4 +1,4 @@
-"""Which sensitivity method is taken where the user names none."""
+"""The choice of a sensitivity method where the user names none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def default_sensealg(
     in_python: bool = False,
     on_device: bool = False,
 ) -> SensitivityAlgorithm:
-    """The method where the user names none.
+    """Return the method where the user names none.
 
     Julia: `ForwardDiffSensitivity` up to `FORWARD_LIMIT` scalars in state and parameters together; above, and for models that stay
     in Python, `DiscreteAdjoint` for the explicit Runge-Kutta and Rosenbrock methods that it goes back through; else, for algorithms

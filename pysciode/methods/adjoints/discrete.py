@@ -75,8 +75,8 @@ class TrackerAdjoint(AdjointThroughSolver):
 class ZygoteAdjoint(AdjointThroughSolver):
     """Differentiate through the solver by source transformation (Zygote.jl).
 
-    Here for its name alone: Zygote can't differentiate code that mutates arrays, and SciML's solvers do. `check_sensealg`
-    refuses it, before minutes of compilation end in Zygote's own error.
+    Not supported: Zygote can't differentiate code that mutates arrays, and SciML's solvers do. `check_sensealg`
+    refuses it before minutes of compilation end in Zygote's own error.
     """
 
     package: ClassVar[str | None] = "Zygote"
