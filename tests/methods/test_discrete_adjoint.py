@@ -72,7 +72,9 @@ def test_it_is_the_gradient_of_the_steps(name):
     [ps.Tsit5(), ps.Rodas5P(), None, pytest.param(ps.AutoTsit5(ps.Rosenbrock23()), marks=pytest.mark.slow)],
     ids=str,
 )
-@pytest.mark.parametrize("tspan, saveat", [((0.0, 2.0), TIMES), ((2.0, 0.0), TIMES[::-1]), ((0.0, 2.0), [0.0, 2.0]), ((0.0, 2.0), [2.0])], ids=str)
+@pytest.mark.parametrize(
+    "tspan, saveat", [((0.0, 2.0), TIMES), ((2.0, 0.0), TIMES[::-1]), ((0.0, 2.0), [0.0, 2.0]), ((0.0, 2.0), [2.0])], ids=str
+)
 def test_adaptive_steps(algorithm, tspan, saveat):
     options = {"tspan": tspan, "saveat": saveat}
     found = gradient(algorithm, ps.DiscreteAdjoint(), rtol=1e-9, atol=1e-9, **options)
@@ -194,7 +196,16 @@ def test_steps_that_the_adjoint_outruns():
 
 @pytest.mark.parametrize(
     "algorithm",
-    [ps.FBDF(), ps.KenCarp4(), ps.VCABM(), ps.ROCK2(), ps.Anas5(), ps.Rodas4PW(), ps.Rodas5P(linsolve="KrylovJL_GMRES"), ps.AutoTsit5(ps.FBDF())],
+    [
+        ps.FBDF(),
+        ps.KenCarp4(),
+        ps.VCABM(),
+        ps.ROCK2(),
+        ps.Anas5(),
+        ps.Rodas4PW(),
+        ps.Rodas5P(linsolve="KrylovJL_GMRES"),
+        ps.AutoTsit5(ps.FBDF()),
+    ],
     ids=str,
 )
 def test_steps_that_it_does_not_know_are_refused(algorithm):
@@ -205,7 +216,9 @@ def test_steps_that_it_does_not_know_are_refused(algorithm):
 def test_the_default_may_come_to_steps_that_it_does_not_know():
     """Above 50 states, SciML's default algorithm takes FBDF where the problem is stiff."""
     rates = torch.tensor([-1.0, -3000.0], dtype=F64, requires_grad=True)
-    problem = ps.ODEProblem(lambda u, p, t: torch.cat([p[0] * u[:30], p[1] * (u[30:] - u[:30].cos())]), torch.ones(60, dtype=F64), (0.0, 5.0), rates)
+    problem = ps.ODEProblem(
+        lambda u, p, t: torch.cat([p[0] * u[:30], p[1] * (u[30:] - u[:30].cos())]), torch.ones(60, dtype=F64), (0.0, 5.0), rates
+    )
     sol = ps.solve(problem, saveat=[5.0], engine="julia", sensealg=ps.DiscreteAdjoint())
     with pytest.raises(ps.GradientFailed, match="took steps by FBDF"):
         sol.u.sum().backward()
@@ -220,7 +233,10 @@ def test_the_table_of_reversible_algorithms(julia_engine):
     drawn = random.Random(0)
     candidates = [ps.Algorithm(name) for family in ("explicit", "rosenbrock") for name in ps.list_algorithms(family)]
     if os.environ.get("PYSCIODE_EVERY_CELL") != "1":
-        candidates = [ps.Tsit5(), *drawn.sample([x for x in candidates if x.package in ("OrdinaryDiffEqLowOrderRK", "OrdinaryDiffEqSSPRK")], 4)]
+        candidates = [
+            ps.Tsit5(),
+            *drawn.sample([x for x in candidates if x.package in ("OrdinaryDiffEqLowOrderRK", "OrdinaryDiffEqSSPRK")], 4),
+        ]
     for algorithm in candidates:
         try:
             made = Main.seval(f'PySciODE.algorithm("{algorithm.julia}", ["{algorithm.package}"])')
