@@ -38,6 +38,15 @@ end
     end
     @test allocated[2][1] > 4 * allocated[1][1]
     @test allocated[2][2] <= allocated[1][2] + 512
+    # With checkpoints, nor does what is kept.
+    checkpointed = Sensitivity(; name=:DiscreteAdjoint, options=Pair{Symbol,Any}[:checkpoints => 5])
+    for tolerance in (1e-4, 1e-9)
+        answer = dispatch(make(lotka_volterra(); tolerance, sensitivity=checkpointed), SAVEAT)
+        @test length(answer.pullback.steps.dt) > 11 && length(answer.pullback.steps.u) <= 2 * 11
+        whole = dispatch(make(lotka_volterra(); tolerance, sensitivity=Sensitivity(; name=:DiscreteAdjoint)), SAVEAT)
+        du = ones(2, length(answer.u))
+        @test all(answer.pullback(du) .≈ whole.pullback(du))
+    end
 end
 
 @testset "no silent wrong gradient" begin

@@ -100,7 +100,7 @@ REVERSIBLE: dict[str | None, str] = {
     "OrdinaryDiffEqPRK": "",
     "OrdinaryDiffEqRosenbrock": (
         "Rosenbrock32 Rodas3d Rodas23W Rodas4PW HybridExplicitImplicitRK RosenbrockW6S4OS ROS34PW1a ROS34PW1b ROS34PW2 ROS34PW3 ROS34PRw "
-        "ROK4a ROS2 ROS2S ROS3PR"
+        "ROK4a ROS2S"
     ),
     "OrdinaryDiffEqSSPRK": "SSPRKMSVS32 SSPRKMSVS43",
     "OrdinaryDiffEqTsit5": "",

@@ -54,7 +54,21 @@ def gradient(algorithm, sensealg, **options):
 
 REVERSIBLE = [name for family in ("explicit", "rosenbrock") for name in ps.list_algorithms(family) if is_reversible(ps.Algorithm(name))]
 NAMES = ["Tsit5", "Rodas5P"]
-SLOW = ["Euler", "BS3", "RK4", "Vern7", "DP8", "SSPRK43", "CarpenterKennedy2N54", "RKO65", "Rosenbrock23", "Rodas3", "ROS3P"]
+SLOW = [
+    "Euler",
+    "BS3",
+    "RK4",
+    "Vern7",
+    "DP8",
+    "SSPRK43",
+    "CarpenterKennedy2N54",
+    "RKO65",
+    "Rosenbrock23",
+    "Rodas3",
+    "ROS3P",
+    "ROS2",
+    "ROS3PR",
+]
 if os.environ.get("PYSCIODE_EVERY_CELL") == "1":
     SLOW = [name for name in REVERSIBLE if name not in NAMES]
 
@@ -80,6 +94,14 @@ def test_adaptive_steps(algorithm, tspan, saveat):
     found = gradient(algorithm, ps.DiscreteAdjoint(), rtol=1e-9, atol=1e-9, **options)
     right = gradient(ps.Tsit5(), ps.ForwardDiffSensitivity(), rtol=1e-12, atol=1e-12, **options)
     np.testing.assert_allclose(found, right, rtol=0, atol=2e-7 * np.abs(right).max())
+
+
+@pytest.mark.parametrize("algorithm", [ps.Tsit5(), ps.Rodas5P(), None], ids=str)
+@pytest.mark.parametrize("checkpoints", [2, 3, 20, 10_000])
+def test_checkpoints_give_the_same_gradient(algorithm, checkpoints):
+    options = {"rtol": 1e-8, "atol": 1e-8, "saveat": TIMES}
+    right = gradient(algorithm, ps.DiscreteAdjoint(), **options)
+    np.testing.assert_allclose(gradient(algorithm, ps.DiscreteAdjoint(checkpoints=checkpoints), **options), right, rtol=1e-9)
 
 
 def test_all_steps_are_saved():
@@ -140,6 +162,26 @@ def test_stiff_equations_and_mass_matrices(f, mass_matrix):
 
     right = to_rates(ps.ForwardDiffSensitivity(), 1e-11)
     np.testing.assert_allclose(to_rates(ps.DiscreteAdjoint(), 1e-8), right, rtol=0, atol=1e-5 * np.abs(right).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mass", [False, True])
+def test_sparse_jacobians(mass):
+    def diffusion(u, p, t):
+        left, right = torch.cat([u[:1], u[:-1]]), torch.cat([u[1:], u[-1:]])
+        return 900 * p[0] * (left - 2 * u + right) + p[1] * u * (1 - u)
+
+    u0 = torch.sin(torch.linspace(0, 3, 30, dtype=F64))
+    matrix = np.diag(np.linspace(1.0, 2.0, 30)) if mass else None
+
+    def to_parameters(**options):
+        p = torch.tensor([0.02, 3.0], dtype=F64, requires_grad=True)
+        problem = ps.ODEProblem(diffusion, u0, (0.0, 1.0), p, mass_matrix=matrix, jac_sparsity=options.pop("jac_sparsity", None))
+        ps.solve(problem, ps.Rodas5P(), saveat=[0.3, 1.0], engine="julia", **options).u.square().sum().backward()
+        return p.grad.numpy()
+
+    found = to_parameters(jac_sparsity=True, rtol=1e-8, atol=1e-8, sensealg=ps.DiscreteAdjoint())
+    np.testing.assert_allclose(found, to_parameters(rtol=1e-11, atol=1e-11, sensealg=ps.ForwardDiffSensitivity()), rtol=1e-6)
 
 
 def test_a_model_that_stays_in_python():

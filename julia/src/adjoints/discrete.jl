@@ -4,7 +4,8 @@
 
 """
 The accepted steps of a solve: from `t[n]`, `u[:, n]`, one of length `dt[n]` by the method number `choice[n]`. One more time and state than
-steps.
+steps. With `most`, no more than twice so many states are kept: one after `every[]` steps, which is doubled when there are too many. `offset`:
+states before the first that is there.
 """
 struct Steps{T}
     n::Int
@@ -12,24 +13,42 @@ struct Steps{T}
     dt::Vector{T}
     u::Vector{T}  # state after state
     choice::Vector{Int}
+    most::Int
+    every::Base.RefValue{Int}
+    offset::Int
 end
-Steps{T}(n) where {T} = Steps{T}(n, T[], T[], T[], Int[])
+Steps{T}(n; most=typemax(Int) ÷ 2) where {T} = Steps{T}(n, T[], T[], T[], Int[], most, Ref(1), 0)
 
-state(s::Steps, k) = part_of(s.u, s.n, k)
+"""The same steps with other states."""
+with_states(s::Steps{T}, u, offset) where {T} = Steps{T}(s.n, s.t, s.dt, u, s.choice, s.most, Ref(1), offset)
+
+state(s::Steps, k) = part_of(s.u, s.n, k - s.offset)
 part_of(x::Vector, n, i) = view(x, ((i - 1) * n + 1):(i * n))
+
+function keep!(s::Steps, t, u)
+    push!(s.t, t)
+    (length(s.t) - 1) % s.every[] == 0 || return nothing
+    append!(s.u, u)
+    count = length(s.u) ÷ s.n
+    count > 2 * s.most || return nothing
+    for k in 2:cld(count, 2)
+        copyto!(part_of(s.u, s.n, k), part_of(s.u, s.n, 2k - 1))
+    end
+    resize!(s.u, cld(count, 2) * s.n)
+    s.every[] *= 2
+    return nothing
+end
 
 """Solve step by step, and keep them."""
 function solve_steps!(steps::Steps{T}, integrator) where {T}
-    push!(steps.t, integrator.t)
-    append!(steps.u, integrator.u)
+    keep!(steps, integrator.t, integrator.u)
     for _ in integrator
         integrator.t == steps.t[end] && continue
         taken = integrator.t - steps.t[end]
         # The difference of the times has lost digits; the integrator's own step size is the next one's where the step was cut short.
         exact = T(integrator.dt)
         push!(steps.dt, abs(exact - taken) <= 4 * eps(max(abs(integrator.t), abs(steps.t[end]))) ? exact : taken)
-        push!(steps.t, integrator.t)
-        append!(steps.u, integrator.u)
+        keep!(steps, integrator.t, integrator.u)
         push!(steps.choice, hasproperty(integrator.cache, :current) ? integrator.cache.current : 1)
     end
     sol = integrator.sol
@@ -39,8 +58,9 @@ end
 # ---------------------------------------------------------------------------------------------------------------------
 
 """
-What a step computes. A kind of method has `read_method` to read one from SciML's algorithm, `stages!` to take its stages again, and
-`reverse_step!`; its states within a step are weighted sums of its stages, and `w` holds these weights at `NODES`.
+What a step computes. Its states within a step are weighted sums of its stages; `w` holds these weights at `NODES`, `b` those of the new
+state. A kind of method reads one from SciML's algorithm (`read_method`), takes its stages again (`stages!`, and `state_stages!` where the new
+state is all that is wanted), and goes back through a step (`reverse_step!`).
 """
 abstract type StepMethod{T} end
 
@@ -134,7 +154,8 @@ function steps_agree(r::StepMethod{Float64}, alg)
     b = StepsPullback(plan, inst, steps, Any[r], Float64[], sol.t)
     w = ReverseWork(b, r)
     for step in eachindex(steps.dt)
-        stages!(w, b, r, step, each_stage(r))
+        stages!(w, b, r, step)
+        both_ends!(w, b, r, step)
         step_error(w, b, r, step) <= 1e-11 || return false
         for (k, t) in enumerate(sol.t)
             steps.t[step] < t < steps.t[step + 1] || continue
@@ -166,7 +187,9 @@ function differentiate(::Methods.DiscreteAdjoint, plan::Plan{T}, u0::Vector{T}, 
 end
 
 function run_steps(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, methods::Vector{Any}) where {T}
-    steps = Steps{T}(length(prob.u0))
+    checkpoints = findfirst(o -> first(o) === :checkpoints && last(o) !== nothing, plan.sensitivity.options)
+    n = length(prob.u0)
+    steps = checkpoints === nothing ? Steps{T}(n) : Steps{T}(n; most=last(plan.sensitivity.options[checkpoints])::Int)
     sol = solve_raw(plan, inst, prob, saveat, false; steps)
     result = answer(plan, inst, sol, saveat; keep=true)
     result.solution = nothing
@@ -226,19 +249,18 @@ end
 function (b::StepsPullback{T})(du::AbstractMatrix{T}) where {T}
     reset!(b.inst)  # Python's functions lived as long as the solve
     b.doubt[] = 0.0
-    choice, column, w = b.steps.choice, length(b.t), nothing
-    stop = length(choice)
-    while stop >= 1
-        # Steps by one method, one after the other.
-        other = findprev(!=(choice[stop]), choice, stop)
-        start = other === nothing ? 1 : other + 1
-        r = convert(StepMethod{T}, b.methods[choice[stop]])
-        w = ReverseWork(b, r, w)
-        column = at_runtime(reverse_steps!, w, b, r, start:stop, du, column)::Int
-        stop = start - 1
+    steps, column, w = b.steps, length(b.t), nothing
+    every, start = steps.every[], Vector{T}(part_of(steps.u, steps.n, 1))
+    isempty(steps.dt) && return vec(sum(du; dims=2)), zero(b.p)
+    if every == 1
+        w, column = reverse_range!(w, b, 1:length(steps.dt), du, column)
+    else
+        for first in (every * ((length(steps.dt) - 1) ÷ every) + 1):-every:1
+            u = Vector{T}(part_of(steps.u, steps.n, (first - 1) ÷ every + 1))
+            w, column = from_checkpoint!(w, b, first:min(first + every - 1, length(steps.dt)), u, du, column)
+        end
     end
-    w === nothing && return vec(sum(du; dims=2)), zero(b.p)
-    product!(w, b, w.pending, state(b.steps, 1), b.steps.t[1])
+    product!(w, b, w.pending, start, steps.t[1])
     w.lam .+= w.mu
     for k in 1:column
         w.lam .+= view(du, :, k)
@@ -247,6 +269,60 @@ function (b::StepsPullback{T})(du::AbstractMatrix{T}) where {T}
     when === nothing || throw(GradientFailed("the model's vector-Jacobian product is not finite$when"))
     all(isfinite, w.lam) && all(isfinite, w.dp) || throw(GradientFailed("the gradient is not finite"))
     return w.lam, w.dp
+end
+
+"""
+Back through the steps of `range`, whose first state is `u`: the others are computed again. Where they are more than may be kept, every so many
+of them are, and each part is gone through likewise: `k log N / log k` states for `N` steps (the schedule that is best for a given number of steps is Griewank
+& Walther's, ACM TOMS 26, 2000; it takes their number beforehand).
+"""
+function from_checkpoint!(w, b::StepsPullback{T}, range, u, du, column) where {T}
+    most, n = b.steps.most, b.steps.n
+    every = cld(length(range), most)
+    states = at_runtime(states_again, b, range, u, every)::Vector{T}
+    every == 1 && return reverse_range!(w, with_states(b, states, first(range) - 1), range, du, column)
+    for k in cld(length(range), every):-1:1
+        start = first(range) + (k - 1) * every
+        w, column = from_checkpoint!(w, b, start:min(start + every - 1, last(range)), Vector{T}(part_of(states, n, k)), du, column)
+    end
+    return w, column
+end
+
+with_states(b::StepsPullback{T}, u, offset) where {T} =
+    StepsPullback{T}(b.plan, b.inst, with_states(b.steps, u, offset), b.methods, b.p, b.t, b.wants_p, b.mass_matrix, b.adaptive, b.doubt)
+
+"""The states before every so many steps of a range, and if every one is asked for the last one too."""
+function states_again(b::StepsPullback{T}, range, u, every) where {T}
+    n, works, states = b.steps.n, Dict{Int,ReverseWork{T}}(), copy(u)
+    for step in range
+        step > first(range) && (step - first(range)) % every == 0 && append!(states, u)
+        step == last(range) && every > 1 && break
+        r = convert(StepMethod{T}, b.methods[b.steps.choice[step]])
+        w = get!(() -> ReverseWork(b, r), works, b.steps.choice[step])
+        at_runtime(advance!, u, w, with_states(b, copy(u), step - 1), r, step)
+    end
+    return every == 1 ? append!(states, u) : states
+end
+
+function advance!(u, w::ReverseWork, b::StepsPullback, r, step)
+    state_stages!(w, b, r, step)
+    combine!(u, state_scale(r, b.steps.dt[step]), r.b, w.k, b.steps.n, eachindex(r.b))
+    return nothing
+end
+
+"""Back through the steps of `range`, whose states are there."""
+function reverse_range!(w, b::StepsPullback{T}, range, du, column) where {T}
+    choice, stop = b.steps.choice, last(range)
+    while stop >= first(range)
+        # Steps by one method, one after the other.
+        other = findprev(!=(choice[stop]), choice, stop)
+        start = max(first(range), other === nothing ? 1 : other + 1)
+        r = convert(StepMethod{T}, b.methods[choice[stop]])
+        w = ReverseWork(b, r, w)
+        column = at_runtime(reverse_steps!, w, b, r, start:stop, du, column)::Int
+        stop = start - 1
+    end
+    return w, column
 end
 
 function reverse_steps!(w::ReverseWork{T}, b::StepsPullback{T}, r::StepMethod{T}, range, du, column) where {T}

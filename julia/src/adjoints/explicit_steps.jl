@@ -86,13 +86,14 @@ function reach(a, rows)
     return sort!(collect(needed))
 end
 
-each_stage(r::ExplicitRungeKutta) = eachindex(r.b)
+both_ends!(w, b, ::ExplicitRungeKutta, step) = nothing
+state_stages!(w, b, r::ExplicitRungeKutta, step) = stages!(w, b, r, step, r.needed)
 state_scale(::ExplicitRungeKutta, dt) = dt
 unit(::ExplicitRungeKutta, dt) = dt
 linear_work(b, ::ExplicitRungeKutta) = nothing
 
 """Take the `stages` again; the value of the last one is of use only where the step is checked."""
-function stages!(w::ReverseWork{T}, b::StepsPullback{T}, r::ExplicitRungeKutta{T}, step, stages, all=true) where {T}
+function stages!(w::ReverseWork{T}, b::StepsPullback{T}, r::ExplicitRungeKutta{T}, step, stages=eachindex(r.b), all=true) where {T}
     n, u, t, dt, f = b.steps.n, state(b.steps, step), b.steps.t[step], b.steps.dt[step], RHS{T}(b.inst)
     for i in stages
         at = part_of(w.at, n, i)

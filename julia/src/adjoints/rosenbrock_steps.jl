@@ -43,10 +43,11 @@ function read_rosenbrock(alg)
     end
     start, dt = integrator.tprev, integrator.t - integrator.tprev
     # The dense output, as weights of the stages: there are fewer of them than equations.
-    steps = Steps{Float64}(n, [start, integrator.t], [dt], [integrator.uprev; integrator.u], [1])
+    steps = Steps{Float64}(n, [start, integrator.t], [dt], [integrator.uprev; integrator.u], [1], 2, Ref(1), 0)
     b = StepsPullback(plan, inst, steps, Any[r], Float64[], Float64[])
     w = ReverseWork(b, r)
-    stages!(w, b, r, 1, each_stage(r))
+    stages!(w, b, r, 1)
+    both_ends!(w, b, r, 1)
     inside = reduce(hcat, [integrator.sol(start + θ * dt) .- state(steps, 1) for θ in NODES])
     basis = reshape(w.k, n, :) .* unit(r, dt)'
     weights = zeros(length(r.b) + 2, length(NODES))
@@ -73,32 +74,36 @@ function read_coefficients(cache)
     return rosenbrock([0 0; 1 / 2γ 0], [0 0; -1/γ 0], γ, [1 / γ, 1 / γ], [0, 1 / 2], [γ, 0.0])
 end
 
-each_stage(r::Rosenbrock) = eachindex(r.b)
 state_scale(::Rosenbrock{T}, dt) where {T} = one(T)
 unit(r::Rosenbrock{T}, dt) where {T} = [fill(one(T), length(r.b)); dt; dt]
 
-"""Matrices, and what second derivatives are computed with: dual numbers through the vector-Jacobian products."""
-struct LinearWork{T,J,D,F}
+"""The linear equations of a step."""
+struct Equations{T,J}
     jacobian::J
     matrix::J
     rhs::Vector{T}
     tgrad::Vector{T}
     psi::Vector{T}
-    both::F  # vjp_both! for dual numbers
+end
+Equations(b::StepsPullback{T}) where {T} = (J = jacobian_buffer(b); Equations(J, copy(J), (zeros(T, b.steps.n) for _ in 1:3)...))
+
+"""The vector-Jacobian products for dual numbers, whose derivatives are second ones, and its arguments."""
+struct SecondProduct{D,F}
+    both::F
     u::Vector{D}
     p::Vector{D}
     l::Vector{D}
     mu::Vector{D}
     dp::Vector{D}
 end
-
-function linear_work(b::StepsPullback{T}, r::Rosenbrock{T}) where {T}
-    n, inst, D = b.steps.n, b.inst, DualOf{T,1}
+function SecondProduct(b::StepsPullback{T}) where {T}
+    inst, D = b.inst, DualOf{T,1}
     both = get!(() -> at_runtime(make_closure, inst, D, :both, :vjp_both!, g -> 0, D), inst.closures, (:vjp_both!, D))::Slot6{D,D}
-    buffer(size) = zeros(D, size)
-    J = jacobian_buffer(b)
-    return LinearWork(J, copy(J), zeros(T, n), zeros(T, n), zeros(T, n), both, buffer(n), D.(b.p), buffer(n), buffer(n), buffer(length(b.p)))
+    states() = zeros(D, b.steps.n)
+    return SecondProduct(both, states(), D.(b.p), states(), states(), zeros(D, length(b.p)))
 end
+
+linear_work(b, ::Rosenbrock) = (Equations(b), SecondProduct(b))
 
 function jacobian_buffer(b::StepsPullback{T}) where {T}
     kind, n = b.plan.odekind, b.steps.n
@@ -110,7 +115,7 @@ function jacobian_buffer(b::StepsPullback{T}) where {T}
 end
 
 """`M / (γ dt) - J`, factorised."""
-function factorise!(work::LinearWork{T}, b::StepsPullback{T}, r, step) where {T}
+function factorise!(work::Equations{T}, b::StepsPullback{T}, r, step) where {T}
     u, t, dt = state(b.steps, step), b.steps.t[step], b.steps.dt[step]
     J = jacobian!(work.jacobian, b, u, t)
     V = work.matrix
@@ -120,13 +125,16 @@ function factorise!(work::LinearWork{T}, b::StepsPullback{T}, r, step) where {T}
             V[i, i] += 1 / (r.gamma * dt)
         end
     else
-        V .+= b.mass_matrix ./ (r.gamma * dt)
+        V .+= like(V, b.mass_matrix) ./ (r.gamma * dt)
     end
     any(!iszero, r.d) && TimeGradient{T}(b.inst)(work.tgrad, u, b.p, t)
     F = V isa Matrix ? lu!(V; check=false) : lu(V; check=false)
     issuccess(F) || throw(GradientFailed("the linear equations of the step from t = $t are singular"))
     return F
 end
+
+like(::Matrix, M) = M
+like(::SparseMatrixCSC, M) = sparse(M)
 
 jacobian!(J::Matrix{T}, b, u, t) where {T} = (Jacobian{T}(b.inst)(J, u, b.p, t); J)
 function jacobian!(J::SparseMatrixCSC{T}, b, u, t) where {T}
@@ -137,23 +145,20 @@ function jacobian!(J::SparseMatrixCSC{T}, b, u, t) where {T}
     return J .+ own
 end
 
-mass(b::StepsPullback, x) = b.mass_matrix === nothing ? x : b.mass_matrix * x
 mass_transposed(b::StepsPullback, x) = b.mass_matrix === nothing ? x : b.mass_matrix' * x
 
-stages!(w::ReverseWork{T}, b::StepsPullback{T}, r::Rosenbrock{T}, step, stages) where {T} =
-    stages!(w, b, r, step, stages, (work = matrix_work(b); (work, factorise!(work, b, r, step))))
+function stages!(w::ReverseWork{T}, b::StepsPullback{T}, r::Rosenbrock{T}, step) where {T}
+    work = Equations(b)
+    return stages!(w, b, r, step, work, factorise!(work, b, r, step))
+end
 
-matrix_work(b::StepsPullback{T}) where {T} = (n = b.steps.n; J = jacobian_buffer(b); D = DualOf{T,1};
-    LinearWork(J, copy(J), zeros(T, n), zeros(T, n), zeros(T, n), nothing, D[], D[], D[], D[], D[]))
-
-function stages!(w::ReverseWork{T}, b::StepsPullback{T}, r::Rosenbrock{T}, step, stages, (work, F)) where {T}
+function stages!(w::ReverseWork{T}, b::StepsPullback{T}, r::Rosenbrock{T}, step, work, F) where {T}
     n, u, t, dt, f = b.steps.n, state(b.steps, step), b.steps.t[step], b.steps.dt[step], RHS{T}(b.inst)
-    for i in stages
+    for i in eachindex(r.b)
         at, rhs = part_of(w.at, n, i), work.rhs
         copyto!(at, u)
         combine!(at, one(T), view(r.a, i, :), w.k, n, r.before[i])
         f(rhs, at, b.p, t + r.c[i] * dt)
-        i == 1 && copyto!(part_of(w.k, n, length(r.b) + 1), rhs)
         add!(rhs, dt * r.d[i], work.tgrad)
         if b.mass_matrix === nothing
             combine!(rhs, inv(dt), view(r.coupling, i, :), w.k, n, r.before[i])
@@ -165,14 +170,23 @@ function stages!(w::ReverseWork{T}, b::StepsPullback{T}, r::Rosenbrock{T}, step,
         ldiv!(F, rhs)
         copyto!(part_of(w.k, n, i), rhs)
     end
-    f(part_of(w.k, n, length(r.b) + 2), state(b.steps, step + 1), b.p, b.steps.t[step + 1])
     return nothing
 end
 
-function reverse_step!(w::ReverseWork{T}, b::StepsPullback{T}, r::Rosenbrock{T}, work::LinearWork, step, inside, checked) where {T}
+state_stages!(w, b, r::Rosenbrock, step) = stages!(w, b, r, step)
+
+"""The right-hand sides at both ends of a step, of which the dense output may be made."""
+function both_ends!(w::ReverseWork{T}, b::StepsPullback{T}, r::Rosenbrock, step) where {T}
+    for (k, at) in ((length(r.b) + 1, step), (length(r.b) + 2, step + 1))
+        RHS{T}(b.inst)(part_of(w.k, b.steps.n, k), state(b.steps, at), b.p, b.steps.t[at])
+    end
+    return nothing
+end
+
+function reverse_step!(w::ReverseWork{T}, b::StepsPullback{T}, r::Rosenbrock{T}, (work, second), step, inside, checked) where {T}
     n, t, dt, s = b.steps.n, b.steps.t[step], b.steps.dt[step], length(r.b)
     F = factorise!(work, b, r, step)
-    stages!(w, b, r, step, 1:s, (work, F))
+    stages!(w, b, r, step, work, F)
     checked && check_step(w, b, r, step)
     add!(w.pending, one(T), part_of(w.l, n, s + 2))
     new_state!(w, b, r, step, 1:s)
@@ -182,7 +196,7 @@ function reverse_step!(w::ReverseWork{T}, b::StepsPullback{T}, r::Rosenbrock{T},
         copyto!(psi, part_of(w.l, n, i))
         all(iszero, psi) && continue
         ldiv!(F', psi)
-        second_product!(w, b, work, psi, part_of(w.k, n, i), step, r.d[i] * dt)
+        second_product!(w, b, second, psi, part_of(w.k, n, i), step, r.d[i] * dt)
         spread!(w.l, inv(dt), view(r.coupling, i, :), mass_transposed(b, psi), n, r.before[i])
         if i == 1 && r.first
             add!(w.pending, one(T), psi)
@@ -199,15 +213,15 @@ end
 The derivatives of ``ψ' (J k + τ ∂f/∂t)`` by state and parameters: those of the vector-Jacobian product in the direction of `k` in the state and
 `τ` in time.
 """
-function second_product!(w::ReverseWork{T}, b::StepsPullback{T}, work::LinearWork{T,J,D}, psi, k, step, tau::T) where {T,J,D}
-    u0, (; u, p, l, mu, dp) = state(b.steps, step), work
+function second_product!(w::ReverseWork{T}, b::StepsPullback{T}, second::SecondProduct{D}, psi, k, step, tau::T) where {T,D}
+    u0, (; u, p, l, mu, dp) = state(b.steps, step), second
     for i in eachindex(u)
         u[i] = D(u0[i], ForwardDiff.Partials((k[i],)))
         l[i] = D(psi[i])
     end
     t = D(b.steps.t[step], ForwardDiff.Partials((tau,)))
     note_vjp!(b.inst, b.steps.t[step])
-    GC.@preserve mu dp l u p work.both(pointer(mu), pointer(dp), pointer(l), pointer(u), pointer(p), t)
+    GC.@preserve mu dp l u p second.both(pointer(mu), pointer(dp), pointer(l), pointer(u), pointer(p), t)
     for i in eachindex(mu)
         w.below[i] += ForwardDiff.partials(mu[i], 1)
     end

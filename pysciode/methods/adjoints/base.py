@@ -124,6 +124,8 @@ class SensitivityAlgorithm:
                 raise TypeError(f"{method}: {key} must be a number, not {value!r}")
             if not 0 < value < float("inf"):
                 raise ValueError(f"{method}: {key} must be positive, not {value!r}")
+        elif key == "checkpoints" and value is not None:
+            whole_number(value, f"{method}: checkpoints", 2)
         elif key == "chunk_size":
             whole_number(value, f"{method}: chunk_size", 0)
 

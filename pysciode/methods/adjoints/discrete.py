@@ -24,7 +24,8 @@ class DiscreteAdjoint(AdjointThroughSolver):
 
     The gradient is exact for these steps, whose sizes are taken as constants: it agrees with finite differences over the same
     steps to rounding, whatever the tolerance. No second equation is solved, the saved times cost nothing, and no other package
-    is loaded: the cost is a few times that of the forward solve. Memory grows with the number of steps, by one state each.
+    is loaded: the cost is a few times that of the forward solve. Memory grows with the number of steps, by one state each, or with
+    `checkpoints` by its logarithm.
 
     The step sizes were chosen for the states. Where an adjoint changes faster than the steps of an explicit method can follow, as in stiff
     equations, the gradient of the steps is not that of the solution: an `AccuracyWarning` says so, and where pysciode has chosen the
@@ -36,12 +37,20 @@ class DiscreteAdjoint(AdjointThroughSolver):
     Hairer, Nørsett & Wanner, "Solving Ordinary Differential Equations I" (Springer 1993, II.6); Sandu, "On the properties of
     Runge-Kutta discrete adjoints" (ICCS 2006, LNCS 3994); for Rosenbrock methods Daescu, Carmichael & Sandu, "Adjoint
     implementation of Rosenbrock methods applied to variational data assimilation problems" (J. Comput. Phys. 165, 2000).
+
+    Attributes
+    ----------
+    checkpoints
+        Keep about so many states, at least 2, and compute those between again, in several levels: the forward solve is repeated once for each
+        level. None keeps all.
     """
 
     embedded: ClassVar[Literal["tape", "adjoint"] | None] = "tape"
     calls_beside_vjp: ClassVar[frozenset[str]] = frozenset({"vjp!", "vjp_both!"})
     takes_mass_matrix: ClassVar[bool] = True
     advice: ClassVar[str] = "The model may have no derivative at a state that the solver visits"
+
+    checkpoints: int | None = None
 
     @property
     def calls_python(self) -> bool:
