@@ -6,10 +6,9 @@ each method stands in :mod:`pysciode.compat.torchdiffeq.methods`. Where they dif
 - An error is measured by its root mean square over the whole state, of a tuple too; of tolerances as tensors the smallest
   entry of `rtol` counts for all.
 - In float32, times are float32.
-- `odeint` takes gradients as :func:`pysciode.default_sensealg` says: by forward mode through the solver for few scalars, by a
-  continuous adjoint for more, which starts anew at every time of `t`: with hundreds of times and few steps backpropagation
-  may be quicker. For fixed steps the former is the gradient of the discrete solution, as it always is in torchdiffeq; the
-  latter differs from it by the error of the step. Gradients to times are always those of the equation, not of the grid.
+- `odeint` takes gradients as :func:`pysciode.default_sensealg` says: of the solver's own steps where it can go back through them, as
+  torchdiffeq does, by a continuous adjoint elsewhere. The gradient of a continuous adjoint over fixed steps differs from that of the
+  discrete solution by the error of the step. Gradients to times are always those of the equation, not of the grid.
 - `odeint_adjoint` solves the adjoint by `GaussAdjoint`, which does not solve the states backwards: more accurate than
   torchdiffeq's on dissipative equations. Parameters are no part of the error control, so that ``"seminorm"`` is what always
   happens; ``adjoint_method`` and ``adjoint_options`` have no effect.
