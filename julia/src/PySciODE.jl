@@ -18,7 +18,7 @@ using PrecompileTools: @compile_workload, @setup_workload
 using SciMLBase: SciMLBase, DynamicalODEProblem, FullSpecialize, ODEFunction, ODEProblem, SplitFunction, SplitODEProblem, init, remake, solve,
     solve!, step!, successful_retcode
 using SciMLLogging: SciMLLogging
-using SparseArrays: SparseMatrixCSC, nonzeros, spdiagm
+using SparseArrays: SparseMatrixCSC, nonzeros, sparse, spdiagm
 using SpecialFunctions: digamma, loggamma
 using TOML: TOML
 
