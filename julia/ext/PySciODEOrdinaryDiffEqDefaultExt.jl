@@ -3,8 +3,12 @@ module PySciODEOrdinaryDiffEqDefaultExt
 
 using OrdinaryDiffEqDefault: OrdinaryDiffEqDefault
 using PrecompileTools: @compile_workload
-using PySciODE: rehearse_forward
+using PySciODE: rehearse, rehearse_forward, step_method
 
-@compile_workload rehearse_forward(Float64, "OrdinaryDiffEqDefault", "DefaultODEAlgorithm")
+@compile_workload begin
+    rehearse_forward(Float64, "OrdinaryDiffEqDefault", "DefaultODEAlgorithm")
+    rehearse(Float64, "OrdinaryDiffEqDefault", "DefaultODEAlgorithm", "full", "DiscreteAdjoint"; pullback=true)
+    foreach(step_method, OrdinaryDiffEqDefault.DefaultODEAlgorithm().algs[1:4])  # those that can be gone back through
+end
 
 end

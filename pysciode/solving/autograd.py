@@ -92,10 +92,11 @@ class _Call:
 
     __slots__ = (
         "problem", "arrays", "algorithm", "options", "sensealg", "engine", "wants", "times_given", "times_move", "members", "request", "raw",
-        "pullback", "method", "chosen",
+        "pullback", "method", "chosen", "differentiated",
     )  # fmt: skip
 
     request: SolveRequest
+    differentiated: SolveRequest  # up to an event that ends the solve
     raw: RawSolution
     pullback: Pullback
 
@@ -156,12 +157,13 @@ class _Call:
             _name_bad_leaf(problem, leaves)
         if not self.arrays.all_finite(flat_u0):
             check_finite(u0, "u0")
-        if not self.chosen and self.sensealg is not None and self.sensealg.through_solver:
+        if not self.chosen and self.sensealg is not None and self.sensealg.goes_back_through_steps:
             # Another method may have to solve again, after an optimiser has changed the tensors.
             flat_u0, p = self.arrays.copy(flat_u0), self.arrays.copy(p)
         self.request = SolveRequest(
             problem, {"u0": flat_u0, "p": p}, problem.tspan, self.algorithm, self.options, self.sensealg, self.wants
         )
+        self.differentiated = self.request
         if self.sensealg is None:
             self.raw = self.engine.solve(self.request)
         elif self.options.events:
@@ -183,6 +185,7 @@ class _Call:
         end = max(found.t[-1], found.t_reached, key=lambda t: abs(t - self.request.tspan[0]))
         options = replace(self.options, saveat=found.t, events=(), steps=())
         request = self.request.again(tspan=(self.request.tspan[0], end), options=options)
+        self.differentiated = request
         again, self.pullback = self.engine.solve_with_pullback(request)
         self.raw = replace(again, retcode=found.retcode, events=found.events) if again.retcode in SUCCESS else again
 
@@ -202,26 +205,15 @@ class _Call:
 
         self.raw, self.pullback = plain, refuse
 
-    def _pull_unstable(self, cotangent: Any, gradients: Gradients) -> Gradients:
-        """The gradients of steps that the adjoint does not go well with: those of an adjoint that takes steps of its own, unless the user
-        chose this one."""
-        problem = self.problem
-        if self.chosen:
-            warnings.warn(
-                f"{self.method}: the adjoint changes faster than the steps of {algorithm_name(self.algorithm, self.raw)} follow, so the gradient of "
-                "these steps may be far from that of the solution: the problem is stiff, or the tolerances are loose. Take GaussAdjoint(), a "
-                "Rosenbrock method such as Rodas5P(), or tighter tolerances",
-                AccuracyWarning,
-                stacklevel=depth_of_user(),
-            )
-            return gradients
-        problem.compiled.setdefault(UnstableSteps, set()).add(self.algorithm)
-        again, self.pullback = self.engine.solve_with_pullback(self.request.again(sensealg=GaussAdjoint()))
-        if again.retcode not in SUCCESS:
-            raise GradientFailed(
-                "GaussAdjoint", f"the solve itself stopped with retcode {again.retcode}", "A partial solution has no gradient"
-            )
-        return self.pullback(cotangent)
+    def _pull_otherwise(self, grad: torch.Tensor) -> Gradients:
+        """By an adjoint that takes steps of its own, for the one that was chosen here; so from now on for this model."""
+        self.problem.compiled.setdefault(UnstableSteps, set()).add(self.algorithm)
+        # The steps, where these were saved, may be others.
+        options = replace(self.differentiated.options, saveat=np.asarray(self.raw.t))
+        again = _Call(self.problem, self.algorithm, options, GaussAdjoint(), self.engine, self.wants, self.times_given, self.times_move)
+        again.request = self.differentiated.again(sensealg=again.sensealg, options=options)
+        again.raw, again.pullback = self.engine.solve_with_pullback(again.request)
+        return again.pull(grad)
 
     def _zeros(self) -> Gradients:
         return {name: self.arrays.zeros_like(x) for name, x in self.request.values.items()}
@@ -254,7 +246,20 @@ class _Call:
         try:
             gradients = self._pull_small(cotangent, enough) if small else self.pullback(cotangent)
         except UnstableSteps as found:
-            gradients = self._pull_unstable(cotangent, found.gradients)
+            if not self.chosen:
+                return self._pull_otherwise(grad)
+            warnings.warn(
+                f"{name}: the adjoint changes faster than the steps of {algorithm_name(self.algorithm, self.raw)} follow, so the gradient of "
+                "these steps may be far from that of the solution: the problem is stiff, or the tolerances are loose. Take GaussAdjoint(), a "
+                "Rosenbrock method such as Rodas5P(), or tighter tolerances",
+                AccuracyWarning,
+                stacklevel=depth_of_user(),
+            )
+            gradients = found.gradients
+        except GradientFailed:
+            if self.chosen or self.sensealg is None or not self.sensealg.goes_back_through_steps:
+                raise
+            return self._pull_otherwise(grad)
         for value, gradient in gradients.items():
             if value in self.wants and not self.arrays.all_finite(gradient):
                 raise GradientFailed(

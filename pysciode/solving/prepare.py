@@ -79,7 +79,9 @@ def choose_sensealg(
             return ForwardDiffSensitivity()
         on_device = problem.device is not None
         chosen = default_sensealg(problem.n, problem.layout.size, algorithm, embedded=embedded, in_python=in_python, on_device=on_device)
-        if chosen.through_solver and (algorithm in problem.compiled.get(UnstableSteps, ()) or not _has(problem.model, chosen.functions)):
+        if chosen.goes_back_through_steps and (
+            algorithm in problem.compiled.get(UnstableSteps, ()) or not _has(problem.model, chosen.functions)
+        ):
             return GaussAdjoint()
         return chosen
     if in_parts and not sensealg.takes_parts:

@@ -234,6 +234,7 @@ def test_steps_that_the_adjoint_outruns():
     torch.testing.assert_close(found, right, rtol=0, atol=1e-3 * right.abs().max().item())
     assert (first.sensealg, again.sensealg) == (ps.DiscreteAdjoint(), ps.GaussAdjoint())
     assert to_leaves(ps.Rodas5P(), None, 1e-6)[0].sensealg == ps.DiscreteAdjoint()  # which is not at its limit
+    torch.testing.assert_close(to_leaves(None, None, 1e-6)[1], right, rtol=0, atol=1e-3 * right.abs().max().item())
 
 
 @pytest.mark.parametrize(
@@ -264,6 +265,11 @@ def test_the_default_may_come_to_steps_that_it_does_not_know():
     sol = ps.solve(problem, saveat=[5.0], engine="julia", sensealg=ps.DiscreteAdjoint())
     with pytest.raises(ps.GradientFailed, match="took steps by FBDF"):
         sol.u.sum().backward()
+    found = torch.autograd.grad(ps.solve(problem, saveat=[5.0], rtol=1e-8, atol=1e-8, engine="julia").u.sum(), rates)[0]
+    decayed = 30 * np.exp(-5.0)
+    # The fast half follows cos(e^-t), up to a thousandth.
+    slow = 5.0 * decayed * (1 - np.sin(np.exp(-5.0)))
+    np.testing.assert_allclose(found[0], slow, rtol=1e-3)
 
 
 def test_the_table_of_reversible_algorithms(julia_engine):

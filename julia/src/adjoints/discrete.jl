@@ -102,8 +102,8 @@ function read_method(alg)
     end
 end
 
-"""The methods of an algorithm by the numbers in `Steps.choice`; nothing in the place of one that can't be read."""
-step_methods(alg) = hasproperty(alg, :algs) ? Any[step_method(x) for x in alg.algs] : Any[step_method(alg)]
+"""The methods of those steps that were taken, by the numbers in `Steps.choice`; nothing in the place of one that can't be read."""
+step_methods(alg, choice) = Any[i in choice ? step_method(x) : nothing for (i, x) in enumerate(hasproperty(alg, :algs) ? alg.algs : (alg,))]
 
 """Equations that depend on everything, without parameters."""
 module Example
@@ -172,13 +172,13 @@ end
 
 function differentiate(::Methods.DiscreteAdjoint, plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks,
                        start) where {T}
-    methods = at_runtime(step_methods, plan.alg)::Vector{Any}
-    all(isnothing, methods) && throw(GradientFailed("it does not know what the steps of $(nameof(typeof(plan.alg))) compute"))
+    hasproperty(plan.alg, :algs) || at_runtime(step_method, plan.alg) !== nothing ||
+        throw(GradientFailed("it does not know what the steps of $(nameof(typeof(plan.alg))) compute"))
     inst = checkout(plan.model)
     inst.hooks = hooks
     result = try
         prob = odeproblem(plan, inst, u0, p, tspan)
-        at_runtime(run_steps, plan, inst, prob, saveat, methods)::Answer{T}
+        at_runtime(run_steps, plan, inst, prob, saveat)::Answer{T}
     catch
         checkin(plan.model, inst)
         rethrow()
@@ -186,13 +186,14 @@ function differentiate(::Methods.DiscreteAdjoint, plan::Plan{T}, u0::Vector{T}, 
     return through_start(result, start, plan, p)
 end
 
-function run_steps(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}, methods::Vector{Any}) where {T}
+function run_steps(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}) where {T}
     checkpoints = findfirst(o -> first(o) === :checkpoints && last(o) !== nothing, plan.sensitivity.options)
     n = length(prob.u0)
     steps = checkpoints === nothing ? Steps{T}(n) : Steps{T}(n; most=last(plan.sensitivity.options[checkpoints])::Int)
     sol = solve_raw(plan, inst, prob, saveat, false; steps)
     result = answer(plan, inst, sol, saveat; keep=true)
     result.solution = nothing
+    methods = at_runtime(step_methods, plan.alg, steps.choice)::Vector{Any}
     unknown = findfirst(i -> methods[i] === nothing, steps.choice)
     result.pullback = if !successful_retcode(sol.retcode)
         Refusal("the forward solve ended with retcode $(sol.retcode), so there is nothing to differentiate")

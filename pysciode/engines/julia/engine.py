@@ -34,7 +34,7 @@ from .runtime import julia_runs, keep_threads_safe, start_julia
 _OK, _FAILED, _INTERRUPTED, _GRADIENT_FAILED, _CALLBACK_FAILED, _OUT_OF_MEMORY, _NO_DEVICE = range(7)
 _STATISTICS = ("nf", "njacs", "nw", "nsolve", "nnonliniter", "naccept", "nreject", "nvjp", "allocated")
 # How far off an adjoint may be by one of the solver's steps, as a part of itself.
-_UNSTABLE = 0.1
+_UNSTABLE = 0.3
 _REVERSE = {"nf_reverse": "nf", "njacs_reverse": "njacs", "nvjp": "nvjp", "allocated_reverse": "allocated"}
 """Statistics that come from a pullback's report, once there is one, and their fields there."""
 

@@ -29,6 +29,8 @@ class SensitivityAlgorithm:
     """Whether derivatives are carried along with the solve: the cost grows with the number of parameters, and the pullback is a product."""
     through_solver: ClassVar[bool] = False
     """Whether the solver's own steps are differentiated."""
+    goes_back_through_steps: ClassVar[bool] = False
+    """Whether it is the gradient of steps that were chosen for the states alone, which the adjoint may outrun."""
     solves_states_backwards: ClassVar[bool] = False
     """Whether the states are solved for again, backwards in time, so that they may drift from those of the forward solve."""
     takes_mass_matrix: ClassVar[bool] = False

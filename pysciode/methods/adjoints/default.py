@@ -33,8 +33,9 @@ def default_sensealg(
     """Return the method where the user names none.
 
     Julia: `ForwardDiffSensitivity` up to `FORWARD_LIMIT` scalars in state and parameters together; above, and for models that stay
-    in Python, `DiscreteAdjoint` for the explicit Runge-Kutta and Rosenbrock methods that it goes back through; else, for algorithms
-    that switch, and on a device, `GaussAdjoint`. Embedded: through the solver (`ReverseDiffAdjoint`) up to
+    in Python, `DiscreteAdjoint` for the algorithms whose steps it goes back through, the default one among them; else, and on a device,
+    `GaussAdjoint`. It takes over, too, where the adjoint changes faster than the steps, or the default algorithm came to a multistep method.
+    Embedded: through the solver (`ReverseDiffAdjoint`) up to
     `TAPE_LIMIT` scalars, `BacksolveAdjoint` above, where the tape would fill the memory.
 
     Parameters
@@ -54,6 +55,4 @@ def default_sensealg(
         return _EMBEDDED_SMALL if n + n_params <= TAPE_LIMIT else _EMBEDDED_LARGE
     if n + n_params <= FORWARD_LIMIT and not (in_python or on_device):
         return _FORWARD
-    # A method that switches starts a stiff problem with an explicit one.
-    single = algorithm is not None and algorithm.family != "auto"
-    return _STEPS if single and not on_device and _STEPS.fits(algorithm, in_python) else _ADJOINT
+    return _STEPS if not on_device and _STEPS.fits(algorithm, in_python) else _ADJOINT

@@ -45,6 +45,7 @@ class DiscreteAdjoint(AdjointThroughSolver):
         level. None keeps all.
     """
 
+    goes_back_through_steps: ClassVar[bool] = True
     embedded: ClassVar[Literal["tape", "adjoint"] | None] = "tape"
     calls_beside_vjp: ClassVar[frozenset[str]] = frozenset({"vjp!", "vjp_both!"})
     takes_mass_matrix: ClassVar[bool] = True
