@@ -124,7 +124,14 @@ STIFF = ["Rodas5P", "Rosenbrock23", "TRBDF2", "KenCarp4", "RadauIIA5", "FBDF", "
 EXPLICIT = ["Tsit5", "Vern9"]
 MOST_TOGETHER = 600
 """ForwardSensitivity solves states and derivatives as one system; of more equations than this it takes minutes with dense matrices (POLLU)."""
-ADJOINTS = [ps.ForwardDiffSensitivity(), ps.ForwardSensitivity(), ps.GaussAdjoint(), ps.InterpolatingAdjoint(), ps.QuadratureAdjoint()]
+ADJOINTS = [
+    ps.ForwardDiffSensitivity(),
+    ps.ForwardSensitivity(),
+    ps.DiscreteAdjoint(),
+    ps.GaussAdjoint(),
+    ps.InterpolatingAdjoint(),
+    ps.QuadratureAdjoint(),
+]
 
 
 def gradient(problem: Problem, algorithm, sensealg, rtol: float, scale: float):
@@ -169,7 +176,7 @@ def main() -> None:
                 continue
             for sensealg in ADJOINTS:
                 size = len(problem.u0) * (1 + len(problem.u0) + len(problem.p))
-                if sensealg.name == "ForwardSensitivity" and size > MOST_TOGETHER:
+                if sensealg.name == "ForwardSensitivity" and size > MOST_TOGETHER or not sensealg.fits(ps.Algorithm(solver)):
                     continue
                 for rtol in tolerances:
                     start, row = time.perf_counter(), f"{name:16} {solver:13} {sensealg.name:23} {rtol:7.0e}"
