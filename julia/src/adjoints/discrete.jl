@@ -103,7 +103,10 @@ function read_method(alg)
 end
 
 """The methods of those steps that were taken, by the numbers in `Steps.choice`; nothing in the place of one that can't be read."""
-step_methods(alg, choice) = Any[i in choice ? step_method(x) : nothing for (i, x) in enumerate(hasproperty(alg, :algs) ? alg.algs : (alg,))]
+step_methods(alg, choice) = Any[i in choice ? step_method(x) : nothing for (i, x) in enumerate(single_algorithms(alg))]
+
+"""Those that an algorithm switches between, or itself."""
+single_algorithms(alg) = hasproperty(alg, :algs) ? alg.algs : (alg,)
 
 """Equations that depend on everything, without parameters."""
 module Example
@@ -172,8 +175,6 @@ end
 
 function differentiate(::Methods.DiscreteAdjoint, plan::Plan{T}, u0::Vector{T}, p::Vector{T}, tspan::Tuple{T,T}, saveat::Vector{T}, hooks,
                        start) where {T}
-    hasproperty(plan.alg, :algs) || at_runtime(step_method, plan.alg) !== nothing ||
-        throw(GradientFailed("it does not know what the steps of $(nameof(typeof(plan.alg))) compute"))
     inst = checkout(plan.model)
     inst.hooks = hooks
     result = try
@@ -198,7 +199,7 @@ function run_steps(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}) wh
     result.pullback = if !successful_retcode(sol.retcode)
         Refusal("the forward solve ended with retcode $(sol.retcode), so there is nothing to differentiate")
     elseif unknown !== nothing
-        Refusal("the solver took steps by $(nameof(typeof(plan.alg.algs[steps.choice[unknown]]))), which it does not go back through")
+        Refusal("the solver took steps by $(nameof(typeof(single_algorithms(plan.alg)[steps.choice[unknown]]))), which it does not go back through")
     else
         StepsPullback(plan, inst, steps, methods, prob.p, result.t)
     end
