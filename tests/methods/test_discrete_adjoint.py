@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pysciode as ps
+from pysciode.methods import algorithm_table
 from pysciode.methods.algorithms import is_reversible
 
 pytestmark = pytest.mark.julia
@@ -254,6 +255,21 @@ def test_steps_that_the_adjoint_outruns():
 def test_steps_that_it_does_not_know_are_refused(algorithm):
     with pytest.raises(ValueError, match="does not go back through the steps of"):
         gradient(algorithm, ps.DiscreteAdjoint(), dt=0.01)
+
+
+@pytest.mark.slow
+def test_steps_that_julia_does_not_know(monkeypatch):
+    """As with other versions of SciML: another adjoint takes over."""
+    monkeypatch.setitem(algorithm_table.REVERSIBLE, "OrdinaryDiffEqQPRK", "")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2)).double()
+    problem = ps.ODEProblem(net, torch.ones(2, dtype=F64), (0.0, 1.0))
+
+    def to_weights(algorithm):
+        sol = ps.solve(problem, algorithm, saveat=[0.4, 1.0], rtol=1e-9, atol=1e-9, engine="julia")
+        return torch.cat([x.flatten() for x in torch.autograd.grad(sol.u.square().sum(), list(net.parameters()))])
+
+    torch.testing.assert_close(to_weights(ps.QPRK98()), to_weights(ps.Tsit5()), rtol=1e-6, atol=1e-7)
 
 
 def test_the_default_may_come_to_steps_that_it_does_not_know():
