@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import numpy as np
 import pytest
 import torch
+from every_cell import ALL
+from runge_kutta import states_of_steps
 
 import pysciode as ps
 from pysciode.methods import algorithm_table
@@ -70,7 +71,7 @@ SLOW = [
     "ROS2",
     "ROS3PR",
 ]
-if os.environ.get("PYSCIODE_EVERY_CELL") == "1":
+if ALL:
     SLOW = [name for name in REVERSIBLE if name not in NAMES]
 
 
@@ -124,15 +125,8 @@ def test_a_network(algorithm, dtype, rtol, right_to):
     sol = ps.solve(ps.ODEProblem(net, u0, (0.0, 1.0)), algorithm, saveat=[0.3, 1.0], rtol=rtol, atol=rtol, engine="julia")
     assert sol.sensealg == ps.DiscreteAdjoint()  # by default
     found = torch.autograd.grad(sol.u.square().sum(), leaves)
-    u, dt, states = u0, 0.01, []
-    for i in range(100):  # classical Runge-Kutta, differentiated by torch
-        k1 = net(u)
-        k2 = net(u + dt / 2 * k1)
-        k3 = net(u + dt / 2 * k2)
-        u = u + dt / 6 * (k1 + 2 * k2 + 2 * k3 + net(u + dt * k3))
-        if i in (29, 99):
-            states.append(u)
-    for mine, right in zip(found, torch.autograd.grad(torch.stack(states).square().sum(), leaves), strict=True):
+    states = states_of_steps(net, u0, 0.01, (30, 100))
+    for mine, right in zip(found, torch.autograd.grad(states.square().sum(), leaves), strict=True):
         torch.testing.assert_close(mine, right, rtol=right_to, atol=right_to)
 
 
@@ -289,14 +283,14 @@ def test_the_default_may_come_to_steps_that_it_does_not_know():
 
 
 def test_the_table_of_reversible_algorithms(julia_engine):
-    """Julia reads the same methods from their steps: one of each package, all with PYSCIODE_EVERY_CELL=1."""
+    """Julia reads the same methods from their steps: some of two packages, all with PYSCIODE_EVERY_CELL=1."""
     solved(ps.Tsit5(), Z[:2], Z[2:])
     from juliacall import Main
 
     Main.seval("import PySciODE")
     drawn = random.Random(0)
     candidates = [ps.Algorithm(name) for family in ("explicit", "rosenbrock") for name in ps.list_algorithms(family)]
-    if os.environ.get("PYSCIODE_EVERY_CELL") != "1":
+    if not ALL:
         candidates = [
             ps.Tsit5(),
             *drawn.sample([x for x in candidates if x.package in ("OrdinaryDiffEqLowOrderRK", "OrdinaryDiffEqSSPRK")], 4),
