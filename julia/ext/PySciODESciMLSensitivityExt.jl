@@ -8,7 +8,7 @@ using Logging: NullLogger, with_logger
 using PrecompileTools: @compile_workload, @setup_workload
 using PySciODE
 using PySciODE: AbstractAnswer, AbstractInstance, Answer, DeviceInstance, GradientFailed, LOUD, Methods, Plan, RHS, Refusal, Sensitivity, answer,
-    at_runtime, checkin, checkout, counts, evaluations, hooked, keywords, mass_matrix, new_answer, nonfinite_product, odeproblem, read_off!,
+    at_runtime, checkin, checkout, counts, evaluations, hooked, keywords, mass_matrix, new_answer, nonfinite_product, odeproblem, option, read_off!,
     solve_raw, through_start, with_mass_matrix
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, successful_retcode
 using SciMLSensitivity: SciMLSensitivity, ReverseDiffVJP, adjoint_sensitivities
@@ -109,7 +109,7 @@ end
 function run_continuous(plan::Plan{T}, inst::AbstractInstance{T}, prob, saveat::Vector{T}) where {T}
     s = plan.sensitivity
     start = prob.tspan[1]
-    sparse_in_time = Methods.backwards(s.method) || any(o -> first(o) === :checkpointing && last(o) === true, s.options)
+    sparse_in_time = Methods.backwards(s.method) || option(s, :checkpointing) === true
     # Checkpoints are the saved times, and the start.
     at = !sparse_in_time || isempty(saveat) || saveat[1] == start ? saveat : vcat(start, saveat)
     sol = sparse_in_time ? solve_raw(plan, inst, prob, at, false) : solve_raw(plan, inst, prob, T[], true; read=saveat)

@@ -17,7 +17,7 @@ struct Steps{T}
     every::Base.RefValue{Int}
     offset::Int
 end
-Steps{T}(n; most=typemax(Int) ÷ 2) where {T} = Steps{T}(n, T[], T[], T[], Int[], most, Ref(1), 0)
+Steps{T}(n, most=nothing) where {T} = Steps{T}(n, T[], T[], T[], Int[], something(most, typemax(Int) ÷ 2), Ref(1), 0)
 
 """The same steps with other states."""
 with_states(s::Steps{T}, u, offset) where {T} = Steps{T}(s.n, s.t, s.dt, u, s.choice, s.most, Ref(1), offset)
@@ -131,9 +131,9 @@ tgrad!(d, u, p, t, w) = (n = length(u); foreach(i -> d[i] = i / n * cos(i * t / 
 end
 
 """A plan to read a method with, by the same code as in a solve; with such tolerances every step is accepted."""
-function reading_plan(alg, n, functions; odekind=:full)
+function reading_plan(alg, n, functions)
     model = Model{Float64}(Generated(@__MODULE__, n, 0, n, Dict{Symbol,Any}(functions), nothing, false, nothing))
-    return plan(model, alg; odekind, options=Options{Float64}(; reltol=1e-3, abstol=1e30, dt=isadaptive(alg) ? 0.0 : 0.25, dense=true))
+    return plan(model, alg; options=Options{Float64}(; reltol=1e-3, abstol=1e30, dt=isadaptive(alg) ? 0.0 : 0.25, dense=true))
 end
 
 example_plan(alg, n) = reading_plan(alg, n, (:f! => Example.f!, :jac! => Example.jac!, :tgrad! => Example.tgrad!))
@@ -188,9 +188,7 @@ function differentiate(::Methods.DiscreteAdjoint, plan::Plan{T}, u0::Vector{T}, 
 end
 
 function run_steps(plan::Plan{T}, inst::Instance{T}, prob, saveat::Vector{T}) where {T}
-    checkpoints = findfirst(o -> first(o) === :checkpoints && last(o) !== nothing, plan.sensitivity.options)
-    n = length(prob.u0)
-    steps = checkpoints === nothing ? Steps{T}(n) : Steps{T}(n; most=last(plan.sensitivity.options[checkpoints])::Int)
+    steps = Steps{T}(length(prob.u0), option(plan.sensitivity, :checkpoints))
     sol = solve_raw(plan, inst, prob, saveat, false; steps)
     result = answer(plan, inst, sol, saveat; keep=true)
     result.solution = nothing

@@ -6,9 +6,8 @@ Width of the dual numbers: the `chunk_size` asked for, or 4 or 8, whose solvers 
 more of them run in several passes.
 """
 function dual_width(s::Sensitivity, n)
-    for (name, value) in s.options
-        name === :chunk_size && value isa Integer && value > 0 && return Int(value)
-    end
+    chosen = option(s, :chunk_size)
+    chosen isa Integer && chosen > 0 && return Int(chosen)
     return n <= 4 ? 4 : 8
 end
 

@@ -33,6 +33,14 @@ Base.@kwdef struct Sensitivity
     p::Bool = true
 end
 
+"""An option of a sensitivity method; nothing where it was not given."""
+function option(s::Sensitivity, name::Symbol)
+    for (given, value) in s.options
+        given === name && return value
+    end
+    return nothing
+end
+
 """
 In which form SciML solves a problem. Each is a type of its own with two methods:
 
